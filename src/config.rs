@@ -1,0 +1,34 @@
+//! Defaults of what can be configured, with their reasons.
+
+use std::time::Duration;
+
+/// The largest payload by default: 8 MiB (design, section 4).
+pub(crate) const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+/// The largest `max_message` that can be configured: 1 GiB, well inside the 32 bits it travels in (a guess at what anyone wants to hold in memory several times).
+pub(crate) const MAX_MAX_MESSAGE: usize = 1024 * 1024 * 1024;
+/// How many messages wait in the send queue by default (a guess: some tens of full batches).
+pub(crate) const SEND_QUEUE_MESSAGES: usize = 65_536;
+/// How many bytes wait in the send queue by default (a guess: twice the largest message).
+pub(crate) const SEND_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// How many batches may be under way to the host (design, section 3: the queues of the zeromq crate hold 100,000 and are never let fill).
+pub(crate) const MAX_IN_FLIGHT: usize = 1000;
+/// How many members a host takes by default (a guess).
+pub(crate) const MAX_MEMBERS: usize = 10_000;
+/// How many peers may be joining at once (design of the ZMTP engine: 256 half-open connections).
+pub(crate) const MAX_HANDSHAKES: usize = 256;
+/// How long each step of a join may take by default (design: the handshake limit, 5 s).
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a first join may take by default (a guess: two handshakes).
+pub(crate) const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an orderly end may take by default (a guess).
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a client tries again: at first and at most (guesses: quick after a restart, gentle with an absent host).
+pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long one attempt to connect may take; the next follows after the back-off (a guess: several round trips around the world).
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many windows may wait for the listener (a guess: 4 MiB of small messages; it smooths hand-overs, and no more).
+pub(crate) const INBOUND_WINDOWS: usize = 64;
+/// How many events of each kind a driver handles before it looks after the others (a guess: a few hundred microseconds of work).
+pub(crate) const PER_WAKE: usize = 64;
+/// The cluster that endpoints are of when none is named.
+pub(crate) const DEFAULT_CLUSTER: &str = "default";

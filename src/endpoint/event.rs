@@ -1,0 +1,130 @@
+//! What happens to an endpoint and its cluster, besides messages.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::{Stream, StreamExt};
+use tokio::sync::broadcast;
+
+use crate::error::RefusalReason;
+use crate::id::EndpointId;
+use crate::message::Position;
+use crate::role::Role;
+use crate::transport::PeerAddress;
+
+/// How many events a reader may be behind before the oldest are dropped for it (a guess).
+pub(crate) const EVENT_CAPACITY: usize = 1024;
+
+/// Something that happened to an endpoint or its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// This client became a member, for the first time or again.
+    Connected {
+        /// The host.
+        host: EndpointId,
+        /// What this endpoint may do.
+        role: Role,
+        /// Delivery begins behind this position.
+        position: Position,
+    },
+    /// This client lost its host, and tries to come back.
+    Disconnected {
+        /// What happened.
+        reason: String,
+    },
+    /// Messages were missed; the streams of messages say so, too.
+    Reset {
+        /// The last position before the hole.
+        after: Option<Position>,
+        /// The first position after it.
+        resume_at: Position,
+    },
+    /// Another endpoint became a member.
+    MemberJoined {
+        /// Who.
+        id: EndpointId,
+        /// What it may do.
+        role: Role,
+    },
+    /// Another endpoint is a member no more.
+    MemberLeft {
+        /// Who.
+        id: EndpointId,
+        /// Why, as far as is known here: hosts know, clients are told [`LeaveReason::Unknown`].
+        reason: LeaveReason,
+    },
+    /// This host did not admit an endpoint.
+    JoinRefused {
+        /// Who, by its own word; [`EndpointId::NIL`] where it did not come to that.
+        id: EndpointId,
+        /// Where it called from.
+        address: PeerAddress,
+        /// Why.
+        reason: RefusalReason,
+    },
+    /// A handler returned an error or panicked.
+    HandlerFailed {
+        /// The handler's name.
+        handler: String,
+        /// The message it failed on.
+        position: Option<Position>,
+        /// What it said.
+        error: String,
+        /// How many messages were given up with it.
+        messages: u64,
+    },
+    /// This reader was too slow, and missed as many events.
+    Lagged(u64),
+}
+
+/// Why a member is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaveReason {
+    /// It said goodbye.
+    Left,
+    /// Its connection was lost.
+    Disconnected,
+    /// It came back in a new session before the old one had ended.
+    Replaced,
+    /// It broke the protocol.
+    Violation,
+    /// It did not answer.
+    Unresponsive,
+    /// Not known here.
+    Unknown,
+}
+
+/// The events of an endpoint from the moment this was made, as a [`Stream`]. Made by [`Endpoint::events`](super::Endpoint::events).
+///
+/// A reader more than 1,024 events behind loses the oldest, and is told by [`Event::Lagged`].
+pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
+
+impl Events {
+    pub(crate) fn new(receiver: broadcast::Receiver<Event>) -> Self {
+        let stream = futures::stream::unfold(receiver, |mut receiver| async move {
+            let event = match receiver.recv().await {
+                Ok(event) => event,
+                Err(broadcast::error::RecvError::Lagged(missed)) => Event::Lagged(missed),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            Some((event, receiver))
+        });
+        Self(stream.boxed())
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,311 @@
+//! The host's driver: feeds the machine from the link, the application and the clock, and does what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::config::PER_WAKE;
+use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::proto::Instant;
+use crate::proto::host::{
+    Event as MachineEvent, Host as Machine, Input, LeaveReason as MachineLeave, Output, Verdict,
+};
+use crate::role::Role;
+use crate::sync::lock;
+use crate::transport::{ChannelError, ParentEvent, ParentLink, PeerAddress};
+use crate::wire::{CloseReason, Lane, MemberEntry};
+
+use super::super::auth::{Authenticator, JoinRequest};
+use super::super::driver::{Clock, Inbound, reason};
+use super::super::event::{Event, LeaveReason};
+use super::super::listener::Delivery;
+use super::super::node::{Command, Node};
+use super::super::outbound::Gate;
+use super::super::stats::set_counters;
+
+/// Runs a host. Never waits for a peer's queue, nor for the host's own consumers: while they have no room it takes no more
+/// messages in, and goes on with all else.
+#[derive(Debug)]
+pub(super) struct Driver {
+    node: Arc<Node>,
+    machine: Machine,
+    link: ParentLink,
+    clock: Clock,
+    inbound: Inbound,
+    subscriptions: Arc<Mutex<BTreeSet<String>>>,
+    examiner: Examiner,
+    /// Whether a shutdown was asked for, and when it must be done.
+    draining: Option<Instant>,
+    drained: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        node: Arc<Node>,
+        machine: Machine,
+        link: ParentLink,
+        authenticator: Arc<dyn Authenticator>,
+        handshake_timeout: Duration,
+        subscriptions: Arc<Mutex<BTreeSet<String>>>,
+        inbound: mpsc::Sender<Delivery>,
+    ) -> Self {
+        node.set_members([MemberEntry { id: node.id, role: Role::Host }]);
+        Self {
+            node,
+            machine,
+            link,
+            clock: Clock::start(),
+            inbound: Inbound::new(inbound),
+            subscriptions,
+            examiner: Examiner {
+                authenticator,
+                timeout: handshake_timeout,
+                pending: JoinSet::new(),
+                addresses: BTreeMap::new(),
+            },
+            draining: None,
+            drained: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let node = Arc::clone(&self.node);
+        while !self.drained {
+            let deadline = self.machine.poll_timeout().into_iter().chain(self.draining).min();
+            let has_room = self.inbound.has_room();
+            tokio::select! {
+                biased;
+                () = node.cancel.cancelled() => break,
+                Some(command) = commands.recv() => self.on_command(command),
+                Some(event) = self.link.events.recv() => self.on_event(event),
+                Some(Ok((peer, verdict))) = self.examiner.pending.join_next() => {
+                    self.machine.handle_input(self.clock.now(), Input::Verdict { peer, verdict });
+                }
+                () = self.clock.sleep_until(deadline) => self.on_timeout(),
+                () = self.inbound.wait_for_room(), if !has_room => {}
+                Some(frames) = self.link.submits.recv(), if has_room => {
+                    self.machine.handle_input(self.clock.now(), Input::Submit { frames });
+                }
+                () = node.outbound.work(), if has_room => {}
+            }
+            self.take_what_waits();
+            self.machine.handle_input(self.clock.now(), Input::Flush);
+            let published = self.perform();
+            self.count();
+            if published {
+                // The transport's own tasks need a turn: a publisher that never yields starves its writers.
+                tokio::task::yield_now().await;
+            }
+        }
+        let members = self.machine.members().count();
+        node.end(members);
+        self.inbound.finish(node.shutdown_timeout).await;
+    }
+
+    /// Takes what is waiting without waiting for more, of each kind a bounded number.
+    fn take_what_waits(&mut self) {
+        let now = self.clock.now();
+        for _ in 0..PER_WAKE {
+            let Ok(event) = self.link.events.try_recv() else { break };
+            self.on_event(event);
+        }
+        if !self.inbound.has_room() {
+            return;
+        }
+        for _ in 0..PER_WAKE {
+            let Ok(frames) = self.link.submits.try_recv() else { break };
+            self.machine.handle_input(now, Input::Submit { frames });
+        }
+        for _ in 0..PER_WAKE {
+            let Some(batch) = self.node.outbound.take() else { break };
+            set_counters!(self.node.counters, sent = batch.first_origin_seq + u64::from(batch.count) - 1);
+            self.machine.handle_input(now, Input::Local { body: batch.body });
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { prefixes, done } => {
+                *lock(&self.subscriptions) = prefixes;
+                // A caller that is gone does not mind.
+                let _ = done.send(());
+            }
+            Command::Shutdown => {
+                if self.draining.is_none() {
+                    self.node.outbound.set_gate(Gate::Closed);
+                    // All that was accepted goes out before the farewell.
+                    while let Some(batch) = self.node.outbound.take() {
+                        self.machine.handle_input(self.clock.now(), Input::Local { body: batch.body });
+                    }
+                    self.draining = Some(self.clock.now() + self.node.shutdown_timeout);
+                    self.machine.handle_input(self.clock.now(), Input::Drain);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: ParentEvent) {
+        let input = match event {
+            ParentEvent::Control { peer, address, frames } => {
+                self.examiner.note(&peer, address);
+                Input::Control { peer, frames }
+            }
+            ParentEvent::ControlClosed { peer } => {
+                self.examiner.forget(&peer);
+                Input::ControlClosed { peer }
+            }
+            ParentEvent::BroadcastClosed { session } => Input::BroadcastClosed { session },
+        };
+        self.machine.handle_input(self.clock.now(), input);
+    }
+
+    fn on_timeout(&mut self) {
+        let now = self.clock.now();
+        self.machine.handle_timeout(now);
+        self.drained |= self.draining.is_some_and(|deadline| deadline <= now);
+    }
+
+    /// Does what the machine wants done. Whether anything was published.
+    fn perform(&mut self) -> bool {
+        let mut published = false;
+        let deliver = !self.node.consumers.is_empty();
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Window { body } => {
+                    if deliver {
+                        self.inbound.push(Delivery::Window(body.clone()));
+                    }
+                    self.link.channels.broadcast(Lane::Whole.encode(), body);
+                    published = true;
+                }
+                Output::Broadcast { lane, body } => {
+                    self.link.channels.broadcast(lane, body);
+                    published = true;
+                }
+                Output::Control { peer, frame } => self.send_control(peer, frame),
+                Output::Disconnect { peer, session } => self.disconnect(&peer, session),
+                Output::Authenticate { peer, id, token } => self.examiner.examine(peer, id, token),
+                Output::Ordered(ordered) => {
+                    set_counters!(self.node.counters, confirmed = ordered.last_origin_seq());
+                    self.node.outbound.on_ordered(ordered);
+                }
+                Output::Event(event) => self.on_machine_event(event),
+                Output::Drained => self.drained = true,
+            }
+        }
+        published
+    }
+
+    fn send_control(&mut self, peer: PeerId, frame: Bytes) {
+        if let Err(ChannelError::Full(_)) = self.link.channels.send_control(&peer, frame) {
+            // It takes nothing any more: its session ends as if it had hung up.
+            self.disconnect(&peer, None);
+            self.machine.handle_input(self.clock.now(), Input::ControlClosed { peer });
+        }
+    }
+
+    fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {
+        self.examiner.forget(peer);
+        self.link.channels.disconnect(peer, session);
+    }
+
+    fn on_machine_event(&mut self, event: MachineEvent) {
+        match event {
+            MachineEvent::Joined { id, role } => self.node.on_joined(MemberEntry { id, role }),
+            MachineEvent::Left { id, reason } => self.node.on_left(id, leave_reason(reason)),
+            MachineEvent::Refused { peer, id, code, reason: text } => {
+                let address = self.examiner.address(&peer);
+                self.node.emit(Event::JoinRefused { id, address, reason: reason(code, text) });
+            }
+        }
+    }
+
+    fn count(&self) {
+        let machine = self.machine.counters();
+        set_counters!(
+            self.node.counters,
+            received = machine.ordered,
+            windows = machine.windows,
+            malformed_control = machine.malformed_control,
+            malformed_submits = machine.malformed_submits,
+            unknown_sessions = machine.unknown_sessions,
+            forbidden_submits = machine.forbidden_submits,
+            duplicates = machine.duplicates,
+            transport_drops = self.link.channels.dropped(),
+        );
+    }
+}
+
+fn leave_reason(reason: MachineLeave) -> LeaveReason {
+    match reason {
+        MachineLeave::Left | MachineLeave::Closed(CloseReason::Left | CloseReason::Shutdown) => {
+            LeaveReason::Left
+        }
+        MachineLeave::Disconnected => LeaveReason::Disconnected,
+        MachineLeave::Closed(CloseReason::Replaced) => LeaveReason::Replaced,
+        MachineLeave::Closed(CloseReason::Violation) => LeaveReason::Violation,
+        MachineLeave::Closed(CloseReason::Unresponsive) => LeaveReason::Unresponsive,
+    }
+}
+
+/// Runs the authenticator beside the host, and remembers where those under examination call from.
+struct Examiner {
+    authenticator: Arc<dyn Authenticator>,
+    timeout: Duration,
+    pending: JoinSet<(PeerId, Verdict)>,
+    addresses: BTreeMap<PeerId, PeerAddress>,
+}
+
+impl std::fmt::Debug for Examiner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Examiner").field("pending", &self.pending.len()).finish_non_exhaustive()
+    }
+}
+
+impl Examiner {
+    fn note(&mut self, peer: &PeerId, address: PeerAddress) {
+        self.addresses.entry(peer.clone()).or_insert(address);
+    }
+
+    fn address(&self, peer: &PeerId) -> PeerAddress {
+        self.addresses.get(peer).cloned().unwrap_or(PeerAddress::Unknown)
+    }
+
+    fn forget(&mut self, peer: &PeerId) {
+        self.addresses.remove(peer);
+    }
+
+    /// The machine bounds how many there are at once.
+    fn examine(&mut self, peer: PeerId, id: EndpointId, token: Bytes) {
+        let request = JoinRequest { address: self.address(&peer), id, token };
+        let authenticator = Arc::clone(&self.authenticator);
+        let timeout = self.timeout;
+        self.pending.spawn(async move {
+            let decision = tokio::time::timeout(timeout, authenticator.authenticate(&request)).await;
+            let verdict = match decision {
+                Ok(Ok(role)) => match fresh_session() {
+                    Some(session) => Verdict::Admit { role, session },
+                    None => Verdict::Refuse { reason: "the host has no random numbers".to_owned() },
+                },
+                Ok(Err(reason)) => Verdict::Refuse { reason },
+                Err(_) => Verdict::Refuse { reason: "the authenticator took too long".to_owned() },
+            };
+            (peer, verdict)
+        });
+    }
+}
+
+/// An unguessable session token from the operating system's generator; `None` if that fails.
+fn fresh_session() -> Option<SessionToken> {
+    loop {
+        let mut bytes = [0; SessionToken::LENGTH];
+        getrandom::fill(&mut bytes).ok()?;
+        if let Some(token) = SessionToken::from_bytes(bytes) {
+            return Some(token);
+        }
+    }
+}

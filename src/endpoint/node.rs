@@ -1,0 +1,270 @@
+//! What the handles of an endpoint and its tasks share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{SendError, SubscribeError};
+use crate::id::EndpointId;
+use crate::message::{Message, TopicError, check_prefix};
+use crate::role::Role;
+use crate::sync::lock;
+use crate::wire::{MAX_PREFIXES, MemberEntry};
+
+use super::consumer::Messages;
+use super::event::{EVENT_CAPACITY, Event, Events};
+use super::handler::{self, Failure, HandlerHandle, HandlerOptions, MessageHandler};
+use super::listener::Consumers;
+use super::outbound::{Gate, Outbound, Receipt};
+use super::sender::Sender;
+use super::stats::{Counters, Stats};
+use super::{Endpoint, Member, ShutdownReport};
+
+/// How many requests of the application may wait for the driver (a guess; each waits for its answer).
+const COMMANDS: usize = 64;
+
+/// A request of the application to the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Take these prefixes, and answer when that is in force.
+    Subscribe { prefixes: BTreeSet<String>, done: oneshot::Sender<()> },
+    /// End in order.
+    Shutdown,
+}
+
+/// The shared part of an endpoint: its driver and listener write, its handles read.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: EndpointId,
+    role: AtomicU8,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) consumers: Arc<Consumers>,
+    pub(crate) counters: Arc<Counters>,
+    members: Mutex<BTreeMap<EndpointId, Role>>,
+    events: Mutex<Option<broadcast::Sender<Event>>>,
+    prefixes: Mutex<BTreeSet<String>>,
+    commands: mpsc::Sender<Command>,
+    /// The report of the end, once there is one.
+    ended: watch::Sender<Option<ShutdownReport>>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+impl Node {
+    pub(crate) fn new(
+        id: EndpointId,
+        role: Role,
+        outbound: Outbound,
+        prefixes: BTreeSet<String>,
+        shutdown_timeout: Duration,
+    ) -> (Arc<Self>, mpsc::Receiver<Command>) {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let node = Self {
+            id,
+            role: AtomicU8::new(role as u8),
+            outbound: Arc::new(outbound),
+            consumers: Arc::default(),
+            counters: Arc::default(),
+            members: Mutex::default(),
+            events: Mutex::new(Some(broadcast::Sender::new(EVENT_CAPACITY))),
+            prefixes: Mutex::new(prefixes),
+            commands,
+            ended: watch::Sender::new(None),
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            shutdown_timeout,
+        };
+        (Arc::new(node), received)
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        tracing::debug!(endpoint = %self.id, ?event, "event");
+        if let Some(events) = &*lock(&self.events) {
+            // Nobody listening is no error.
+            let _ = events.send(event);
+        }
+    }
+
+    pub(crate) fn set_role(&self, role: Role) {
+        self.role.store(role as u8, Ordering::Release);
+        self.outbound.set_gate(if role.may_send() { Gate::Open } else { Gate::ReadOnly });
+    }
+
+    pub(crate) fn set_members(&self, members: impl IntoIterator<Item = MemberEntry>) {
+        *lock(&self.members) = members.into_iter().map(|member| (member.id, member.role)).collect();
+    }
+
+    pub(crate) fn on_joined(&self, member: MemberEntry) {
+        if lock(&self.members).insert(member.id, member.role).is_none() {
+            self.emit(Event::MemberJoined { id: member.id, role: member.role });
+        }
+    }
+
+    pub(crate) fn on_left(&self, id: EndpointId, reason: super::LeaveReason) {
+        if lock(&self.members).remove(&id).is_some() {
+            self.emit(Event::MemberLeft { id, reason });
+        }
+    }
+
+    /// The driver's last act: nothing goes in or out any more.
+    pub(crate) fn end(&self, members: usize) {
+        self.outbound.set_gate(Gate::Closed);
+        let (unsent, unknown) = self.outbound.abandon();
+        lock(&self.members).clear();
+        lock(&self.events).take();
+        self.ended.send_replace(Some(ShutdownReport { unsent, unknown, members }));
+    }
+
+    async fn change_prefixes(
+        &self,
+        change: impl FnOnce(&mut BTreeSet<String>) -> Result<(), SubscribeError>,
+    ) -> Result<(), SubscribeError> {
+        // Reserved first: from the change of the set to its dispatch nothing waits, so commands leave in the order of changes.
+        let permit = self.commands.reserve().await.map_err(|_| SubscribeError::Closed)?;
+        let (done, answer) = oneshot::channel();
+        {
+            let mut prefixes = lock(&self.prefixes);
+            change(&mut prefixes)?;
+            permit.send(Command::Subscribe { prefixes: prefixes.clone(), done });
+        }
+        answer.await.map_err(|_| SubscribeError::Closed)
+    }
+
+    fn report_failure(&self, failure: Failure) {
+        tracing::error!(
+            endpoint = %self.id, handler = failure.handler, position = ?failure.position, error = failure.error,
+            "a message handler failed"
+        );
+        self.counters.handler_failures.fetch_add(failure.messages, Ordering::Relaxed);
+        self.emit(Event::HandlerFailed {
+            handler: failure.handler,
+            position: failure.position,
+            error: failure.error,
+            messages: failure.messages,
+        });
+    }
+}
+
+/// A handle on a node. The last one dropped ends the endpoint.
+pub(crate) trait AsNode: Send + Sync + std::fmt::Debug {
+    fn node(&self) -> &Arc<Node>;
+}
+
+#[async_trait]
+impl<T: AsNode> Endpoint for T {
+    fn id(&self) -> EndpointId {
+        self.node().id
+    }
+
+    fn role(&self) -> Role {
+        Role::from_byte(self.node().role.load(Ordering::Acquire)).unwrap_or(Role::Member)
+    }
+
+    async fn send(&self, message: Message) -> Result<Receipt, SendError> {
+        self.sender().send(message).await
+    }
+
+    fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
+        self.node().outbound.try_send(message)
+    }
+
+    fn sender(&self) -> Sender {
+        Sender::new(Arc::clone(&self.node().outbound))
+    }
+
+    async fn subscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
+        check_prefix(prefix)?;
+        self.node()
+            .change_prefixes(|prefixes| {
+                if prefixes.len() >= MAX_PREFIXES && !prefixes.contains(prefix) {
+                    return Err(SubscribeError::TooMany { limit: MAX_PREFIXES });
+                }
+                prefixes.insert(prefix.to_owned());
+                Ok(())
+            })
+            .await
+    }
+
+    async fn unsubscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
+        self.node()
+            .change_prefixes(|prefixes| {
+                prefixes.remove(prefix);
+                Ok(())
+            })
+            .await
+    }
+
+    fn messages(&self) -> Messages {
+        Messages::new(self.node().consumers.add("", handler::DEFAULT_QUEUE))
+    }
+
+    fn add_handler(
+        &self,
+        prefix: &str,
+        handler: Arc<dyn MessageHandler>,
+        mut options: HandlerOptions,
+    ) -> Result<HandlerHandle, TopicError> {
+        check_prefix(prefix)?;
+        let node = self.node();
+        if options.name.is_empty() {
+            prefix.clone_into(&mut options.name);
+        }
+        let queue = node.consumers.add(prefix, options.queue);
+        let report = {
+            let node = Arc::downgrade(node);
+            move |failure| {
+                if let Some(node) = node.upgrade() {
+                    node.report_failure(failure);
+                }
+            }
+        };
+        node.tasks.spawn(handler::run(Arc::clone(&queue), handler, options, Arc::new(report)));
+        Ok(HandlerHandle::new(queue))
+    }
+
+    fn members(&self) -> Vec<Member> {
+        lock(&self.node().members).iter().map(|(id, role)| Member { id: *id, role: *role }).collect()
+    }
+
+    fn events(&self) -> Events {
+        let events = lock(&self.node().events);
+        // After the end: a stream that ends at once.
+        Events::new(events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe))
+    }
+
+    fn stats(&self) -> Stats {
+        self.node().counters.snapshot()
+    }
+
+    async fn shutdown(&self) -> ShutdownReport {
+        let node = self.node();
+        let mut ended = node.ended.subscribe();
+        // A closed channel means that the end has come, or is about to.
+        let _ = node.commands.send(Command::Shutdown).await;
+        let report = match ended.wait_for(Option::is_some).await {
+            Ok(report) => report.unwrap_or_default(),
+            Err(_) => ShutdownReport::default(),
+        };
+        node.tasks.close();
+        // Handlers have until the deadline, too; after it they are left to themselves.
+        let _ = tokio::time::timeout(node.shutdown_timeout, node.tasks.wait()).await;
+        report
+    }
+}
+
+/// Ends the endpoint without waiting when the last handle goes.
+#[derive(Debug)]
+pub(crate) struct DropGuard(pub(crate) Arc<Node>);
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        self.0.cancel.cancel();
+    }
+}

@@ -1,0 +1,428 @@
+//! The way out: what the application sends, collected into batches until the driver takes them, and the receipts for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::error::{ReceiptError, SendError};
+use crate::message::{Message, Position};
+use crate::sync::lock;
+use crate::wire::{BatchBuilder, Ordered};
+
+/// Collects an endpoint's messages into batches. Shared by all its [`Sender`](super::Sender)s and its driver.
+///
+/// A message is encoded where it is sent, straight into the batch that goes out next, so that the driver handles batches only.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    state: Mutex<State>,
+    /// Tells the driver that there is something to take.
+    work: Notify,
+    limit: QueueLimit,
+}
+
+/// A bound in messages and in bytes, whichever is met first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueLimit {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    gate: Gate,
+    max_message: usize,
+    next_origin_seq: u64,
+    open: Option<(BatchBuilder, Arc<Fates>)>,
+    full: VecDeque<(BatchBuilder, Arc<Fates>)>,
+    messages: usize,
+    bytes: usize,
+    in_flight: VecDeque<(u64, Arc<Fates>)>,
+    waiting: Vec<Waker>,
+}
+
+/// Whether messages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// The endpoint's role does not let it send.
+    ReadOnly,
+    /// The endpoint shuts down, or has ended.
+    Closed,
+}
+
+/// A batch on its way to the host.
+#[derive(Debug)]
+pub(crate) struct OutgoingBatch {
+    pub(crate) first_origin_seq: u64,
+    pub(crate) count: u16,
+    pub(crate) body: Bytes,
+}
+
+/// Why a message was not taken.
+enum Refusal {
+    Full,
+    Final(fn(Box<Message>, usize) -> SendError),
+}
+
+impl Outbound {
+    pub(crate) fn new(limit: QueueLimit, max_message: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                gate: Gate::Open,
+                max_message,
+                next_origin_seq: 1,
+                open: None,
+                full: VecDeque::new(),
+                messages: 0,
+                bytes: 0,
+                in_flight: VecDeque::new(),
+                waiting: Vec::new(),
+            }),
+            work: Notify::new(),
+            limit,
+        }
+    }
+
+    /// Takes a message, or hands it back.
+    pub(crate) fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
+        let mut state = lock(&self.state);
+        match state.push(&message, self.limit) {
+            Ok((receipt, was_idle)) => {
+                drop(state);
+                if was_idle {
+                    self.work.notify_one();
+                }
+                Ok(receipt)
+            }
+            Err(Refusal::Full) => Err(SendError::Full { message: Box::new(message) }),
+            Err(Refusal::Final(error)) => {
+                let limit = state.max_message;
+                drop(state);
+                Err(error(Box::new(message), limit))
+            }
+        }
+    }
+
+    /// Takes the message out of `slot` as soon as there is room for it, or hands it back in the error.
+    pub(crate) fn poll_send(
+        &self,
+        cx: &mut std::task::Context<'_>,
+        slot: &mut Option<Message>,
+    ) -> Poll<Result<Receipt, SendError>> {
+        let Some(message) = slot.take() else {
+            debug_assert!(false, "polled after completion");
+            return Poll::Pending;
+        };
+        match self.try_send(message) {
+            Err(SendError::Full { message }) => {
+                let mut state = lock(&self.state);
+                // Room may have come between the attempt and the lock: then try again at once.
+                if state.has_room(self.limit) {
+                    cx.waker().wake_by_ref();
+                } else {
+                    state.waiting.push(cx.waker().clone());
+                }
+                *slot = Some(*message);
+                Poll::Pending
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    /// The next batch, if anything waits. Its messages are under way from now on.
+    pub(crate) fn take(&self) -> Option<OutgoingBatch> {
+        let mut state = lock(&self.state);
+        let (builder, fates) = match state.full.pop_front() {
+            Some(batch) => batch,
+            None => state.open.take()?,
+        };
+        state.messages -= usize::from(builder.count());
+        state.bytes -= builder.bytes();
+        let first_origin_seq = builder.first_origin_seq();
+        state.in_flight.push_back((first_origin_seq + u64::from(builder.count()) - 1, fates));
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        Some(OutgoingBatch { first_origin_seq, count: builder.count(), body: builder.finish() })
+    }
+
+    /// Waits until there may be something to take. Cancel safe.
+    pub(crate) async fn work(&self) {
+        if self.is_idle() {
+            self.work.notified().await;
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let state = lock(&self.state);
+        state.open.is_none() && state.full.is_empty()
+    }
+
+    /// These messages have their places.
+    pub(crate) fn on_ordered(&self, ordered: Ordered) {
+        let mut state = lock(&self.state);
+        let last = ordered.last_origin_seq();
+        for (_, fates) in state.in_flight.iter().take_while(|(_, fates)| fates.first <= last) {
+            // Nobody but this queue: no receipt was kept.
+            if Arc::strong_count(fates) > 1 {
+                fates.update(|known| known.runs.push(ordered));
+            }
+        }
+        state.settle(last);
+    }
+
+    /// Messages under way up to this one that have no place are of unknown fate.
+    pub(crate) fn on_unknown(&self, up_to: u64) -> u64 {
+        let mut state = lock(&self.state);
+        let mut unknown = 0;
+        for (last, fates) in state.in_flight.iter().take_while(|(_, fates)| fates.first <= up_to) {
+            let from = fates.update(|known| {
+                let from = known.open_from(fates.first);
+                known.unknown_to = up_to;
+                from
+            });
+            unknown += (up_to.min(*last) + 1).saturating_sub(from);
+        }
+        state.settle(up_to);
+        unknown
+    }
+
+    /// How many messages wait.
+    pub(crate) fn queued(&self) -> usize {
+        lock(&self.state).messages
+    }
+
+    pub(crate) fn set_max_message(&self, max_message: usize) {
+        lock(&self.state).max_message = max_message;
+    }
+
+    /// Opens or closes the way. Whoever waits for room is woken to learn of it.
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        let mut state = lock(&self.state);
+        if state.gate != Gate::Closed {
+            state.gate = gate;
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Gives up what waits and what is under way: its fate is unknown, or it was never sent. Returns how many messages that are.
+    pub(crate) fn abandon(&self) -> (usize, u64) {
+        let unknown = self.on_unknown(u64::MAX - 1);
+        let mut state = lock(&self.state);
+        let abandoned: Vec<_> =
+            std::mem::take(&mut state.full).into_iter().chain(state.open.take()).collect();
+        let unsent = std::mem::take(&mut state.messages);
+        state.bytes = 0;
+        drop(state);
+        for (_, fates) in abandoned {
+            fates.update(|known| known.never_sent = true);
+        }
+        (unsent, unknown)
+    }
+}
+
+impl State {
+    fn has_room(&self, limit: QueueLimit) -> bool {
+        self.messages < limit.messages && self.bytes < limit.bytes
+    }
+
+    fn push(&mut self, message: &Message, limit: QueueLimit) -> Result<(Receipt, bool), Refusal> {
+        match self.gate {
+            Gate::Open => {}
+            Gate::ReadOnly => return Err(Refusal::Final(|message, _| SendError::ReadOnly { message })),
+            Gate::Closed => return Err(Refusal::Final(|message, _| SendError::Closed { message })),
+        }
+        if message.payload.len() > self.max_message {
+            return Err(Refusal::Final(|message, limit| SendError::TooLarge { message, limit }));
+        }
+        if !self.has_room(limit) {
+            return Err(Refusal::Full);
+        }
+        let was_idle = self.open.is_none() && self.full.is_empty();
+        let next = self.next_origin_seq;
+        let fresh = || (BatchBuilder::new(next), Arc::new(Fates::new(next)));
+        let (builder, fates) = self.open.get_or_insert_with(fresh);
+        // An empty builder counts nothing yet.
+        let before = if builder.is_empty() { 0 } else { builder.bytes() };
+        let fates = if builder.push(message) {
+            self.bytes += builder.bytes() - before;
+            Arc::clone(fates)
+        } else {
+            let (mut builder, fates) = fresh();
+            // The first message of a batch always goes in.
+            builder.push(message);
+            self.bytes += builder.bytes();
+            let receipt = Arc::clone(&fates);
+            self.full.extend(self.open.replace((builder, fates)));
+            receipt
+        };
+        self.messages += 1;
+        self.next_origin_seq += 1;
+        Ok((Receipt { fates, origin_seq: next }, was_idle))
+    }
+
+    /// Forgets batches of which every message has its fate.
+    fn settle(&mut self, up_to: u64) {
+        while self.in_flight.front().is_some_and(|(last, _)| *last <= up_to) {
+            self.in_flight.pop_front();
+        }
+    }
+}
+
+/// What became of the messages of one batch; shared by their receipts.
+#[derive(Debug)]
+struct Fates {
+    first: u64,
+    known: Mutex<Known>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Runs that rise.
+    runs: Vec<Ordered>,
+    /// Without a place up to here means unknown.
+    unknown_to: u64,
+    never_sent: bool,
+}
+
+impl Known {
+    fn open_from(&self, first: u64) -> u64 {
+        let placed = self.runs.last().map_or(0, Ordered::last_origin_seq);
+        (placed + 1).max(self.unknown_to.saturating_add(1)).max(first)
+    }
+
+    fn fate(&self, origin_seq: u64) -> Option<Result<Position, ReceiptError>> {
+        let run =
+            self.runs.iter().find(|run| (run.first_origin_seq..=run.last_origin_seq()).contains(&origin_seq));
+        match run {
+            Some(run) => Some(Ok(Position {
+                epoch: run.epoch,
+                seq: run.first_seq + (origin_seq - run.first_origin_seq),
+            })),
+            None if self.never_sent => Some(Err(ReceiptError::NeverSent)),
+            None if origin_seq <= self.unknown_to => Some(Err(ReceiptError::Unknown)),
+            None => None,
+        }
+    }
+}
+
+impl Fates {
+    fn new(first: u64) -> Self {
+        Self { first, known: Mutex::new(Known::default()), changed: Notify::new() }
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        let result = change(&mut lock(&self.known));
+        self.changed.notify_waiters();
+        result
+    }
+}
+
+/// Tells what became of a message that `send` accepted. Dropping it changes nothing.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    fates: Arc<Fates>,
+    origin_seq: u64,
+}
+
+impl Receipt {
+    /// The number of the message among those of its origin.
+    #[must_use]
+    pub fn origin_seq(&self) -> u64 {
+        self.origin_seq
+    }
+
+    /// Waits until the message has its place in the order. Cancel safe: ask again at any time.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Unknown`] when the connection was lost before the host's word came: the message may or may not have been ordered.
+    /// [`ReceiptError::NeverSent`] when the endpoint ended first.
+    pub async fn ordered(&self) -> Result<Position, ReceiptError> {
+        loop {
+            let changed = self.fates.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that no change falls between.
+            changed.as_mut().enable();
+            let fate = lock(&self.fates.known).fate(self.origin_seq);
+            match fate {
+                Some(fate) => return fate,
+                None => changed.await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbound(messages: usize) -> Outbound {
+        Outbound::new(QueueLimit { messages, bytes: 1 << 20 }, 1 << 20)
+    }
+
+    fn message(text: &str) -> Message {
+        Message::new("t", text.to_owned()).unwrap()
+    }
+
+    fn run(first_origin_seq: u64, count: u16, first_seq: u64) -> Ordered {
+        Ordered { epoch: 7, number: 1, first_origin_seq, first_seq, count }
+    }
+
+    #[test]
+    fn a_full_queue_hands_the_message_back() {
+        let outbound = outbound(2);
+        outbound.try_send(message("a")).unwrap();
+        outbound.try_send(message("b")).unwrap();
+        let error = outbound.try_send(message("c")).unwrap_err();
+        assert!(matches!(error, SendError::Full { .. }));
+        assert_eq!(&error.into_message().payload()[..], b"c");
+        let batch = outbound.take().unwrap();
+        assert_eq!((batch.first_origin_seq, batch.count), (1, 2));
+        assert_eq!(outbound.try_send(message("c")).unwrap().origin_seq(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_batch_ordered_in_two_runs_resolves_each_receipt_exactly() {
+        let outbound = outbound(10);
+        let receipts: Vec<_> = (0..4).map(|_| outbound.try_send(message("x")).unwrap()).collect();
+        outbound.take().unwrap();
+        outbound.on_ordered(run(1, 2, 100));
+        assert_eq!(receipts[1].ordered().await, Ok(Position { epoch: 7, seq: 101 }));
+        outbound.on_ordered(run(3, 2, 200));
+        assert_eq!(receipts[2].ordered().await, Ok(Position { epoch: 7, seq: 200 }));
+        assert_eq!(receipts[3].ordered().await, Ok(Position { epoch: 7, seq: 201 }));
+        assert!(lock(&outbound.state).in_flight.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_under_way_at_a_loss_is_unknown_and_the_rest_is_not() {
+        let outbound = outbound(10);
+        let sent = [outbound.try_send(message("a")).unwrap(), outbound.try_send(message("b")).unwrap()];
+        outbound.take().unwrap();
+        outbound.on_ordered(run(1, 1, 5));
+        let queued = outbound.try_send(message("c")).unwrap();
+        assert_eq!(outbound.on_unknown(2), 1);
+        assert_eq!(sent[0].ordered().await, Ok(Position { epoch: 7, seq: 5 }));
+        assert_eq!(sent[1].ordered().await, Err(ReceiptError::Unknown));
+        assert_eq!(outbound.abandon(), (1, 0));
+        assert_eq!(queued.ordered().await, Err(ReceiptError::NeverSent));
+    }
+
+    #[test]
+    fn a_large_message_travels_alone_and_counts_come_out_even() {
+        let outbound = outbound(100);
+        outbound.try_send(message("small")).unwrap();
+        outbound.try_send(message(&"x".repeat(100_000))).unwrap();
+        outbound.try_send(message("small")).unwrap();
+        let counts: Vec<_> = std::iter::from_fn(|| outbound.take()).map(|batch| batch.count).collect();
+        assert_eq!(counts, [1, 1, 1]);
+        let state = lock(&outbound.state);
+        assert_eq!((state.messages, state.bytes), (0, 0));
+    }
+}

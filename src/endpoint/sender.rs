@@ -1,0 +1,91 @@
+//! The concrete sender: no boxed future, cloneable, a sink.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::Sink;
+
+use crate::error::SendError;
+use crate::message::Message;
+
+use super::handler::in_handler;
+use super::outbound::{Outbound, Receipt};
+
+/// Sends messages of one endpoint. Cloning is cheap; clones share the endpoint's send queue and its order.
+///
+/// Also a [`Sink`] of messages: flushing it means that all were accepted into the send queue, not that they have their place.
+#[derive(Debug)]
+pub struct Sender {
+    outbound: Arc<Outbound>,
+    /// What `start_send` took while there was no room.
+    slot: Option<Message>,
+}
+
+impl Clone for Sender {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.outbound))
+    }
+}
+
+impl Sender {
+    pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
+        Self { outbound, slot: None }
+    }
+
+    /// Sends a message, waiting for room. As [`Endpoint::send`](super::Endpoint::send). Cancel safe: a cancelled call has sent nothing.
+    ///
+    /// # Errors
+    /// [`SendError`], with the message inside; nothing was sent.
+    pub async fn send(&self, message: Message) -> Result<Receipt, SendError> {
+        match self.outbound.try_send(message) {
+            Err(SendError::Full { message }) if in_handler() => Err(SendError::WouldBlock { message }),
+            Err(SendError::Full { message }) => {
+                let mut slot = Some(*message);
+                std::future::poll_fn(|cx| self.outbound.poll_send(cx, &mut slot)).await
+            }
+            result => result,
+        }
+    }
+
+    /// Sends a message if there is room now. As [`Endpoint::try_send`](super::Endpoint::try_send).
+    ///
+    /// # Errors
+    /// [`SendError`], with the message inside; nothing was sent.
+    pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
+        self.outbound.try_send(message)
+    }
+
+    fn poll_slot(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if self.slot.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        self.outbound.poll_send(cx, &mut self.slot).map_ok(drop)
+    }
+}
+
+impl Sink<Message> for Sender {
+    type Error = SendError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_slot(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), SendError> {
+        match self.outbound.try_send(message) {
+            Err(SendError::Full { message }) => {
+                self.slot = Some(*message);
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_slot(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_flush(cx)
+    }
+}

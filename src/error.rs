@@ -1,0 +1,215 @@
+//! Errors, one type per operation.
+
+use std::time::Duration;
+
+use crate::message::{Message, Position, TopicError};
+use crate::transport::{Address, AddressError, BindError};
+
+/// Why a message was not accepted. It comes back inside, unchanged; nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The payload is over the cluster's limit.
+    #[error("the payload has {} bytes, the cluster takes at most {limit}: split it, or raise max_message on the host", .message.payload().len())]
+    TooLarge {
+        /// The message.
+        message: Box<Message>,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The endpoint was admitted to receive only.
+    #[error("this endpoint was admitted as read-only: ask the host's authenticator for another role")]
+    ReadOnly {
+        /// The message.
+        message: Box<Message>,
+    },
+    /// The endpoint has ended, or is about to.
+    #[error("the endpoint is shut down")]
+    Closed {
+        /// The message.
+        message: Box<Message>,
+    },
+    /// The send queue is full. Only `try_send` says so.
+    #[error("the send queue is full: wait with send, or try again later")]
+    Full {
+        /// The message.
+        message: Box<Message>,
+    },
+    /// The send queue is full, and `send` was called inside a handler, which must not wait: it would wait for itself.
+    #[error(
+        "the send queue is full, and a handler must not wait for room: hand the message to a task of its own"
+    )]
+    WouldBlock {
+        /// The message.
+        message: Box<Message>,
+    },
+}
+
+impl SendError {
+    /// The message that was not sent.
+    #[must_use]
+    pub fn into_message(self) -> Message {
+        match self {
+            Self::TooLarge { message, .. }
+            | Self::ReadOnly { message }
+            | Self::Closed { message }
+            | Self::Full { message }
+            | Self::WouldBlock { message } => *message,
+        }
+    }
+}
+
+/// Why a receipt has no position to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiptError {
+    /// The connection was lost, or part of the broadcast, before the host's word came. The message may have been ordered or not.
+    #[error(
+        "the connection was lost before the host confirmed the message: it may or may not have been ordered"
+    )]
+    Unknown,
+    /// The endpoint ended before the message was sent.
+    #[error("the endpoint ended before the message was sent")]
+    NeverSent,
+}
+
+/// What a stream of messages says besides messages.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// Messages were missed: delivery goes on at `resume_at`. The stream continues.
+    #[error("messages were missed: delivery resumes at {resume_at}")]
+    Reset {
+        /// The last position before the hole.
+        after: Option<Position>,
+        /// The first position after it.
+        resume_at: Position,
+    },
+    /// The host does not admit the endpoint any more. The stream ends.
+    #[error("the host refuses this endpoint: {reason}")]
+    Refused {
+        /// Why.
+        reason: RefusalReason,
+    },
+}
+
+/// Why a host does not admit an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// It is another cluster's host.
+    #[error("wrong cluster: {0}")]
+    WrongCluster(String),
+    /// It speaks another version of the protocol.
+    #[error("wrong protocol version: {0}")]
+    WrongVersion(String),
+    /// Its authenticator said no.
+    #[error("not authorised: {0}")]
+    Unauthorized(String),
+    /// Another live member has the same id.
+    #[error("duplicate id: {0}")]
+    DuplicateId(String),
+    /// It takes no more members for now.
+    #[error("no room: {0}")]
+    Full(String),
+    /// It is shutting down.
+    #[error("shutting down: {0}")]
+    Closing(String),
+    /// It did not understand the hello.
+    #[error("malformed hello: {0}")]
+    Malformed(String),
+}
+
+/// Why a host could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The text is not an address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Other machines could reach the address, and nothing says who may join.
+    #[error(
+        "{address} can be reached from other machines: set a token or an authenticator, or say allow_anonymous() if everyone may join"
+    )]
+    Unprotected {
+        /// The address.
+        address: Address,
+    },
+    /// The addresses of the three channels belong to different transports.
+    #[error("the three channels of a host go over one transport, {control} and {other} do not")]
+    MixedTransports {
+        /// The control channel's address.
+        control: Address,
+        /// The other.
+        other: Address,
+    },
+    /// An option is out of range.
+    #[error("{option} {rule}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// Why a client could not join. It has ended; nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The text is not an address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A prefix to subscribe to breaks the rules of topics.
+    #[error("invalid prefix: {0}")]
+    Prefix(#[from] TopicError),
+    /// An option is out of range.
+    #[error("{option} {rule}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The host said no.
+    #[error("{address} refuses this endpoint: {reason}")]
+    Refused {
+        /// The host's address.
+        address: Address,
+        /// Why.
+        reason: RefusalReason,
+    },
+    /// No host admitted the endpoint in time.
+    #[error("could not join {address} within {waited:?}: {reason}")]
+    TimedOut {
+        /// The host's address.
+        address: Address,
+        /// How long was tried.
+        waited: Duration,
+        /// What the last attempt met.
+        reason: String,
+    },
+}
+
+/// Why a subscription was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The prefix breaks the rules of topics. Nothing changed.
+    #[error("invalid prefix: {0}")]
+    Prefix(#[from] TopicError),
+    /// There are as many prefixes as one endpoint may have. Nothing changed.
+    #[error(
+        "an endpoint subscribes to at most {limit} prefixes: subscribe to a shorter one that covers several"
+    )]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The endpoint has ended.
+    #[error("the endpoint is shut down")]
+    Closed,
+}

@@ -1,0 +1,41 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to go from here
+//!
+//! - [`Host`] and [`Client`] are the two kinds of [`Endpoint`]; [`Message`] is what they exchange.
+//! - [`MessageHandler`] and [`Messages`] are the two ways of receiving, [`Sender`] and [`Receipt`] the hot path of sending.
+//! - [`Authenticator`] decides who joins; [`Event`] and [`Stats`] tell what happens.
+//! - [`transport`] holds what carries the bytes.
+
+mod config;
+mod endpoint;
+mod error;
+mod id;
+mod message;
+mod proto;
+mod role;
+mod sync;
+pub mod transport;
+mod wire;
+
+pub use endpoint::{
+    AllowAnonymous, Authenticator, Batch, Client, ClientBuilder, Endpoint, EndpointExt, Event, Events,
+    HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, Host, HostBuilder, JoinRequest, LeaveReason,
+    Member, MessageHandler, Messages, OrderKey, Receipt, Sender, SharedToken, ShutdownReport, Stats,
+    authenticate_fn,
+};
+pub use error::{HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError, SubscribeError};
+pub use id::{EndpointId, IdError, SessionToken};
+pub use message::{
+    Codec, DecodeError, EncodeError, Headers, HeadersError, Message, MessageKind, Position, Topic, TopicError,
+};
+pub use role::Role;
+pub use transport::{Address, AddressError};
+
+/// What most programs use.
+pub mod prelude {
+    pub use crate::{
+        Client, Endpoint, EndpointExt, EndpointId, Event, HandlerError, Host, Message, MessageHandler,
+        Position, RecvError, Role, SendError, Topic, TopicError,
+    };
+}

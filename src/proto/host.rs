@@ -1,0 +1,735 @@
+//! The host's side: admits members, gives messages their order, cuts windows.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::message::Message;
+use crate::role::Role;
+use crate::wire::{
+    Barrier, Batch, ChildMessage, CloseReason, Hello, Index, Lane, MAX_EPOCH, MAX_PREFIXES, MemberEntry,
+    Nonce, Ordered, PROTOCOL_VERSION, ParentMessage, RefusalCode, SubmitHead, TopicPart, Welcome, Window,
+    WindowBuilder,
+};
+
+use super::{ControlCount, Instant};
+
+/// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
+const HANG_UP: Duration = Duration::from_secs(1);
+
+/// What a host is told at its start.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) id: EndpointId,
+    pub(crate) cluster: String,
+    /// The epoch to open: the Unix time in milliseconds where there is no memory of an earlier one.
+    pub(crate) epoch: u64,
+    pub(crate) max_message: usize,
+    pub(crate) max_members: usize,
+    /// How many peers may be under examination at once.
+    pub(crate) max_handshakes: usize,
+    /// How long a peer may take from its hello to its membership.
+    pub(crate) handshake_timeout: Duration,
+    /// Where children find the other channels, as the join answer names them.
+    pub(crate) broadcast: String,
+    pub(crate) submit: String,
+}
+
+/// What happens to a host.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A message on the control channel, its frames as they came.
+    Control { peer: PeerId, frames: Vec<Bytes> },
+    /// A control connection closed.
+    ControlClosed { peer: PeerId },
+    /// A session's broadcast connection closed.
+    BroadcastClosed { session: SessionToken },
+    /// The authenticator's answer to [`Output::Authenticate`].
+    Verdict { peer: PeerId, verdict: Verdict },
+    /// A message on the submit channel, its frames as they came.
+    Submit { frames: Vec<Bytes> },
+    /// A batch of the host's own.
+    Local { body: Bytes },
+    /// Nothing more is waiting: what was ordered goes out.
+    Flush,
+    /// Shut down: say so to all members, and say [`Output::Drained`] when they have left.
+    Drain,
+}
+
+/// Whether a peer is admitted.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// As this, under a fresh token from the operating system's generator.
+    Admit { role: Role, session: SessionToken },
+    /// Not, for this reason.
+    Refuse { reason: String },
+}
+
+/// What a host wants done.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Publish on lane `W`, and deliver to the host's own consumers.
+    Window { body: Bytes },
+    /// Publish on another lane.
+    Broadcast { lane: Bytes, body: Bytes },
+    /// Send on the control channel.
+    Control { peer: PeerId, frame: Bytes },
+    /// Cut a peer's connections.
+    Disconnect { peer: PeerId, session: Option<SessionToken> },
+    /// Ask the authenticator, and answer with [`Input::Verdict`].
+    Authenticate { peer: PeerId, id: EndpointId, token: Bytes },
+    /// Messages of the host's own have their places.
+    Ordered(Ordered),
+    /// Something the application may want to know.
+    Event(Event),
+    /// After [`Input::Drain`]: no member is left.
+    Drained,
+}
+
+/// What the application may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Joined { id: EndpointId, role: Role },
+    Left { id: EndpointId, reason: LeaveReason },
+    Refused { peer: PeerId, id: EndpointId, code: RefusalCode, reason: String },
+}
+
+/// Why a member is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaveReason {
+    /// It said goodbye.
+    Left,
+    /// Its connection closed.
+    Disconnected,
+    /// The host ended the session.
+    Closed(CloseReason),
+}
+
+/// What a host counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) windows: u64,
+    pub(crate) ordered: u64,
+    pub(crate) malformed_control: u64,
+    pub(crate) malformed_submits: u64,
+    pub(crate) unknown_sessions: u64,
+    pub(crate) forbidden_submits: u64,
+    pub(crate) duplicates: u64,
+}
+
+/// What is known of a control connection.
+#[derive(Debug)]
+enum Peer {
+    /// It said hello, and the authenticator is thinking.
+    Examined { hello: Hello, deadline: Instant },
+    /// It has a session.
+    Admitted { session: SessionToken },
+    /// It was told to go.
+    Closing { deadline: Instant },
+}
+
+/// What a session takes.
+#[derive(Debug, Clone, Default)]
+struct Filter {
+    all: bool,
+    prefixes: Vec<String>,
+}
+
+impl Filter {
+    fn new(prefixes: Vec<String>) -> Self {
+        Self { all: prefixes.iter().any(String::is_empty), prefixes }
+    }
+}
+
+/// Who is told the places of messages, because it does not learn them from its echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recipient {
+    /// The host's own application.
+    Local,
+    /// A session that does not take everything.
+    Session(SessionToken),
+}
+
+#[derive(Debug)]
+struct Session {
+    peer: PeerId,
+    id: EndpointId,
+    role: Role,
+    /// When a session that is not live yet ends.
+    joining: Option<Instant>,
+    /// What the child takes, by its own word.
+    filter: Filter,
+    /// What it is about to take: in force beside `filter` until the child confirms the barrier of this nonce.
+    proposed: Option<(u64, Filter)>,
+    next_origin_seq: u64,
+    control: ControlCount,
+}
+
+impl Session {
+    /// Whether the child sees its own messages only by chance, and so is told their places.
+    fn is_filtered(&self) -> bool {
+        !self.filter.all || self.proposed.as_ref().is_some_and(|(_, filter)| !filter.all)
+    }
+
+    fn filters(&self) -> impl Iterator<Item = &Filter> {
+        std::iter::once(&self.filter).chain(self.proposed.as_ref().map(|(_, filter)| filter))
+    }
+}
+
+/// The host's state machine. See the [module above](super) for how to drive it.
+///
+/// After any number of inputs that order messages, [`Input::Flush`] sends them out: the driver gives it when nothing
+/// more is waiting, so windows grow under load and nobody waits for one to fill.
+#[derive(Debug)]
+pub(crate) struct Host {
+    config: Config,
+    epoch: u64,
+    /// The number of the last window that was cut.
+    number: u64,
+    /// The seq of the last message that was ordered.
+    last_seq: u64,
+    window: WindowBuilder,
+    /// Runs in the open window that somebody must be told of.
+    runs: Vec<(Recipient, Ordered)>,
+    local_next_origin_seq: u64,
+    peers: BTreeMap<PeerId, Peer>,
+    /// When to look at a peer again. An entry whose peer has moved on since means nothing.
+    timers: BTreeSet<(Instant, PeerId)>,
+    sessions: BTreeMap<SessionToken, Session>,
+    by_id: BTreeMap<EndpointId, SessionToken>,
+    /// How many sessions ask for each prefix, everything left out.
+    wanted: BTreeMap<String, usize>,
+    /// How many sessions do not take everything, and so need indexes.
+    filtered: usize,
+    joined: Vec<MemberEntry>,
+    left: Vec<EndpointId>,
+    draining: bool,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+impl Host {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            epoch: config.epoch.clamp(1, MAX_EPOCH),
+            config,
+            number: 0,
+            last_seq: 0,
+            window: WindowBuilder::new(),
+            runs: Vec::new(),
+            local_next_origin_seq: 1,
+            peers: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            sessions: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            filtered: 0,
+            joined: Vec::new(),
+            left: Vec::new(),
+            draining: false,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Everyone who is live, the host left out.
+    pub(crate) fn members(&self) -> impl Iterator<Item = MemberEntry> {
+        self.sessions
+            .values()
+            .filter(|session| session.joining.is_none())
+            .map(|session| MemberEntry { id: session.id, role: session.role })
+    }
+
+    /// What is to be done next; `None` when all is done for now.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` has something to do, at the earliest.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Ends what has taken too long. An early call does nothing.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some((deadline, peer)) =
+            self.timers.first().cloned().filter(|(deadline, _)| *deadline <= now)
+        {
+            self.timers.pop_first();
+            match self.peers.get(&peer) {
+                Some(Peer::Examined { deadline: actual, .. } | Peer::Closing { deadline: actual }) => {
+                    if *actual == deadline {
+                        self.peers.remove(&peer);
+                        self.outputs.push_back(Output::Disconnect { peer, session: None });
+                    }
+                }
+                Some(Peer::Admitted { session }) => {
+                    let session = *session;
+                    if self.sessions.get(&session).is_some_and(|s| s.joining == Some(deadline)) {
+                        self.cut(session, LeaveReason::Disconnected);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Gives a peer until `deadline`.
+    fn arm(&mut self, deadline: Instant, peer: &PeerId) -> Instant {
+        self.timers.insert((deadline, peer.clone()));
+        deadline
+    }
+
+    /// Takes in what happened.
+    pub(crate) fn handle_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Control { peer, frames } => self.on_control(now, peer, &frames),
+            Input::ControlClosed { peer } => {
+                if let Some(Peer::Admitted { session }) = self.peers.remove(&peer) {
+                    self.forget(session, LeaveReason::Disconnected);
+                    self.outputs.push_back(Output::Disconnect { peer, session: Some(session) });
+                }
+            }
+            Input::BroadcastClosed { session } => {
+                // Without its broadcasts a session is of no use to the child, which has noticed, too.
+                if self.sessions.contains_key(&session) {
+                    self.cut(session, LeaveReason::Disconnected);
+                }
+            }
+            Input::Verdict { peer, verdict } => self.on_verdict(now, peer, verdict),
+            Input::Submit { frames } => self.on_submit(now, frames),
+            Input::Local { body } => self.on_local(body),
+            Input::Flush => self.flush(),
+            Input::Drain => self.on_drain(),
+        }
+    }
+
+    fn on_control(&mut self, now: Instant, peer: PeerId, frames: &[Bytes]) {
+        let message = match frames {
+            [frame] => ChildMessage::decode(frame).ok(),
+            _ => None,
+        };
+        let Some(message) = message else {
+            self.counters.malformed_control += 1;
+            return;
+        };
+        match (self.peers.get(&peer), message) {
+            (None, ChildMessage::Hello(hello)) => self.on_hello(now, peer, hello),
+            (Some(Peer::Admitted { session }), message) => {
+                let session = *session;
+                self.on_session_message(now, session, message);
+            }
+            // Before its hello a peer has nothing to say, nor while it is examined, nor after it was told to go.
+            _ => self.counters.malformed_control += 1,
+        }
+    }
+
+    fn on_hello(&mut self, now: Instant, peer: PeerId, hello: Hello) {
+        let refusal = if hello.version != PROTOCOL_VERSION {
+            Some((
+                RefusalCode::Version,
+                format!(
+                    "this host speaks version {PROTOCOL_VERSION} of the protocol, you speak {}",
+                    hello.version
+                ),
+            ))
+        } else if hello.cluster != self.config.cluster {
+            Some((RefusalCode::Cluster, format!("this is cluster {:?}", self.config.cluster)))
+        } else if self.draining {
+            Some((RefusalCode::Closing, "the host is shutting down".to_owned()))
+        } else if self.sessions.len() >= self.config.max_members {
+            Some((RefusalCode::Full, format!("the host takes at most {} members", self.config.max_members)))
+        } else if self.handshakes() >= self.config.max_handshakes {
+            Some((RefusalCode::Full, "too many peers are joining at once".to_owned()))
+        } else {
+            self.duplicate(&hello)
+        };
+        if let Some((code, reason)) = refusal {
+            return self.refuse(now, peer, hello.id, code, reason);
+        }
+        self.outputs.push_back(Output::Authenticate {
+            peer: peer.clone(),
+            id: hello.id,
+            token: hello.token.clone(),
+        });
+        let deadline = self.arm(now + self.config.handshake_timeout, &peer);
+        self.peers.insert(peer, Peer::Examined { hello, deadline });
+    }
+
+    fn handshakes(&self) -> usize {
+        self.peers.values().filter(|peer| matches!(peer, Peer::Examined { .. })).count()
+    }
+
+    /// Why a hello may not have the id it names: somebody live has it, whose session it does not continue.
+    fn duplicate(&self, hello: &Hello) -> Option<(RefusalCode, String)> {
+        let taken = match self.by_id.get(&hello.id) {
+            Some(session) => hello.resume != Some(*session),
+            None => hello.id == self.config.id,
+        };
+        taken.then(|| (RefusalCode::DuplicateId, format!("endpoint {} is already a member", hello.id)))
+    }
+
+    fn refuse(&mut self, now: Instant, peer: PeerId, id: EndpointId, code: RefusalCode, reason: String) {
+        let frame = ParentMessage::Refused { code, reason: reason.clone() }.encode();
+        self.outputs.push_back(Output::Control { peer: peer.clone(), frame });
+        self.outputs.push_back(Output::Event(Event::Refused { peer: peer.clone(), id, code, reason }));
+        let deadline = self.arm(now + HANG_UP, &peer);
+        self.peers.insert(peer, Peer::Closing { deadline });
+    }
+
+    fn on_verdict(&mut self, now: Instant, peer: PeerId, verdict: Verdict) {
+        // A peer that hung up or ran out of time meanwhile is not there any more.
+        let hello = match self.peers.remove(&peer) {
+            Some(Peer::Examined { hello, .. }) => hello,
+            Some(other) => {
+                self.peers.insert(peer, other);
+                return;
+            }
+            None => return,
+        };
+        let (role, session) = match verdict {
+            Verdict::Admit { role, session } => (role, session),
+            Verdict::Refuse { reason } => {
+                return self.refuse(now, peer, hello.id, RefusalCode::Unauthorized, reason);
+            }
+        };
+        if self.draining {
+            return self.refuse(
+                now,
+                peer,
+                hello.id,
+                RefusalCode::Closing,
+                "the host is shutting down".to_owned(),
+            );
+        }
+        if let Some((code, reason)) = self.duplicate(&hello) {
+            return self.refuse(now, peer, hello.id, code, reason);
+        }
+        if let Some(old) = self.by_id.get(&hello.id).copied() {
+            self.close(now, old, CloseReason::Replaced);
+        }
+        if hello.epoch > self.epoch {
+            // The joiner has seen a later reign than ours: positions of this one must be above it.
+            self.cut_window();
+            self.epoch = (hello.epoch + 1).min(MAX_EPOCH);
+        }
+        self.admit(now, peer, &hello, role, session);
+    }
+
+    fn admit(&mut self, now: Instant, peer: PeerId, hello: &Hello, role: Role, token: SessionToken) {
+        self.cut_window();
+        let welcome = Welcome {
+            session: token,
+            host: self.config.id,
+            role,
+            epoch: self.epoch,
+            number: self.number,
+            last_seq: self.last_seq,
+            max_message: u32::try_from(self.config.max_message).unwrap_or(u32::MAX),
+            broadcast: self.config.broadcast.clone(),
+            submit: self.config.submit.clone(),
+            members: self.members().collect(),
+        };
+        let session = Session {
+            peer: peer.clone(),
+            id: hello.id,
+            role,
+            joining: Some(self.arm(now + self.config.handshake_timeout, &peer)),
+            filter: Filter::default(),
+            proposed: None,
+            next_origin_seq: hello.next_origin_seq,
+            control: ControlCount { received: 1, ..ControlCount::default() },
+        };
+        self.peers.insert(peer, Peer::Admitted { session: token });
+        self.by_id.insert(hello.id, token);
+        self.sessions.insert(token, session);
+        self.filtered += 1;
+        self.send(token, &ParentMessage::Welcome(welcome));
+    }
+
+    fn on_session_message(&mut self, now: Instant, token: SessionToken, message: ChildMessage) {
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        if let ChildMessage::Received { count } = message {
+            if !session.control.on_report(count) {
+                self.close(now, token, CloseReason::Violation);
+            }
+            return;
+        }
+        if let Some(count) = session.control.on_receive() {
+            let frame = ParentMessage::Received { count }.encode();
+            self.outputs.push_back(Output::Control { peer: session.peer.clone(), frame });
+        }
+        match message {
+            ChildMessage::Subscribe { nonce, prefixes } => self.on_subscribe(token, nonce, prefixes),
+            ChildMessage::Live { nonce } => self.on_live(token, nonce),
+            ChildMessage::Leave => self.close(now, token, CloseReason::Left),
+            ChildMessage::Hello(_) | ChildMessage::Received { .. } => {
+                self.counters.malformed_control += 1;
+                self.close(now, token, CloseReason::Violation);
+            }
+        }
+    }
+
+    fn on_subscribe(&mut self, token: SessionToken, nonce: u64, prefixes: Vec<String>) {
+        debug_assert!(prefixes.len() <= MAX_PREFIXES);
+        // What was ordered before belongs to the subscription before.
+        self.cut_window();
+        self.change_filter(token, |session| {
+            // Asked again, the barrier comes again; the child decides by the one that arrives.
+            if session.proposed.as_ref().is_none_or(|(current, _)| *current != nonce) {
+                session.proposed = Some((nonce, Filter::new(prefixes)));
+            }
+        });
+        let barrier = Barrier { epoch: self.epoch, number: self.number, last_seq: self.last_seq };
+        self.outputs.push_back(Output::Broadcast {
+            lane: Lane::Barrier(Nonce(nonce)).encode(),
+            body: barrier.encode(),
+        });
+    }
+
+    fn on_live(&mut self, token: SessionToken, nonce: u64) {
+        let mut first = None;
+        self.change_filter(token, |session| {
+            if let Some((_, filter)) = session.proposed.take_if(|(current, _)| *current == nonce) {
+                session.filter = filter;
+                first = session.joining.take().map(|_| MemberEntry { id: session.id, role: session.role });
+            }
+        });
+        if let Some(member) = first {
+            self.left.retain(|id| *id != member.id);
+            self.joined.push(member);
+            self.outputs.push_back(Output::Event(Event::Joined { id: member.id, role: member.role }));
+        }
+    }
+
+    /// Changes what a session takes, and the sums over all sessions with it.
+    fn change_filter(&mut self, token: SessionToken, change: impl FnOnce(&mut Session)) {
+        let Some(mut session) = self.sessions.remove(&token) else { return };
+        self.discount(&session);
+        change(&mut session);
+        self.filtered += usize::from(session.is_filtered());
+        for prefix in session.filters().filter(|filter| !filter.all).flat_map(|filter| &filter.prefixes) {
+            *self.wanted.entry(prefix.clone()).or_default() += 1;
+        }
+        self.sessions.insert(token, session);
+    }
+
+    fn discount(&mut self, session: &Session) {
+        self.filtered -= usize::from(session.is_filtered());
+        for prefix in session.filters().filter(|filter| !filter.all).flat_map(|filter| &filter.prefixes) {
+            if let Some(count) = self.wanted.get_mut(prefix) {
+                *count -= 1;
+                if *count == 0 {
+                    self.wanted.remove(prefix);
+                }
+            }
+        }
+    }
+
+    fn on_submit(&mut self, now: Instant, frames: Vec<Bytes>) {
+        let Ok([head, body]) = <[Bytes; 2]>::try_from(frames) else {
+            self.counters.malformed_submits += 1;
+            return;
+        };
+        let Ok(SubmitHead { session: token }) = SubmitHead::decode(&head) else {
+            self.counters.malformed_submits += 1;
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&token) else {
+            self.counters.unknown_sessions += 1;
+            return;
+        };
+        if !session.role.may_send() {
+            self.counters.forbidden_submits += 1;
+            return;
+        }
+        let Ok(batch) = Batch::decode(body, self.config.max_message) else {
+            self.counters.malformed_submits += 1;
+            return;
+        };
+        // Exactly the next: what came before was ordered, what comes later shows a loss between child and host.
+        match batch.first_origin_seq.cmp(&session.next_origin_seq) {
+            std::cmp::Ordering::Less => self.counters.duplicates += batch.len() as u64,
+            std::cmp::Ordering::Greater => self.close(now, token, CloseReason::Violation),
+            std::cmp::Ordering::Equal => {
+                session.next_origin_seq += batch.len() as u64;
+                let (id, tell) = (session.id, session.is_filtered().then_some(Recipient::Session(token)));
+                self.order(id, tell, &batch);
+            }
+        }
+    }
+
+    fn on_local(&mut self, body: Bytes) {
+        match Batch::decode(body, self.config.max_message) {
+            Ok(batch) => {
+                debug_assert_eq!(batch.first_origin_seq, self.local_next_origin_seq);
+                self.local_next_origin_seq = batch.first_origin_seq + batch.len() as u64;
+                self.order(self.config.id, Some(Recipient::Local), &batch);
+            }
+            Err(malformed) => debug_assert!(false, "our own batch is {malformed}"),
+        }
+    }
+
+    /// Gives the records of a batch the next seqs, and remembers whom to `tell` of them.
+    fn order(&mut self, origin: EndpointId, tell: Option<Recipient>, batch: &Batch) {
+        let mut origin_seq = batch.first_origin_seq;
+        let mut run: Option<Ordered> = None;
+        for (topic, tail) in batch.records() {
+            let topic = &batch.topics[usize::from(topic)];
+            if !self.window.has_room(tail.len(), topic) {
+                self.runs.extend(tell.zip(run.take()));
+                self.cut_window();
+            }
+            self.window.push(topic, origin, origin_seq, tail);
+            self.last_seq += 1;
+            let run = run.get_or_insert(Ordered {
+                epoch: self.epoch,
+                number: self.number + 1,
+                first_origin_seq: origin_seq,
+                first_seq: self.last_seq,
+                count: 0,
+            });
+            run.count += 1;
+            origin_seq += 1;
+        }
+        self.runs.extend(tell.zip(run));
+    }
+
+    /// Closes the open window and puts it out, on the lanes that are asked for.
+    fn cut_window(&mut self) {
+        if self.window.is_empty() {
+            return;
+        }
+        self.number += 1;
+        let count = u64::from(self.window.count());
+        let first_seq = self.last_seq - count + 1;
+        let window = std::mem::replace(&mut self.window, WindowBuilder::new());
+        let body = window.finish(self.epoch, self.number, first_seq);
+        self.counters.windows += 1;
+        self.counters.ordered += count;
+        self.outputs.push_back(Output::Window { body: body.clone() });
+        if self.filtered > 0 {
+            self.cut_lanes(&body);
+        }
+        for (recipient, ordered) in std::mem::take(&mut self.runs) {
+            match recipient {
+                Recipient::Local => self.outputs.push_back(Output::Ordered(ordered)),
+                Recipient::Session(token) => self.send(token, &ParentMessage::Ordered(ordered)),
+            }
+        }
+    }
+
+    /// Puts out a window's topics that are asked for, then its index: when the index comes, all else must have come.
+    fn cut_lanes(&mut self, body: &Bytes) {
+        let Ok(window) = Window::decode(body, self.config.max_message) else {
+            debug_assert!(false, "our own window does not decode");
+            return;
+        };
+        let mut by_topic: BTreeMap<&str, Vec<&Message>> = BTreeMap::new();
+        for message in &window.messages {
+            by_topic.entry(message.topic.as_str()).or_default().push(message);
+        }
+        for (topic, messages) in &by_topic {
+            let wanted =
+                (0..=topic.len()).filter_map(|end| topic.get(..end)).any(|p| self.wanted.contains_key(p));
+            if wanted {
+                self.outputs.push_back(Output::Broadcast {
+                    lane: Lane::Topic(messages[0].topic.clone()).encode(),
+                    body: TopicPart::encode(window.epoch, window.number, window.first_seq, messages),
+                });
+            }
+        }
+        let index = Index {
+            epoch: window.epoch,
+            number: window.number,
+            first_seq: window.first_seq,
+            last_seq: window.last_seq(),
+            topics: by_topic.values().map(|m| (m[0].topic.clone(), m.len() as u16)).collect(),
+        };
+        self.outputs.push_back(Output::Broadcast { lane: Lane::Index.encode(), body: index.encode() });
+    }
+
+    fn flush(&mut self) {
+        self.cut_window();
+        if !self.joined.is_empty() || !self.left.is_empty() {
+            let message = ParentMessage::Membership {
+                joined: std::mem::take(&mut self.joined),
+                left: std::mem::take(&mut self.left),
+            };
+            let tokens: Vec<SessionToken> = self.sessions.keys().copied().collect();
+            for token in tokens {
+                self.send(token, &message);
+            }
+        }
+        if self.draining && self.sessions.is_empty() {
+            self.outputs.push_back(Output::Drained);
+        }
+    }
+
+    fn on_drain(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.cut_window();
+        let closing =
+            ParentMessage::Closing { reason: CloseReason::Shutdown, epoch: self.epoch, number: self.number };
+        let tokens: Vec<SessionToken> = self.sessions.keys().copied().collect();
+        for token in tokens {
+            self.send(token, &closing);
+        }
+    }
+
+    /// Sends a control message within a session, unless the child owes too many answers: then it is cut off.
+    fn send(&mut self, token: SessionToken, message: &ParentMessage) {
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        if session.control.on_send() {
+            let peer = session.peer.clone();
+            self.outputs.push_back(Output::Control { peer, frame: message.encode() });
+        } else {
+            self.cut(token, LeaveReason::Closed(CloseReason::Unresponsive));
+        }
+    }
+
+    /// Ends a session in words: the child is told why and hangs up, or is cut off when it does not.
+    fn close(&mut self, now: Instant, token: SessionToken, reason: CloseReason) {
+        let Some(session) = self.sessions.get(&token) else { return };
+        let peer = session.peer.clone();
+        self.cut_window();
+        self.send(token, &ParentMessage::Closing { reason, epoch: self.epoch, number: self.number });
+        let leave = if reason == CloseReason::Left { LeaveReason::Left } else { LeaveReason::Closed(reason) };
+        self.forget(token, leave);
+        // `send` may have cut the peer off already.
+        if self.peers.contains_key(&peer) {
+            let deadline = self.arm(now + HANG_UP, &peer);
+            self.peers.insert(peer, Peer::Closing { deadline });
+        }
+    }
+
+    /// Ends a session at once.
+    fn cut(&mut self, token: SessionToken, reason: LeaveReason) {
+        if let Some(session) = self.forget(token, reason) {
+            self.peers.remove(&session.peer);
+            self.outputs.push_back(Output::Disconnect { peer: session.peer, session: Some(token) });
+        }
+    }
+
+    /// Drops all that is known of a session.
+    fn forget(&mut self, token: SessionToken, reason: LeaveReason) -> Option<Session> {
+        let session = self.sessions.remove(&token)?;
+        self.discount(&session);
+        self.by_id.remove(&session.id);
+        self.runs.retain(|(recipient, _)| *recipient != Recipient::Session(token));
+        if session.joining.is_none() {
+            self.joined.retain(|member| member.id != session.id);
+            self.left.push(session.id);
+            self.outputs.push_back(Output::Event(Event::Left { id: session.id, reason }));
+        }
+        Some(session)
+    }
+}

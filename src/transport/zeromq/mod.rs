@@ -1,0 +1,75 @@
+//! `tcp://` and `ipc://` by the [`zeromq`](::zeromq) crate.
+//!
+//! [`ZeromqTransport`] is the way in: `bind` opens the listeners (`listen`, `ipc`) and starts the parent's end
+//! (`parent`, with its task `control`); `dial` connects (`connect`) and starts the child's end (`child`, with its
+//! task `subscriber`). What that crate does not tell or cannot bound is said at [`ZeromqTransport`].
+
+mod child;
+mod connect;
+mod control;
+#[cfg(unix)]
+mod ipc;
+mod listen;
+mod parent;
+mod peers;
+mod subscriber;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::{Address, BindAddresses, BindError, ChildLink, DialError, ParentLink, Transport};
+
+/// What a socket of the crate tells of its connections. It drops what does not fit into its 1,024 places, so it must be
+/// read without waiting for anybody.
+type Monitor = futures::channel::mpsc::Receiver<::zeromq::SocketEvent>;
+
+/// The transport for `tcp://` and `ipc://`, over the `zeromq` crate.
+///
+/// What to know of it:
+///
+/// - It does not know what is queued for a subscriber: [`backlog`](super::ParentChannels::backlog) is `None`. Where
+///   100,000 messages wait for one, the crate drops the next silently: [`dropped`](super::ParentChannels::dropped) stays 0.
+/// - A peer that is disconnected while it reads nothing keeps what was queued for it, and half its connection, until
+///   the system gives the connection up.
+/// - A child notices the loss of its submit channel only when it next submits.
+/// - A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
+/// - A connection whose handshake ends only after the parent's link was dropped is not closed.
+///
+/// ```
+/// use zincmq::transport::{BindAddresses, Transport, ZeromqTransport};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let control = "tcp://127.0.0.1:0".parse()?;
+/// let parent = ZeromqTransport::new().bind(&BindAddresses { control, broadcast: None, submit: None }).await?;
+/// assert_ne!(parent.addresses.control.to_string(), "tcp://127.0.0.1:0");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ZeromqTransport {}
+
+impl ZeromqTransport {
+    /// The transport.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+#[async_trait]
+impl Transport for ZeromqTransport {
+    async fn bind(&self, addresses: &BindAddresses) -> Result<ParentLink, BindError> {
+        parent::bind(addresses).await
+    }
+
+    async fn dial(&self, control: &Address, timeout: Duration) -> Result<ChildLink, DialError> {
+        child::dial(control, timeout).await
+    }
+}
+
+/// Waits until the queue has room, and tells whether it is still open. The room is sure only to the one who fills the queue.
+async fn has_room<T>(queue: &mpsc::Sender<T>) -> bool {
+    queue.reserve().await.is_ok()
+}

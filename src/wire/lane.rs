@@ -1,0 +1,238 @@
+//! Lanes of the broadcast channel, told by the first frame, on which ZMTP subscriptions match:
+//! `W` whole windows, `T` + topic the records of one topic in a window, `I` a window's index, `B` + nonce barriers.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::id::EndpointId;
+use crate::message::{Message, Position, Topic};
+
+use super::record::{MIN_RECORD, put_tail, read_tail, tail_bound};
+use super::table::put_topic;
+use super::window::{check_place, put_origins, read_origins};
+use super::{MAX_RECORDS, Malformed, Reader, kind, put_prefix, put_varint};
+
+/// The first frame of a broadcast message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// `W`: whole windows.
+    Whole,
+    /// `I`: indexes.
+    Index,
+    /// `T` and the topic: its records.
+    Topic(Topic),
+    /// `B` and the nonce in hexadecimal: one barrier.
+    Barrier(Nonce),
+}
+
+impl Lane {
+    pub(crate) const WHOLE: &'static str = "W";
+    pub(crate) const INDEX: &'static str = "I";
+
+    /// The subscription that matches every topic of this prefix.
+    pub(crate) fn topics(prefix: &str) -> String {
+        format!("T{prefix}")
+    }
+
+    /// The first frame of messages on this lane.
+    pub(crate) fn encode(&self) -> Bytes {
+        match self {
+            Self::Whole => Bytes::from_static(Self::WHOLE.as_bytes()),
+            Self::Index => Bytes::from_static(Self::INDEX.as_bytes()),
+            Self::Topic(topic) => Self::topics(topic.as_str()).into(),
+            Self::Barrier(nonce) => nonce.subscription().into(),
+        }
+    }
+
+    pub(crate) fn decode(frame: &Bytes) -> Result<Self, Malformed> {
+        match frame.split_first() {
+            Some((b'W', [])) => Ok(Self::Whole),
+            Some((b'I', [])) => Ok(Self::Index),
+            Some((b'T', topic)) => {
+                Topic::try_from(topic).map(Self::Topic).map_err(|_| Malformed("invalid topic"))
+            }
+            Some((b'B', hex)) => std::str::from_utf8(hex)
+                .ok()
+                .filter(|hex| hex.len() == 16)
+                .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+                .map(|nonce| Self::Barrier(Nonce(nonce)))
+                .ok_or(Malformed("invalid barrier")),
+            _ => Err(Malformed("unknown lane")),
+        }
+    }
+}
+
+/// Tells one barrier from all others; chosen by the child that asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Nonce(pub(crate) u64);
+
+impl Nonce {
+    /// The prefix to subscribe to, which is the barrier's first frame.
+    pub(crate) fn subscription(self) -> String {
+        format!("B{self}")
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The records of one topic in a window, for children that do not take everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TopicPart {
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+    pub(crate) messages: Vec<Message>,
+}
+
+impl TopicPart {
+    /// Encodes the messages of one topic, in order, of the window that begins at `first_seq`.
+    pub(crate) fn encode(epoch: u64, number: u64, first_seq: u64, messages: &[&Message]) -> Bytes {
+        let mut origins: Vec<(EndpointId, u64)> = Vec::new();
+        for message in messages {
+            if !origins.iter().any(|(id, _)| *id == message.origin) {
+                origins.push((message.origin, message.origin_seq));
+            }
+        }
+        let records: usize = messages.iter().map(|message| tail_bound(message) + 2 + 2 + 10).sum();
+        let mut buffer = BytesMut::with_capacity(3 + 8 * 3 + 2 + 2 + origins.len() * 24 + records);
+        put_prefix(&mut buffer, kind::TOPIC_PART);
+        buffer.put_u64(epoch);
+        buffer.put_u64(number);
+        buffer.put_u64(first_seq);
+        buffer.put_u16(messages.len() as u16);
+        put_origins(&mut buffer, &origins);
+        for message in messages {
+            let seq = message.position.map_or(0, |position| position.seq);
+            let (place, (_, first)) = origins
+                .iter()
+                .enumerate()
+                .find(|(_, (id, _))| *id == message.origin)
+                .expect("every origin was entered above");
+            put_varint(&mut buffer, seq - first_seq);
+            put_varint(&mut buffer, place as u64);
+            put_varint(&mut buffer, message.origin_seq - first);
+            put_tail(&mut buffer, message);
+        }
+        buffer.freeze()
+    }
+
+    pub(crate) fn decode(topic: &Topic, body: &Bytes, max_message: usize) -> Result<Self, Malformed> {
+        let mut reader = Reader::open(body, kind::TOPIC_PART)?;
+        let (epoch, number, first_seq) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let count = reader.u16()?;
+        check_place(number, first_seq, count)?;
+        let origins = read_origins(&mut reader, count)?;
+        let mut messages: Vec<Message> = Vec::with_capacity(reader.at_most(count, MIN_RECORD + 2)?);
+        let mut least_offset = 0;
+        for _ in 0..count {
+            let offset = reader.length(MAX_RECORDS - 1, "seq beyond the window")? as u64;
+            if offset < least_offset {
+                return Err(Malformed("seqs do not rise"));
+            }
+            least_offset = offset + 1;
+            let origin = reader.length(origins.len() - 1, "record refers to no origin")?;
+            let (origin, first) = origins[origin];
+            let origin_seq =
+                first.checked_add(reader.varint()?).ok_or(Malformed("origin_seq out of range"))?;
+            let tail = read_tail(&mut reader, max_message)?;
+            messages.push(Message {
+                origin,
+                origin_seq,
+                topic: topic.clone(),
+                kind: tail.kind,
+                codec: tail.codec,
+                headers: tail.headers,
+                position: Some(Position { epoch, seq: first_seq.saturating_add(offset) }),
+                payload: tail.payload,
+            });
+        }
+        reader.end()?;
+        Ok(Self { epoch, number, messages })
+    }
+}
+
+/// What a window holds: how a child with prefixes knows what it must have received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Index {
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    /// Each topic once, with its number of records.
+    pub(crate) topics: Vec<(Topic, u16)>,
+}
+
+impl Index {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut buffer = BytesMut::new();
+        put_prefix(&mut buffer, kind::INDEX);
+        buffer.put_u64(self.epoch);
+        buffer.put_u64(self.number);
+        buffer.put_u64(self.first_seq);
+        buffer.put_u64(self.last_seq);
+        buffer.put_u16(self.topics.len() as u16);
+        for (topic, count) in &self.topics {
+            put_topic(&mut buffer, topic);
+            buffer.put_u16(*count);
+        }
+        buffer.freeze()
+    }
+
+    pub(crate) fn decode(body: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::open(body, kind::INDEX)?;
+        let (epoch, number) = (reader.u64()?, reader.u64()?);
+        let (first_seq, last_seq) = (reader.u64()?, reader.u64()?);
+        let records = last_seq
+            .checked_sub(first_seq)
+            .and_then(|span| u16::try_from(span).ok()?.checked_add(1))
+            .ok_or(Malformed("seqs out of range"))?;
+        check_place(number, first_seq, records)?;
+        let count = reader.u16()?;
+        if count == 0 || count > records {
+            return Err(Malformed("a table has one to as many topics as there are records"));
+        }
+        let topics = (0..count)
+            .map(|_| Ok((reader.topic()?, reader.u16()?)))
+            .collect::<Result<Vec<_>, Malformed>>()?;
+        reader.end()?;
+        if topics.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() != u64::from(records) {
+            return Err(Malformed("records per topic do not add up"));
+        }
+        Ok(Self { epoch, number, first_seq, last_seq, topics })
+    }
+}
+
+/// Published on request: proves that the subscriptions made before it are live, and names the last window before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Barrier {
+    pub(crate) epoch: u64,
+    /// The last window published before the barrier; 0 before the first.
+    pub(crate) number: u64,
+    /// The last seq of that window; 0 before the first.
+    pub(crate) last_seq: u64,
+}
+
+impl Barrier {
+    pub(crate) fn encode(self) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(3 + 8 * 3);
+        put_prefix(&mut buffer, kind::BARRIER);
+        buffer.put_u64(self.epoch);
+        buffer.put_u64(self.number);
+        buffer.put_u64(self.last_seq);
+        buffer.freeze()
+    }
+
+    pub(crate) fn decode(body: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::open(body, kind::BARRIER)?;
+        let barrier = Self { epoch: reader.u64()?, number: reader.u64()?, last_seq: reader.u64()? };
+        reader.end()?;
+        if barrier.number >= u64::MAX - 1 || barrier.last_seq >= u64::MAX - 1 {
+            return Err(Malformed("window number or seq out of range"));
+        }
+        Ok(barrier)
+    }
+}
