@@ -8,6 +8,7 @@
 //! - [`transport`] holds what carries the bytes.
 
 mod config;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod endpoint;
 mod error;
 mod id;
@@ -15,6 +16,7 @@ mod message;
 mod proto;
 mod role;
 mod sync;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 pub mod transport;
 mod wire;
 
@@ -31,6 +33,13 @@ pub use message::{
 };
 pub use role::Role;
 pub use transport::{Address, AddressError};
+
+/// Feeds bytes to every decoder of the wire format, for fuzzing: they may refuse them, and must not panic.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn fuzz_decoders(frame: &bytes::Bytes) {
+    wire::decode_everything(frame);
+}
 
 /// What most programs use.
 pub mod prelude {

@@ -33,6 +33,11 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
+    /// The host admits this client no more; it has ended.
+    Refused {
+        /// Why.
+        reason: RefusalReason,
+    },
     /// Messages were missed; the streams of messages say so, too.
     Reset {
         /// The last position before the hole.

@@ -263,11 +263,11 @@ impl Host {
         {
             self.timers.pop_first();
             match self.peers.get(&peer) {
-                Some(Peer::Examined { deadline: actual, .. } | Peer::Closing { deadline: actual }) => {
-                    if *actual == deadline {
-                        self.peers.remove(&peer);
-                        self.outputs.push_back(Output::Disconnect { peer, session: None });
-                    }
+                Some(Peer::Examined { deadline: actual, .. } | Peer::Closing { deadline: actual })
+                    if *actual == deadline =>
+                {
+                    self.peers.remove(&peer);
+                    self.outputs.push_back(Output::Disconnect { peer, session: None });
                 }
                 Some(Peer::Admitted { session }) => {
                     let session = *session;
@@ -275,7 +275,7 @@ impl Host {
                         self.cut(session, LeaveReason::Disconnected);
                     }
                 }
-                None => {}
+                _ => {}
             }
         }
     }
@@ -578,9 +578,8 @@ impl Host {
 
     /// Gives the records of a batch the next seqs, and remembers whom to `tell` of them.
     fn order(&mut self, origin: EndpointId, tell: Option<Recipient>, batch: &Batch) {
-        let mut origin_seq = batch.first_origin_seq;
         let mut run: Option<Ordered> = None;
-        for (topic, tail) in batch.records() {
+        for (origin_seq, (topic, tail)) in (batch.first_origin_seq..).zip(batch.records()) {
             let topic = &batch.topics[usize::from(topic)];
             if !self.window.has_room(tail.len(), topic) {
                 self.runs.extend(tell.zip(run.take()));
@@ -596,7 +595,6 @@ impl Host {
                 count: 0,
             });
             run.count += 1;
-            origin_seq += 1;
         }
         self.runs.extend(tell.zip(run));
     }

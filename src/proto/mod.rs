@@ -55,3 +55,6 @@ impl ControlCount {
         plausible
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,3 +66,25 @@ fn put_varint(buffer: &mut impl bytes::BufMut, mut value: u64) {
     }
     buffer.put_u8(value as u8);
 }
+
+/// Puts bytes through every decoder: none may panic, whatever a peer sends.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode_everything(frame: &bytes::Bytes) {
+    const MAX_MESSAGE: usize = 1 << 20;
+    let _ = Window::decode(frame, MAX_MESSAGE);
+    let _ = Index::decode(frame);
+    let _ = Barrier::decode(frame);
+    let _ = Lane::decode(frame);
+    let _ = SubmitHead::decode(frame);
+    let _ = ChildMessage::decode(frame);
+    let _ = ParentMessage::decode(frame);
+    if let Ok(topic) = "t".parse() {
+        let _ = TopicPart::decode(&topic, frame, MAX_MESSAGE);
+    }
+    if let Ok(batch) = Batch::decode(frame.clone(), MAX_MESSAGE) {
+        assert_eq!(batch.records().count(), batch.len());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,14 +9,14 @@ use zincmq::{Address, Host};
 
 /// The transports that every behaviour is tested over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Tcp,
     Ipc,
     Inproc,
 }
 
 /// Waits for what should happen at once; a minute allows for a machine that is busy with other things.
-pub async fn soon<F: Future>(future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("did not happen within a minute")
 }
 
@@ -26,7 +26,7 @@ fn unique() -> String {
 }
 
 /// An address to bind that nobody else uses.
-pub fn address(kind: Kind) -> Address {
+pub(crate) fn address(kind: Kind) -> Address {
     match kind {
         Kind::Tcp => Address::Tcp { host: "127.0.0.1".into(), port: 0 },
         Kind::Ipc => Address::Ipc("*".into()),
@@ -35,7 +35,7 @@ pub fn address(kind: Kind) -> Address {
 }
 
 /// An address that is known before it is bound, and stays the same when bound again.
-pub async fn fixed_address(kind: Kind) -> Address {
+pub(crate) async fn fixed_address(kind: Kind) -> Address {
     match kind {
         Kind::Tcp => {
             // The kernel chooses a port that is free now; on Linux it does not give it out again soon.
@@ -49,7 +49,7 @@ pub async fn fixed_address(kind: Kind) -> Address {
 }
 
 /// Binds where a host was dropped just now: its sockets may take a moment to close.
-pub async fn bind_again(address: Address) -> Host {
+pub(crate) async fn bind_again(address: Address) -> Host {
     let bind = async {
         loop {
             match Host::builder().bind(address.clone()).await {

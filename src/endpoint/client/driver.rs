@@ -166,12 +166,15 @@ impl Driver {
             self.count();
         }
         self.link = Link::Down;
+        let end = self.end.take().unwrap_or(End::Left);
+        if let End::Refused { code, reason: text } = &end {
+            let reason = reason(*code, text.clone());
+            node.emit(Event::Refused { reason: reason.clone() });
+            self.inbound.push(Delivery::Word(RecvError::Refused { reason }));
+        }
         node.end(0);
         if let Some(joined) = self.joined.take() {
-            let _ = joined.send(Err(self.end.clone().unwrap_or(End::Left)));
-        }
-        if let Some(End::Refused { code, reason: text }) = self.end {
-            self.inbound.push(Delivery::Word(RecvError::Refused { reason: reason(code, text) }));
+            let _ = joined.send(Err(end));
         }
         self.inbound.finish(node.shutdown_timeout).await;
     }

@@ -53,7 +53,6 @@ pub struct Client {
 
 impl Client {
     /// A client to be configured, and then to join.
-    #[must_use]
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }

@@ -1,10 +1,12 @@
 //! The host's driver: feeds the machine from the link, the application and the clock, and does what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -285,16 +287,16 @@ impl Examiner {
         let authenticator = Arc::clone(&self.authenticator);
         let timeout = self.timeout;
         self.pending.spawn(async move {
-            let decision = tokio::time::timeout(timeout, authenticator.authenticate(&request)).await;
-            let verdict = match decision {
-                Ok(Ok(role)) => match fresh_session() {
-                    Some(session) => Verdict::Admit { role, session },
-                    None => Verdict::Refuse { reason: "the host has no random numbers".to_owned() },
-                },
-                Ok(Err(reason)) => Verdict::Refuse { reason },
-                Err(_) => Verdict::Refuse { reason: "the authenticator took too long".to_owned() },
+            let decision = AssertUnwindSafe(authenticator.authenticate(&request)).catch_unwind();
+            let verdict = match tokio::time::timeout(timeout, decision).await {
+                Ok(Ok(Ok(role))) => fresh_session()
+                    .map(|session| Verdict::Admit { role, session })
+                    .ok_or_else(|| "the host has no random numbers".to_owned()),
+                Ok(Ok(Err(reason))) => Err(reason),
+                Ok(Err(_)) => Err("the authenticator panicked".to_owned()),
+                Err(_) => Err("the authenticator took too long".to_owned()),
             };
-            (peer, verdict)
+            (peer, verdict.unwrap_or_else(|reason| Verdict::Refuse { reason }))
         });
     }
 }

@@ -47,7 +47,6 @@ pub struct Host {
 
 impl Host {
     /// A host to be configured, and then bound.
-    #[must_use]
     pub fn builder() -> HostBuilder {
         HostBuilder::default()
     }

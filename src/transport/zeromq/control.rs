@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ::zeromq::util::PeerIdentity;
-use ::zeromq::{Endpoint, Host, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage};
+use ::zeromq::{
+    Endpoint, Host, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -95,7 +97,10 @@ impl ControlTask {
     pub(super) async fn run(mut self) {
         loop {
             let idle = self.waiting.is_empty() && self.unplaced.is_none();
-            let until = self.unplaced.as_ref().map_or_else(Instant::now, |unplaced| unplaced.until);
+            let until = self
+                .unplaced
+                .as_ref()
+                .map_or_else(Instant::now, |unplaced| unplaced.until);
             tokio::select! {
                 event = self.monitor.next() => match event {
                     Some(event) => self.on_control_event(event),
@@ -149,10 +154,22 @@ impl ControlTask {
         };
         let (peer, frames) = (PeerId::new(identity), Frames::from(frames));
         match self.peers.heard(&peer) {
-            Some(address) => self.emit(ParentEvent::Control { peer, address, frames }),
+            Some(address) => self.emit(ParentEvent::Control {
+                peer,
+                address,
+                frames,
+            }),
             None => {
-                let wait = if self.peers.is_closed(&peer) { CLOSED_WAIT } else { ADDRESS_WAIT };
-                self.unplaced = Some(Unplaced { peer, frames, until: Instant::now() + wait });
+                let wait = if self.peers.is_closed(&peer) {
+                    CLOSED_WAIT
+                } else {
+                    ADDRESS_WAIT
+                };
+                self.unplaced = Some(Unplaced {
+                    peer,
+                    frames,
+                    until: Instant::now() + wait,
+                });
             }
         }
     }
@@ -160,12 +177,17 @@ impl ControlTask {
     fn on_control_event(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Accepted(endpoint, identity) => {
-                self.peers.accepted(PeerId::new(identity.into()), peer_address(&endpoint));
+                self.peers
+                    .accepted(PeerId::new(identity.into()), peer_address(&endpoint));
                 self.place(false);
             }
             SocketEvent::Disconnected(identity) => {
                 let peer = PeerId::new(identity.into());
-                if self.unplaced.as_ref().is_some_and(|unplaced| unplaced.peer == peer) {
+                if self
+                    .unplaced
+                    .as_ref()
+                    .is_some_and(|unplaced| unplaced.peer == peer)
+                {
                     self.place(true);
                 }
                 if self.peers.closed(&peer) {
@@ -197,16 +219,35 @@ impl ControlTask {
 
     /// Hands up the unplaced message if its sender's address is known by now, or need not be.
     fn place(&mut self, anyhow: bool) {
-        let Some(Unplaced { peer, frames, until }) = self.unplaced.take() else {
+        let Some(Unplaced {
+            peer,
+            frames,
+            until,
+        }) = self.unplaced.take()
+        else {
             return;
         };
         match self.peers.heard(&peer) {
-            Some(address) => self.emit(ParentEvent::Control { peer, address, frames }),
+            Some(address) => self.emit(ParentEvent::Control {
+                peer,
+                address,
+                frames,
+            }),
             None if anyhow => {
                 self.peers.heard_from_unknown(&peer);
-                self.emit(ParentEvent::Control { peer, address: PeerAddress::Unknown, frames });
+                self.emit(ParentEvent::Control {
+                    peer,
+                    address: PeerAddress::Unknown,
+                    frames,
+                });
             }
-            None => self.unplaced = Some(Unplaced { peer, frames, until }),
+            None => {
+                self.unplaced = Some(Unplaced {
+                    peer,
+                    frames,
+                    until,
+                })
+            }
         }
     }
 
@@ -235,5 +276,7 @@ fn peer_address(endpoint: &Endpoint) -> PeerAddress {
         Endpoint::Ipc(_) => return PeerAddress::Ipc,
         _ => None,
     };
-    ip.map_or(PeerAddress::Unknown, |address| PeerAddress::Tcp(address.into()))
+    ip.map_or(PeerAddress::Unknown, |address| {
+        PeerAddress::Tcp(address.into())
+    })
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use ::zeromq::util::PeerIdentity;
-use ::zeromq::{PubSocket, PullSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqError, ZmqMessage};
+use ::zeromq::{
+    PubSocket, PullSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqError, ZmqMessage,
+};
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -33,7 +35,9 @@ const DISCONNECTS: usize = 65_536;
 pub(super) async fn bind(addresses: &BindAddresses) -> Result<ParentLink, BindError> {
     let control = Listening::open(&addresses.control).await?;
     let beside = |asked: &Option<Address>, suffix| {
-        asked.clone().unwrap_or_else(|| control.address.with_port(0).with_suffix(suffix))
+        asked
+            .clone()
+            .unwrap_or_else(|| control.address.with_port(0).with_suffix(suffix))
     };
     let broadcast = Listening::open(&beside(&addresses.broadcast, ".pub")).await?;
     let submit = Listening::open(&beside(&addresses.submit, ".pull")).await?;
@@ -50,9 +54,11 @@ pub(super) async fn bind(addresses: &BindAddresses) -> Result<ParentLink, BindEr
     let mut puller = Puller(PullSocket::new());
     let monitor = router.monitor();
     let broadcast_monitor = publisher.monitor();
-    for (listening, channel) in
-        [(control, Channel::Control), (broadcast, Channel::Broadcast), (submit, Channel::Submit)]
-    {
+    for (listening, channel) in [
+        (control, Channel::Control),
+        (broadcast, Channel::Broadcast),
+        (submit, Channel::Submit),
+    ] {
         #[cfg(unix)]
         files.extend(listening.file);
         match channel {
@@ -123,15 +129,22 @@ impl ParentChannels for ZeromqParent {
         if queued >= CONTROL_QUEUE {
             return Err(ChannelError::Full(Channel::Control));
         }
-        self.commands.try_send(Command::Send { peer: peer.clone(), frame }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ChannelError::Full(Channel::Control),
-            mpsc::error::TrySendError::Closed(_) => ChannelError::Closed(Channel::Control),
-        })
+        self.commands
+            .try_send(Command::Send {
+                peer: peer.clone(),
+                frame,
+            })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ChannelError::Full(Channel::Control),
+                mpsc::error::TrySendError::Closed(_) => ChannelError::Closed(Channel::Control),
+            })
     }
 
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {
         // A task that has ended has closed all connections; and there is room for one order for each peer.
-        let _ = self.commands.try_send(Command::Disconnect { peer: peer.clone() });
+        let _ = self
+            .commands
+            .try_send(Command::Disconnect { peer: peer.clone() });
         if let Some(session) = session
             && let Ok(identity) = PeerIdentity::try_from(&session.as_bytes()[..])
         {

@@ -1,0 +1,773 @@
+//! A host and its members without IO: a network of queues that loses what the test tells it to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::host::{self, Host, LeaveReason, Verdict};
+use super::member::{self, End, Member};
+use super::{Instant, MAX_UNANSWERED};
+use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::message::{Message, Position};
+use crate::role::Role;
+use crate::wire::{BatchBuilder, ChildMessage, CloseReason, Ordered, RefusalCode, SubmitHead};
+
+const CLUSTER: &str = "test";
+
+fn id(n: u8) -> EndpointId {
+    EndpointId::from_bytes([n; 16])
+}
+
+fn host_config() -> host::Config {
+    host::Config {
+        id: id(100),
+        cluster: CLUSTER.into(),
+        epoch: 1000,
+        max_message: 1 << 20,
+        max_members: 10,
+        max_handshakes: 3,
+        handshake_timeout: Duration::from_secs(5),
+        broadcast: ":1".into(),
+        submit: ":2".into(),
+    }
+}
+
+fn member_config(n: u8, prefixes: &[&str]) -> member::Config {
+    member::Config {
+        id: id(n),
+        cluster: CLUSTER.into(),
+        token: Bytes::from_static(b"token"),
+        prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+        max_in_flight: 4,
+        handshake_timeout: Duration::from_secs(5),
+        join_timeout: Duration::from_secs(10),
+        backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+        seed: n.into(),
+    }
+}
+
+type Loses = Box<dyn FnMut(usize, &str) -> bool>;
+
+/// A member with its connections.
+struct Child {
+    machine: Member,
+    peer: PeerId,
+    connections: u8,
+    lanes: BTreeSet<String>,
+    attached: Option<SessionToken>,
+    next_origin_seq: u64,
+    delivered: Vec<Message>,
+    ordered: Vec<Ordered>,
+    unknown: Vec<u64>,
+    events: Vec<member::Event>,
+    subscribed: Vec<u64>,
+    end: Option<End>,
+}
+
+/// Everything that is under way, in order.
+enum Packet {
+    ToHost(host::Input),
+    ToChild(usize, member::Input),
+}
+
+struct World {
+    now: Instant,
+    host: Host,
+    children: Vec<Child>,
+    packets: VecDeque<Packet>,
+    host_events: Vec<host::Event>,
+    host_windows: usize,
+    drained: bool,
+    sessions: u8,
+    verdict: fn(EndpointId) -> Result<Role, String>,
+    /// Whether a broadcast of this lane is lost on its way to this child.
+    loses: Loses,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Instant::since_start(Duration::ZERO),
+            host: Host::new(host_config()),
+            children: Vec::new(),
+            packets: VecDeque::new(),
+            host_events: Vec::new(),
+            host_windows: 0,
+            drained: false,
+            sessions: 0,
+            verdict: |_| Ok(Role::Member),
+            loses: Box::new(|_, _| false),
+        }
+    }
+
+    fn add(&mut self, config: member::Config) -> usize {
+        let mut machine = Member::new(config);
+        machine.handle_input(self.now, member::Input::Start);
+        self.children.push(Child {
+            machine,
+            peer: PeerId::new(Bytes::new()),
+            connections: 0,
+            lanes: BTreeSet::new(),
+            attached: None,
+            next_origin_seq: 1,
+            delivered: Vec::new(),
+            ordered: Vec::new(),
+            unknown: Vec::new(),
+            events: Vec::new(),
+            subscribed: Vec::new(),
+            end: None,
+        });
+        self.children.len() - 1
+    }
+
+    fn join(&mut self, n: u8, prefixes: &[&str]) -> usize {
+        let child = self.add(member_config(n, prefixes));
+        self.run();
+        assert!(self.children[child].machine.can_submit(), "joined");
+        child
+    }
+
+    fn submit(&mut self, child: usize, topic: &str, texts: &[&str]) {
+        let first = self.children[child].next_origin_seq;
+        let mut batch = BatchBuilder::new(first);
+        for text in texts {
+            assert!(batch.push(&Message::new(topic, (*text).to_owned()).unwrap()));
+        }
+        self.children[child].next_origin_seq += texts.len() as u64;
+        let input = member::Input::Submit {
+            first_origin_seq: first,
+            count: texts.len() as u16,
+            body: batch.finish(),
+        };
+        self.children[child].machine.handle_input(self.now, input);
+    }
+
+    fn subscribe(&mut self, child: usize, prefixes: &[&str], ticket: u64) {
+        let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        self.children[child].machine.handle_input(self.now, member::Input::Subscribe { prefixes, ticket });
+    }
+
+    fn input(&mut self, input: host::Input) {
+        self.host.handle_input(self.now, input);
+        self.host.handle_input(self.now, host::Input::Flush);
+    }
+
+    /// Lets everything that is under way arrive, and what follows from it.
+    fn run(&mut self) {
+        loop {
+            self.collect();
+            let Some(packet) = self.packets.pop_front() else { break };
+            match packet {
+                Packet::ToHost(input) => self.input(input),
+                Packet::ToChild(child, input) => self.children[child].machine.handle_input(self.now, input),
+            }
+        }
+    }
+
+    /// Lets time pass, timers fire and everything arrive.
+    fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            self.run();
+            let timers = self.children.iter().filter_map(|child| child.machine.poll_timeout());
+            let next = timers.chain(self.host.poll_timeout()).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            assert!(next >= self.now, "a deadline in the past was not served");
+            self.now = next.max(self.now);
+            self.host.handle_timeout(self.now);
+            for child in &mut self.children {
+                child.machine.handle_timeout(self.now);
+            }
+        }
+        self.now = end;
+    }
+
+    /// Cuts a member's connections; both sides learn of it.
+    fn cut(&mut self, child: usize) {
+        let peer = self.children[child].peer.clone();
+        self.children[child].attached = None;
+        self.packets.push_back(Packet::ToHost(host::Input::ControlClosed { peer }));
+        self.packets.push_back(Packet::ToChild(child, member::Input::Lost { reason: "cut".into() }));
+    }
+
+    fn collect(&mut self) {
+        while let Some(output) = self.host.poll_output() {
+            self.on_host_output(output);
+        }
+        for child in 0..self.children.len() {
+            while let Some(output) = self.children[child].machine.poll_output() {
+                self.on_child_output(child, output);
+            }
+        }
+    }
+
+    fn on_host_output(&mut self, output: host::Output) {
+        match output {
+            host::Output::Window { body } => {
+                self.host_windows += 1;
+                self.publish(Bytes::from_static(b"W"), &body);
+            }
+            host::Output::Broadcast { lane, body } => self.publish(lane, &body),
+            host::Output::Control { peer, frame } => {
+                if let Some(child) = self.children.iter().position(|child| child.peer == peer) {
+                    self.packets.push_back(Packet::ToChild(child, member::Input::Control { frames: vec![frame] }));
+                }
+            }
+            host::Output::Disconnect { peer, .. } => {
+                if let Some(child) = self.children.iter().position(|child| child.peer == peer) {
+                    self.children[child].attached = None;
+                    let reason = "cut off".into();
+                    self.packets.push_back(Packet::ToChild(child, member::Input::Lost { reason }));
+                }
+            }
+            host::Output::Authenticate { peer, id, token } => {
+                assert_eq!(&token[..], b"token");
+                let verdict = match (self.verdict)(id) {
+                    Ok(role) => {
+                        self.sessions += 1;
+                        let session = SessionToken::from_bytes([self.sessions; 16]).unwrap();
+                        Verdict::Admit { role, session }
+                    }
+                    Err(reason) => Verdict::Refuse { reason },
+                };
+                self.packets.push_back(Packet::ToHost(host::Input::Verdict { peer, verdict }));
+            }
+            host::Output::Ordered(_) => {}
+            host::Output::Event(event) => self.host_events.push(event),
+            host::Output::Drained => self.drained = true,
+        }
+    }
+
+    fn publish(&mut self, lane: Bytes, body: &Bytes) {
+        let key = std::str::from_utf8(&lane).unwrap();
+        for (index, child) in self.children.iter().enumerate() {
+            let takes = child.attached.is_some() && child.lanes.iter().any(|prefix| key.starts_with(prefix));
+            if takes && !(self.loses)(index, key) {
+                let frames = vec![lane.clone(), body.clone()];
+                self.packets.push_back(Packet::ToChild(index, member::Input::Broadcast { frames }));
+            }
+        }
+    }
+
+    fn on_child_output(&mut self, index: usize, output: member::Output) {
+        let child = &mut self.children[index];
+        let mut say = |input| self.packets.push_back(Packet::ToChild(index, input));
+        match output {
+            member::Output::Dial => {
+                child.connections += 1;
+                child.peer = PeerId::new(Bytes::copy_from_slice(&[index as u8, child.connections]));
+                say(member::Input::Connected);
+            }
+            member::Output::Hangup => {
+                child.attached = None;
+                child.lanes.clear();
+            }
+            member::Output::Control { frame } => {
+                let peer = child.peer.clone();
+                self.packets.push_back(Packet::ToHost(host::Input::Control { peer, frames: vec![frame] }));
+            }
+            member::Output::Attach { broadcast, submit, session } => {
+                assert_eq!((broadcast.as_str(), submit.as_str()), (":1", ":2"));
+                child.attached = Some(session);
+                say(member::Input::Attached);
+            }
+            member::Output::AddLane { prefix } => assert!(child.lanes.insert(prefix), "subscribed twice"),
+            member::Output::RemoveLane { prefix } => assert!(child.lanes.remove(&prefix), "never subscribed"),
+            member::Output::Submit { head, body } => {
+                self.packets.push_back(Packet::ToHost(host::Input::Submit { frames: vec![head, body] }));
+            }
+            member::Output::Deliver { messages } => child.delivered.extend(messages),
+            member::Output::Ordered(ordered) => child.ordered.push(ordered),
+            member::Output::Unknown { up_to } => child.unknown.push(up_to),
+            member::Output::Subscribed { ticket } => child.subscribed.push(ticket),
+            member::Output::Event(event) => child.events.push(event),
+            member::Output::Ended(end) => child.end = Some(end),
+        }
+    }
+
+    fn texts(&self, child: usize) -> Vec<&str> {
+        self.children[child].delivered.iter().map(|m| std::str::from_utf8(m.payload()).unwrap()).collect()
+    }
+
+    fn resets(&self, child: usize) -> Vec<Position> {
+        let events = self.children[child].events.iter();
+        events
+            .filter_map(|event| match event {
+                member::Event::Reset { resume_at, .. } => Some(*resume_at),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn left(&self) -> Vec<(EndpointId, LeaveReason)> {
+        let events = self.host_events.iter();
+        events
+            .filter_map(|event| match event {
+                host::Event::Left { id, reason } => Some((*id, *reason)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn members_join_and_see_one_order() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));
+    world.submit(a, "t", &["a1", "a2"]);
+    world.submit(b, "t", &["b1"]);
+    world.submit(a, "t", &["a3"]);
+    world.run();
+    assert_eq!(world.texts(a).len(), 4);
+    assert_eq!(world.children[a].delivered, world.children[b].delivered);
+    assert_eq!(world.children[a].ordered.iter().map(|o| u64::from(o.count)).sum::<u64>(), 3);
+    assert!(world.resets(a).is_empty());
+    assert_eq!(world.host.members().count(), 2);
+    let joined = |event: &member::Event| matches!(event, member::Event::Membership { joined, .. } if joined[0].id == id(2));
+    assert!(world.children[a].events.iter().any(joined));
+}
+
+#[test]
+fn the_first_message_after_joining_is_the_first_after_the_named_position() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["before"]);
+    world.run();
+    let b = world.join(2, &[""]);
+    world.submit(a, "t", &["after"]);
+    world.run();
+    assert_eq!(world.texts(b), ["after"]);
+    let position = world.children[b].events.iter().find_map(|event| match event {
+        member::Event::Joined { position, .. } => Some(*position),
+        _ => None,
+    });
+    assert_eq!(position, Some(Position { epoch: 1000, seq: 1 }));
+}
+
+#[test]
+fn a_lost_window_is_told_as_a_reset_and_nothing_else_is_disturbed() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));
+    let mut windows = 0;
+    world.loses = Box::new(move |child, lane| {
+        windows += u32::from(child == b && lane == "W");
+        child == b && lane == "W" && windows == 2
+    });
+    for text in ["one", "two", "three"] {
+        world.submit(a, "t", &[text]);
+        world.run();
+    }
+    assert_eq!(world.texts(a), ["one", "two", "three"]);
+    assert_eq!(world.texts(b), ["one", "three"]);
+    assert_eq!(world.resets(b), [Position { epoch: 1000, seq: 3 }]);
+    assert!(world.resets(a).is_empty());
+    assert_eq!(world.children[b].machine.counters().lost_windows, 1);
+}
+
+#[test]
+fn own_messages_in_a_lost_window_are_of_unknown_fate_and_later_ones_are_not() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    let mut windows = 0;
+    world.loses = Box::new(move |_, lane| {
+        windows += u32::from(lane == "W");
+        lane == "W" && windows == 1
+    });
+    world.submit(a, "t", &["lost", "lost too"]);
+    world.run();
+    world.submit(a, "t", &["kept"]);
+    world.run();
+    assert_eq!(world.children[a].unknown, [2]);
+    assert_eq!(world.children[a].ordered[0].first_origin_seq, 3);
+}
+
+#[test]
+fn filtered_members_see_their_topics_and_learn_the_places_of_their_own_messages() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x", "yy"]));
+    world.submit(a, "x1", &["1"]);
+    world.submit(a, "z", &["2"]);
+    world.submit(a, "yy", &["3"]);
+    world.submit(a, "y", &["4"]);
+    world.submit(b, "z", &["5"]);
+    world.submit(b, "x", &["6"]);
+    world.run();
+    assert_eq!(world.texts(b), ["1", "3", "6"]);
+    assert_eq!(world.texts(a).len(), 6);
+    let seqs: Vec<u64> = world.children[b].ordered.iter().map(|ordered| ordered.first_seq).collect();
+    assert_eq!(seqs, [5, 6]);
+    assert!(world.resets(b).is_empty());
+}
+
+#[test]
+fn a_lost_topic_part_is_a_hole_and_a_part_of_a_window_is_never_shown() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x", "y"]));
+    let mut parts = 0;
+    world.loses = Box::new(move |child, lane| {
+        parts += u32::from(child == b && lane == "Tx");
+        child == b && lane == "Tx" && parts == 1
+    });
+    let mut batch = BatchBuilder::new(1);
+    for (topic, text) in [("x", "1"), ("y", "2")] {
+        batch.push(&Message::new(topic, text).unwrap());
+    }
+    let input = member::Input::Submit { first_origin_seq: 1, count: 2, body: batch.finish() };
+    world.children[a].machine.handle_input(world.now, input);
+    world.children[a].next_origin_seq = 3;
+    world.run();
+    world.submit(a, "x", &["3"]);
+    world.run();
+    assert_eq!(world.texts(b), ["3"]);
+    assert_eq!(world.resets(b), [Position { epoch: 1000, seq: 3 }]);
+}
+
+#[test]
+fn a_lost_index_shows_with_the_next() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+    let mut indexes = 0;
+    world.loses = Box::new(move |child, lane| {
+        indexes += u32::from(child == b && lane == "I");
+        child == b && lane == "I" && indexes == 1
+    });
+    world.submit(a, "x", &["1"]);
+    world.run();
+    world.submit(a, "x", &["2"]);
+    world.run();
+    assert_eq!(world.texts(b), ["2"]);
+    assert_eq!(world.resets(b).len(), 1);
+}
+
+#[test]
+fn a_change_of_subscription_takes_effect_at_its_barrier_even_if_the_first_is_lost() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+    let mut barriers = 0;
+    world.loses = Box::new(move |_, lane| {
+        barriers += u32::from(lane.starts_with('B'));
+        lane.starts_with('B') && barriers < 3
+    });
+    world.subscribe(b, &["y"], 7);
+    world.run();
+    assert!(world.children[b].subscribed.is_empty());
+    // Until the barrier comes, the old subscription is in force.
+    world.submit(a, "x", &["old"]);
+    world.submit(a, "y", &["too early"]);
+    world.run();
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.children[b].subscribed, [7]);
+    world.submit(a, "x", &["too late"]);
+    world.submit(a, "y", &["new"]);
+    world.run();
+    assert_eq!(world.texts(b), ["old", "new"]);
+    assert!(world.resets(b).is_empty());
+}
+
+#[test]
+fn subscriptions_may_change_between_all_and_some_in_mid_traffic() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));
+    let wishes: [&[&str]; 5] = [&["x"], &["", "x"], &["y"], &[], &[""]];
+    for (ticket, wish) in (1..).zip(wishes) {
+        world.subscribe(b, wish, ticket);
+        world.submit(a, "x", &["x"]);
+        world.submit(b, "y", &["y"]);
+        world.run();
+    }
+    assert_eq!(world.children[b].subscribed, [1, 2, 3, 4, 5]);
+    assert!(world.resets(b).is_empty());
+    assert!(world.children[b].unknown.is_empty());
+    assert_eq!(world.children[b].ordered.iter().map(|o| u64::from(o.count)).sum::<u64>(), 5);
+    world.submit(a, "z", &["z"]);
+    world.run();
+    assert_eq!(world.texts(b).last(), Some(&"z"));
+    assert_eq!(world.texts(a).len(), 11);
+}
+
+#[test]
+fn a_lost_connection_makes_unknowns_and_the_member_comes_back() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));
+    world.cut(a);
+    world.submit(a, "t", &["into the void"]);
+    // The batch is dropped with the connection.
+    world.packets.retain(|packet| !matches!(packet, Packet::ToHost(host::Input::Submit { .. })));
+    world.collect();
+    world.packets.retain(|packet| !matches!(packet, Packet::ToHost(host::Input::Submit { .. })));
+    world.run();
+    assert_eq!(world.children[a].unknown, [1]);
+    assert_eq!(world.left(), [(id(1), LeaveReason::Disconnected)]);
+    world.submit(b, "t", &["meanwhile"]);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert_eq!(world.resets(a).len(), 1, "it missed a message");
+    world.submit(a, "t", &["back"]);
+    world.run();
+    assert_eq!(world.texts(b), ["meanwhile", "back"]);
+    assert_eq!(world.children[b].delivered[1].origin_seq(), 2, "numbers are never used twice");
+}
+
+#[test]
+fn nothing_missed_is_no_reset() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.run();
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert!(world.resets(a).is_empty());
+}
+
+#[test]
+fn a_member_the_host_still_holds_for_live_takes_its_own_place() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    // Only the member learns of the loss.
+    world.packets.push_back(Packet::ToChild(a, member::Input::Lost { reason: "cut".into() }));
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert_eq!(world.left(), [(id(1), LeaveReason::Closed(CloseReason::Replaced))]);
+    assert_eq!(world.host.members().count(), 1);
+    // A stranger with the same id has no such claim.
+    let stranger = world.add(member_config(1, &[""]));
+    world.run();
+    let end = world.children[stranger].end.clone();
+    assert!(matches!(end, Some(End::Refused { code: RefusalCode::DuplicateId, .. })), "{end:?}");
+}
+
+#[test]
+fn refusals_end_a_first_join_and_are_reported() {
+    let mut world = World::new();
+    world.verdict = |_| Err("not you".into());
+    let mut wrong_cluster = member_config(2, &[""]);
+    wrong_cluster.cluster = "other".into();
+    let (a, b) = (world.add(member_config(1, &[""])), world.add(wrong_cluster));
+    world.run();
+    let refused = |child: usize| match world.children[child].end.clone() {
+        Some(End::Refused { code, reason }) => (code, reason),
+        end => panic!("{end:?}"),
+    };
+    assert_eq!(refused(a), (RefusalCode::Unauthorized, "not you".into()));
+    assert_eq!(refused(b).0, RefusalCode::Cluster);
+    assert_eq!(world.host_events.len(), 2);
+    // Those that do not hang up are cut off, and nothing is left of them.
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.host.poll_timeout(), None);
+}
+
+#[test]
+fn a_full_host_and_too_many_at_once_are_refused() {
+    let mut world = World::new();
+    for n in 1..=10 {
+        world.join(n, &[""]);
+    }
+    let late = world.add(member_config(11, &[""]));
+    world.run();
+    assert!(matches!(world.children[late].end, Some(End::Refused { code: RefusalCode::Full, .. })));
+}
+
+#[test]
+fn a_joiner_that_falls_silent_is_dropped_at_the_handshake_limit() {
+    let mut world = World::new();
+    world.loses = Box::new(|_, lane| lane.starts_with('B'));
+    let a = world.add(member_config(1, &[""]));
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(world.children[a].connections, 1);
+    world.run_for(Duration::from_secs(7));
+    assert!(matches!(world.children[a].end, Some(End::TimedOut { .. })));
+    assert_eq!(world.host.members().count(), 0);
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.host.poll_timeout(), None, "nothing is left of it");
+}
+
+#[test]
+fn submits_out_of_turn_unknown_and_malformed_are_counted_and_change_nothing() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    let session = world.children[a].attached.unwrap();
+    let batch = |first| {
+        let mut batch = BatchBuilder::new(first);
+        batch.push(&Message::new("t", "x").unwrap());
+        batch.finish()
+    };
+    let head = SubmitHead { session }.encode();
+    let stranger = SubmitHead { session: SessionToken::from_bytes([9; 16]).unwrap() }.encode();
+    world.input(host::Input::Submit { frames: vec![head.clone(), batch(1)] });
+    world.input(host::Input::Submit { frames: vec![head.clone(), batch(1)] });
+    world.input(host::Input::Submit { frames: vec![stranger, batch(2)] });
+    world.input(host::Input::Submit { frames: vec![head.clone()] });
+    world.input(host::Input::Submit { frames: vec![head.clone(), batch(2).slice(..9)] });
+    world.input(host::Input::Submit { frames: vec![Bytes::from_static(b"junk"), batch(2)] });
+    world.run();
+    let counters = world.host.counters();
+    assert_eq!((counters.ordered, counters.duplicates), (1, 1));
+    assert_eq!((counters.unknown_sessions, counters.malformed_submits), (1, 3));
+    assert_eq!(world.host.members().count(), 1);
+    // A hole in a session's own numbers shows a loss: the session starts anew.
+    world.input(host::Input::Submit { frames: vec![head, batch(5)] });
+    world.run();
+    assert_eq!(world.left(), [(id(1), LeaveReason::Closed(CloseReason::Violation))]);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.host.members().count(), 1);
+}
+
+#[test]
+fn a_read_only_member_cannot_submit() {
+    let mut world = World::new();
+    world.verdict = |_| Ok(Role::ReadOnly);
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["no"]);
+    world.run();
+    assert_eq!(world.host.counters().forbidden_submits, 1);
+    assert_eq!(world.host.counters().ordered, 0);
+}
+
+#[test]
+fn garbage_on_control_is_counted_and_changes_nothing() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    let stranger = PeerId::new(Bytes::from_static(b"stranger"));
+    let known = world.children[a].peer.clone();
+    let live = ChildMessage::Live { nonce: 1 }.encode();
+    let cases = [
+        (stranger.clone(), vec![]),
+        (stranger.clone(), vec![Bytes::from_static(b"")]),
+        (stranger.clone(), vec![Bytes::from_static(b"\x5a\x01\xff")]),
+        (stranger, vec![live.clone()]),
+        (known, vec![live, Bytes::new()]),
+    ];
+    let count = cases.len() as u64;
+    for (peer, frames) in cases {
+        world.input(host::Input::Control { peer, frames });
+    }
+    world.run();
+    assert_eq!(world.host.counters().malformed_control, count);
+    assert_eq!(world.host.members().count(), 1);
+}
+
+#[test]
+fn a_child_that_never_answers_is_cut_off() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+    // The filtered member is told of each of its messages; its reports do not arrive.
+    let mut submitted = 0;
+    while world.host.members().count() == 2 && submitted < 2 * MAX_UNANSWERED {
+        world.submit(b, "z", &["x"]);
+        submitted += 1;
+        loop {
+            world.packets.retain(|packet| {
+                !matches!(packet, Packet::ToHost(host::Input::Control { frames, .. })
+                    if matches!(ChildMessage::decode(&frames[0]), Ok(ChildMessage::Received { .. })))
+            });
+            world.collect();
+            world.packets.retain(|packet| {
+                !matches!(packet, Packet::ToHost(host::Input::Control { frames, .. })
+                    if matches!(ChildMessage::decode(&frames[0]), Ok(ChildMessage::Received { .. })))
+            });
+            let Some(packet) = world.packets.pop_front() else { break };
+            match packet {
+                Packet::ToHost(input) => world.input(input),
+                Packet::ToChild(child, input) => world.children[child].machine.handle_input(world.now, input),
+            }
+        }
+    }
+    assert!(submitted <= MAX_UNANSWERED + 1, "{submitted}");
+    assert_eq!(world.left(), [(id(2), LeaveReason::Closed(CloseReason::Unresponsive))]);
+    assert_eq!(world.texts(a).len() as u64, submitted);
+}
+
+#[test]
+fn reports_keep_a_busy_session_alive() {
+    let mut world = World::new();
+    let b = world.join(2, &["x"]);
+    for _ in 0..3 * MAX_UNANSWERED {
+        world.submit(b, "z", &["x"]);
+        world.run();
+    }
+    assert_eq!(world.host.members().count(), 1);
+    assert_eq!(world.children[b].ordered.len() as u64, 3 * MAX_UNANSWERED);
+}
+
+#[test]
+fn in_flight_batches_are_bounded() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    for _ in 0..4 {
+        assert!(world.children[a].machine.can_submit());
+        world.submit(a, "t", &["x"]);
+    }
+    assert!(!world.children[a].machine.can_submit());
+    world.run();
+    assert!(world.children[a].machine.can_submit());
+}
+
+#[test]
+fn a_host_without_memory_opens_an_epoch_above_all_that_members_have_seen() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.run();
+    // The host is restarted, by a clock that is behind.
+    world.host = Host::new(host::Config { epoch: 10, ..host_config() });
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert_eq!(world.resets(a), [Position { epoch: 1001, seq: 1 }]);
+    world.submit(a, "t", &["y"]);
+    world.run();
+    let delivered = &world.children[a].delivered;
+    assert!(delivered[1].position() > delivered[0].position());
+    assert_eq!(delivered[1].origin_seq(), 2);
+}
+
+#[test]
+fn draining_waits_for_what_is_under_way_and_for_farewells() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+    world.submit(a, "t", &["last"]);
+    world.collect();
+    world.input(host::Input::Drain);
+    world.run();
+    assert!(world.drained);
+    assert_eq!(world.texts(a), ["last"]);
+    assert_eq!(world.left().len(), 2);
+    assert!(world.left().iter().all(|(_, reason)| *reason == LeaveReason::Left));
+    for child in [a, b] {
+        assert!(world.children[child].unknown.is_empty());
+        assert_eq!(world.children[child].end, None, "they try to come back");
+    }
+    // Until then they are refused, and go on trying.
+    world.run_for(Duration::from_secs(5));
+    assert!(world.children[a].connections > 2);
+}
+
+#[test]
+fn leaving_waits_until_everything_has_its_place() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.children[a].machine.handle_input(world.now, member::Input::Leave);
+    world.run();
+    assert_eq!(world.children[a].end, Some(End::Left));
+    assert_eq!(world.children[a].ordered.len(), 1);
+    assert!(world.children[a].unknown.is_empty());
+    assert_eq!(world.left(), [(id(1), LeaveReason::Left)]);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_outputs() {
+    let run = || {
+        let mut world = World::new();
+        let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+        world.submit(a, "x", &["1"]);
+        world.submit(b, "y", &["2"]);
+        world.cut(a);
+        world.run_for(Duration::from_secs(3));
+        let counts: BTreeMap<usize, usize> = (0..2).map(|i| (i, world.children[i].events.len())).collect();
+        (world.now, counts, world.children[a].delivered.clone(), world.host_windows)
+    };
+    assert_eq!(run(), run());
+}
