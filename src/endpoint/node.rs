@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{SendError, SubscribeError};
+use crate::error::SubscribeError;
 use crate::id::EndpointId;
-use crate::message::{Message, TopicError, check_prefix};
+use crate::message::{TopicError, check_prefix};
 use crate::role::Role;
 use crate::sync::lock;
 use crate::wire::{MAX_PREFIXES, MemberEntry};
@@ -21,10 +20,10 @@ use super::consumer::Messages;
 use super::event::{EVENT_CAPACITY, Event, Events};
 use super::handler::{self, Failure, HandlerHandle, HandlerOptions, MessageHandler};
 use super::listener::Consumers;
-use super::outbound::{Gate, Outbound, Receipt};
+use super::outbound::{Gate, Outbound};
 use super::sender::Sender;
-use super::stats::{Counters, Stats};
-use super::{Endpoint, Member, ShutdownReport};
+use super::stats::Counters;
+use super::{Member, ShutdownReport};
 
 /// How many requests of the application may wait for the driver (a guess; each waits for its answer).
 const COMMANDS: usize = 64;
@@ -152,112 +151,151 @@ impl Node {
     }
 }
 
-/// A handle on a node. The last one dropped ends the endpoint.
-pub(crate) trait AsNode: Send + Sync + std::fmt::Debug {
-    fn node(&self) -> &Arc<Node>;
-}
-
-#[async_trait]
-impl<T: AsNode> Endpoint for T {
-    fn id(&self) -> EndpointId {
-        self.node().id
+/// What the handles of an endpoint do: the methods of [`Endpoint`](super::Endpoint), whose documentation holds.
+impl Node {
+    pub(crate) fn role(&self) -> Role {
+        Role::from_byte(self.role.load(Ordering::Acquire)).unwrap_or(Role::Member)
     }
 
-    fn role(&self) -> Role {
-        Role::from_byte(self.node().role.load(Ordering::Acquire)).unwrap_or(Role::Member)
+    pub(crate) fn sender(&self) -> Sender {
+        Sender::new(Arc::clone(&self.outbound))
     }
 
-    async fn send(&self, message: Message) -> Result<Receipt, SendError> {
-        self.sender().send(message).await
-    }
-
-    fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
-        self.node().outbound.try_send(message)
-    }
-
-    fn sender(&self) -> Sender {
-        Sender::new(Arc::clone(&self.node().outbound))
-    }
-
-    async fn subscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
+    pub(crate) async fn subscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
         check_prefix(prefix)?;
-        self.node()
-            .change_prefixes(|prefixes| {
-                if prefixes.len() >= MAX_PREFIXES && !prefixes.contains(prefix) {
-                    return Err(SubscribeError::TooMany { limit: MAX_PREFIXES });
-                }
-                prefixes.insert(prefix.to_owned());
-                Ok(())
-            })
-            .await
+        self.change_prefixes(|prefixes| {
+            if prefixes.len() >= MAX_PREFIXES && !prefixes.contains(prefix) {
+                return Err(SubscribeError::TooMany { limit: MAX_PREFIXES });
+            }
+            prefixes.insert(prefix.to_owned());
+            Ok(())
+        })
+        .await
     }
 
-    async fn unsubscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
-        self.node()
-            .change_prefixes(|prefixes| {
-                prefixes.remove(prefix);
-                Ok(())
-            })
-            .await
+    pub(crate) async fn unsubscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
+        self.change_prefixes(|prefixes| {
+            prefixes.remove(prefix);
+            Ok(())
+        })
+        .await
     }
 
-    fn messages(&self) -> Messages {
-        Messages::new(self.node().consumers.add("", handler::DEFAULT_QUEUE))
+    pub(crate) fn messages(&self) -> Messages {
+        Messages::new(self.consumers.add("", handler::DEFAULT_QUEUE))
     }
 
-    fn add_handler(
-        &self,
+    pub(crate) fn add_handler(
+        self: &Arc<Self>,
         prefix: &str,
         handler: Arc<dyn MessageHandler>,
         mut options: HandlerOptions,
     ) -> Result<HandlerHandle, TopicError> {
         check_prefix(prefix)?;
-        let node = self.node();
         if options.name.is_empty() {
             prefix.clone_into(&mut options.name);
         }
-        let queue = node.consumers.add(prefix, options.queue);
-        let report = {
-            let node = Arc::downgrade(node);
-            move |failure| {
-                if let Some(node) = node.upgrade() {
-                    node.report_failure(failure);
-                }
+        let queue = self.consumers.add(prefix, options.queue);
+        let node = Arc::downgrade(self);
+        let report = move |failure| {
+            if let Some(node) = node.upgrade() {
+                node.report_failure(failure);
             }
         };
-        node.tasks.spawn(handler::run(Arc::clone(&queue), handler, options, Arc::new(report)));
+        self.tasks.spawn(handler::run(Arc::clone(&queue), handler, options, Arc::new(report)));
         Ok(HandlerHandle::new(queue))
     }
 
-    fn members(&self) -> Vec<Member> {
-        lock(&self.node().members).iter().map(|(id, role)| Member { id: *id, role: *role }).collect()
+    pub(crate) fn members(&self) -> Vec<Member> {
+        lock(&self.members).iter().map(|(id, role)| Member { id: *id, role: *role }).collect()
     }
 
-    fn events(&self) -> Events {
-        let events = lock(&self.node().events);
+    pub(crate) fn events(&self) -> Events {
+        let events = lock(&self.events);
         // After the end: a stream that ends at once.
         Events::new(events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe))
     }
 
-    fn stats(&self) -> Stats {
-        self.node().counters.snapshot()
-    }
-
-    async fn shutdown(&self) -> ShutdownReport {
-        let node = self.node();
-        let mut ended = node.ended.subscribe();
+    pub(crate) async fn shutdown(&self) -> ShutdownReport {
+        let mut ended = self.ended.subscribe();
         // A closed channel means that the end has come, or is about to.
-        let _ = node.commands.send(Command::Shutdown).await;
+        let _ = self.commands.send(Command::Shutdown).await;
         let report = match ended.wait_for(Option::is_some).await {
             Ok(report) => report.unwrap_or_default(),
             Err(_) => ShutdownReport::default(),
         };
-        node.tasks.close();
+        self.tasks.close();
         // Handlers have until the deadline, too; after it they are left to themselves.
-        let _ = tokio::time::timeout(node.shutdown_timeout, node.tasks.wait()).await;
+        let _ = tokio::time::timeout(self.shutdown_timeout, self.tasks.wait()).await;
         report
     }
 }
+
+/// Makes a handle on a node an [`Endpoint`](super::Endpoint). It must have a method `node`.
+macro_rules! endpoint {
+    ($handle:ty) => {
+        #[async_trait::async_trait]
+        impl $crate::Endpoint for $handle {
+            fn id(&self) -> $crate::EndpointId {
+                self.node().id
+            }
+
+            fn role(&self) -> $crate::Role {
+                self.node().role()
+            }
+
+            async fn send(&self, message: $crate::Message) -> Result<$crate::Receipt, $crate::SendError> {
+                self.node().sender().send(message).await
+            }
+
+            fn try_send(&self, message: $crate::Message) -> Result<$crate::Receipt, $crate::SendError> {
+                self.node().outbound.try_send(message)
+            }
+
+            fn sender(&self) -> $crate::Sender {
+                self.node().sender()
+            }
+
+            async fn subscribe(&self, prefix: &str) -> Result<(), $crate::SubscribeError> {
+                self.node().subscribe(prefix).await
+            }
+
+            async fn unsubscribe(&self, prefix: &str) -> Result<(), $crate::SubscribeError> {
+                self.node().unsubscribe(prefix).await
+            }
+
+            fn messages(&self) -> $crate::Messages {
+                self.node().messages()
+            }
+
+            fn add_handler(
+                &self,
+                prefix: &str,
+                handler: std::sync::Arc<dyn $crate::MessageHandler>,
+                options: $crate::HandlerOptions,
+            ) -> Result<$crate::HandlerHandle, $crate::TopicError> {
+                self.node().add_handler(prefix, handler, options)
+            }
+
+            fn members(&self) -> Vec<$crate::Member> {
+                self.node().members()
+            }
+
+            fn events(&self) -> $crate::Events {
+                self.node().events()
+            }
+
+            fn stats(&self) -> $crate::Stats {
+                self.node().counters.snapshot()
+            }
+
+            async fn shutdown(&self) -> $crate::ShutdownReport {
+                self.node().shutdown().await
+            }
+        }
+    };
+}
+pub(crate) use endpoint;
 
 /// Ends the endpoint without waiting when the last handle goes.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::transport::{self, Address, AddressError};
 use crate::wire::{MAX_PREFIXES, MAX_TOKEN};
 
 use super::listener::ChannelListener;
-use super::node::{AsNode, DropGuard, Node};
+use super::node::{DropGuard, Node, endpoint};
 use super::outbound::{Outbound, QueueLimit};
 
 /// An endpoint that joins a host, sends to it, and receives what the host orders.
@@ -62,13 +62,13 @@ impl Client {
     pub fn host_address(&self) -> &Address {
         &self.address
     }
-}
 
-impl AsNode for Client {
     fn node(&self) -> &Arc<Node> {
         &self.guard.0
     }
 }
+
+endpoint!(Client);
 
 /// Configures a [`Client`].
 #[must_use = "a builder does nothing until it joins"]

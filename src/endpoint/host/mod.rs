@@ -19,7 +19,7 @@ use crate::transport::{self, Address, AddressError, BindAddresses, BoundAddresse
 
 use super::auth::{AllowAnonymous, Authenticator, SharedToken};
 use super::listener::ChannelListener;
-use super::node::{AsNode, DropGuard, Node};
+use super::node::{DropGuard, Node, endpoint};
 use super::outbound::{Outbound, QueueLimit};
 
 /// The endpoint that admits members, gives every message its place in the one order, and publishes it.
@@ -62,13 +62,13 @@ impl Host {
     pub fn bound(&self) -> &BoundAddresses {
         &self.bound
     }
-}
 
-impl AsNode for Host {
     fn node(&self) -> &Arc<Node> {
         &self.guard.0
     }
 }
+
+endpoint!(Host);
 
 /// Configures a [`Host`].
 #[must_use = "a builder does nothing until it is bound"]
