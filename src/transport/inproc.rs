@@ -18,20 +18,21 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
-    Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError,
-    ChildChannels, ChildEvent, ChildLink, DialError, Frames, ParentChannels, ParentEvent,
-    ParentLink, PeerAddress, PeerId, Transport,
+    Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ChildChannels,
+    ChildEvent, ChildLink, DialError, Frames, ParentChannels, ParentEvent, ParentLink, PeerAddress, PeerId,
+    Transport,
 };
 use crate::id::SessionToken;
 
 /// How many control messages may wait: at the parent from all children, at each child.
 const CONTROL_QUEUE: usize = 1_024;
 
-/// How many messages from the submit channel may wait at the parent.
-const SUBMIT_QUEUE: usize = 1_024;
+/// How many messages from the submit channel may wait at the parent, for each child that there may be: a child has at most
+/// 1,000 unanswered ones, so its sends never find the queue full. Only a bound: what costs memory is what waits.
+const SUBMIT_QUEUE: usize = 1_024 * MAX_CHILDREN;
 
-/// How many broadcast messages may wait for one child.
-const BROADCAST_QUEUE: usize = 4_096;
+/// How many broadcast messages may wait for one child: as many as in the `zeromq` crate, so that the transports look alike.
+const BROADCAST_QUEUE: usize = 100_000;
 
 /// How many bytes of them; a message that is larger by itself still finds an empty queue's room.
 const BROADCAST_BYTES: usize = 64 << 20;
@@ -53,7 +54,7 @@ static BOUND: Notify = Notify::const_new();
 
 /// The transport for `inproc://NAME`: links within this process.
 ///
-/// One name serves the three channels. A broadcast message that finds 4,096 messages or 64 MiB waiting for a child is
+/// One name serves the three channels. A broadcast message that finds 100,000 messages or 64 MiB waiting for a child is
 /// dropped for that child and counted; [`backlog`](ParentChannels::backlog) tells what waits.
 ///
 /// ```
@@ -81,56 +82,31 @@ impl InprocTransport {
 #[async_trait]
 impl Transport for InprocTransport {
     async fn bind(&self, addresses: &BindAddresses) -> Result<ParentLink, BindError> {
-        let unsupported = |address: &Address, reason| {
-            Err(BindError::Unsupported {
-                address: address.clone(),
-                reason,
-            })
-        };
+        let unsupported =
+            |address: &Address, reason| Err(BindError::Unsupported { address: address.clone(), reason });
         let control = &addresses.control;
         let Address::Inproc(name) = control else {
             return unsupported(control, "the in-process transport binds inproc:// only");
         };
-        for other in [&addresses.broadcast, &addresses.submit]
-            .into_iter()
-            .flatten()
-        {
+        for other in [&addresses.broadcast, &addresses.submit].into_iter().flatten() {
             if other != control {
                 return unsupported(other, "in process the three channels share one name");
             }
         }
         let (events, events_out) = mpsc::channel(CONTROL_QUEUE + PARENT_RESERVE * MAX_CHILDREN);
         let (submits, submits_out) = mpsc::channel(SUBMIT_QUEUE);
-        let hub = Arc::new(Hub {
-            events,
-            submits,
-            children: Mutex::default(),
-        });
+        let hub = Arc::new(Hub { events, submits, children: Mutex::default() });
         let mut registry = lock(&REGISTRY);
         if registry.contains_key(name) {
-            return Err(BindError::InUse {
-                address: control.clone(),
-            });
+            return Err(BindError::InUse { address: control.clone() });
         }
         registry.insert(name.clone(), Arc::clone(&hub));
         drop(registry);
         BOUND.notify_waiters();
-        let addresses = BoundAddresses {
-            control: control.clone(),
-            broadcast: control.clone(),
-            submit: control.clone(),
-        };
-        let channels = Box::new(InprocParent {
-            name: name.clone(),
-            hub,
-            dropped: 0,
-        });
-        Ok(ParentLink {
-            addresses,
-            channels,
-            events: events_out,
-            submits: submits_out,
-        })
+        let addresses =
+            BoundAddresses { control: control.clone(), broadcast: control.clone(), submit: control.clone() };
+        let channels = Box::new(InprocParent { name: name.clone(), hub, dropped: 0 });
+        Ok(ParentLink { addresses, channels, events: events_out, submits: submits_out })
     }
 
     async fn dial(&self, control: &Address, timeout: Duration) -> Result<ChildLink, DialError> {
@@ -153,13 +129,10 @@ impl Transport for InprocTransport {
                 bound.await;
             }
         };
-        timeout_at(Instant::now() + timeout, dialling)
-            .await
-            .map_err(|_| DialError::Unreachable {
-                address: control.clone(),
-                reason: "nothing in this process has bound the name, or it accepts nobody"
-                    .to_owned(),
-            })
+        timeout_at(Instant::now() + timeout, dialling).await.map_err(|_| DialError::Unreachable {
+            address: control.clone(),
+            reason: "nothing in this process has bound the name, or it accepts nobody".to_owned(),
+        })
     }
 }
 
@@ -204,10 +177,7 @@ impl Subscriber {
         while self.sizes.len() > messages {
             self.bytes -= self.sizes.pop_front().unwrap_or_default();
         }
-        Backlog {
-            messages,
-            bytes: self.bytes,
-        }
+        Backlog { messages, bytes: self.bytes }
     }
 
     /// Queues the message; whether there was room.
@@ -245,25 +215,11 @@ impl Hub {
         if children.closed {
             return None;
         }
-        let child = Child {
-            events,
-            lost,
-            closed,
-            heard: false,
-            attached: None,
-        };
+        let child = Child { events, lost, closed, heard: false, attached: None };
         children.by_peer.insert(peer.clone(), child);
-        let channels = InprocChild {
-            name: name.to_owned(),
-            hub: Arc::clone(&self),
-            peer,
-            broadcasts: Some(broadcasts),
-        };
-        Some(ChildLink {
-            channels: Box::new(channels),
-            events: events_out,
-            broadcasts: broadcasts_out,
-        })
+        let channels =
+            InprocChild { name: name.to_owned(), hub: Arc::clone(&self), peer, broadcasts: Some(broadcasts) };
+        Some(ChildLink { channels: Box::new(channels), events: events_out, broadcasts: broadcasts_out })
     }
 
     /// Closes a child's connections and tells both sides.
@@ -297,9 +253,7 @@ struct InprocParent {
 
 impl fmt::Debug for InprocParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InprocParent")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("InprocParent").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -307,10 +261,7 @@ impl ParentChannels for InprocParent {
     fn broadcast(&mut self, lane: Bytes, body: Bytes) {
         for child in lock(&self.hub.children).by_peer.values_mut() {
             if let Some(subscriber) = &mut child.attached
-                && subscriber
-                    .prefixes
-                    .keys()
-                    .any(|prefix| lane.starts_with(prefix))
+                && subscriber.prefixes.keys().any(|prefix| lane.starts_with(prefix))
                 && !subscriber.push(&lane, &body)
             {
                 self.dropped += 1;
@@ -340,9 +291,7 @@ impl ParentChannels for InprocParent {
 
     fn backlog(&self, session: SessionToken) -> Option<Backlog> {
         let children = &mut *lock(&self.hub.children);
-        let child = children
-            .by_peer
-            .get_mut(children.by_session.get(&session)?)?;
+        let child = children.by_peer.get_mut(children.by_session.get(&session)?)?;
         child.attached.as_mut().map(Subscriber::backlog)
     }
 
@@ -374,20 +323,10 @@ struct InprocChild {
 
 impl InprocChild {
     /// Changes the subscriptions of an attached child.
-    fn subscriptions(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<Bytes, usize>),
-    ) -> Result<(), ChannelError> {
+    fn subscriptions(&self, change: impl FnOnce(&mut BTreeMap<Bytes, usize>)) -> Result<(), ChannelError> {
         let mut children = lock(&self.hub.children);
-        let attached = children
-            .by_peer
-            .get_mut(&self.peer)
-            .and_then(|child| child.attached.as_mut());
-        change(
-            &mut attached
-                .ok_or(ChannelError::Closed(Channel::Broadcast))?
-                .prefixes,
-        );
+        let attached = children.by_peer.get_mut(&self.peer).and_then(|child| child.attached.as_mut());
+        change(&mut attached.ok_or(ChannelError::Closed(Channel::Broadcast))?.prefixes);
         Ok(())
     }
 }
@@ -414,16 +353,12 @@ impl ChildChannels for InprocChild {
         }
         child.heard = true;
         let (peer, address) = (self.peer.clone(), PeerAddress::Inproc);
-        events
-            .try_send(ParentEvent::Control {
-                peer,
-                address,
-                frames: vec![frame],
-            })
-            .map_err(|error| match error {
+        events.try_send(ParentEvent::Control { peer, address, frames: vec![frame] }).map_err(|error| {
+            match error {
                 TrySendError::Full(_) => ChannelError::Full(Channel::Control),
                 TrySendError::Closed(_) => closed,
-            })
+            }
+        })
     }
 
     async fn attach(
@@ -436,20 +371,14 @@ impl ChildChannels for InprocChild {
         for address in [broadcast, submit] {
             if !matches!(address, Address::Inproc(name) if *name == self.name) {
                 let reason = "in process the three channels share one name";
-                return Err(DialError::Unsupported {
-                    address: address.clone(),
-                    reason,
-                });
+                return Err(DialError::Unsupported { address: address.clone(), reason });
             }
         }
         let mut guard = lock(&self.hub.children);
         let children = &mut *guard;
         let Some(child) = children.by_peer.get_mut(&self.peer) else {
             let reason = "the parent is gone, or has closed the connection".to_owned();
-            return Err(DialError::Unreachable {
-                address: broadcast.clone(),
-                reason,
-            });
+            return Err(DialError::Unreachable { address: broadcast.clone(), reason });
         };
         let Some(queue) = self.broadcasts.take() else {
             return Err(DialError::Unsupported {
@@ -457,22 +386,15 @@ impl ChildChannels for InprocChild {
                 reason: "the link is attached already",
             });
         };
-        child.attached = Some(Subscriber {
-            session,
-            prefixes: BTreeMap::new(),
-            queue,
-            sizes: VecDeque::new(),
-            bytes: 0,
-        });
+        child.attached =
+            Some(Subscriber { session, prefixes: BTreeMap::new(), queue, sizes: VecDeque::new(), bytes: 0 });
         children.by_session.insert(session, self.peer.clone());
         Ok(())
     }
 
     fn subscribe(&mut self, prefix: &str) -> Result<(), ChannelError> {
         self.subscriptions(|prefixes| {
-            *prefixes
-                .entry(Bytes::copy_from_slice(prefix.as_bytes()))
-                .or_default() += 1;
+            *prefixes.entry(Bytes::copy_from_slice(prefix.as_bytes())).or_default() += 1;
         })
     }
 
@@ -490,20 +412,13 @@ impl ChildChannels for InprocChild {
     fn submit(&mut self, head: Bytes, body: Bytes) -> Result<(), ChannelError> {
         let closed = ChannelError::Closed(Channel::Submit);
         let children = lock(&self.hub.children);
-        if children
-            .by_peer
-            .get(&self.peer)
-            .is_none_or(|child| child.attached.is_none())
-        {
+        if children.by_peer.get(&self.peer).is_none_or(|child| child.attached.is_none()) {
             return Err(closed);
         }
-        self.hub
-            .submits
-            .try_send(vec![head, body])
-            .map_err(|error| match error {
-                TrySendError::Full(_) => ChannelError::Full(Channel::Submit),
-                TrySendError::Closed(_) => closed,
-            })
+        self.hub.submits.try_send(vec![head, body]).map_err(|error| match error {
+            TrySendError::Full(_) => ChannelError::Full(Channel::Submit),
+            TrySendError::Closed(_) => closed,
+        })
     }
 }
 

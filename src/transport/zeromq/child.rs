@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ::zeromq::util::PeerIdentity;
 use ::zeromq::{
-    DealerRecvHalf, DealerSendHalf, DealerSocket, PushSocket, SocketEvent, SocketRecv, SocketSend,
-    SubSocket, ZmqMessage, ZmqResult,
+    DealerRecvHalf, DealerSendHalf, DealerSocket, PushSocket, SocketEvent, SocketRecv, SocketSend, SubSocket,
+    ZmqMessage, ZmqResult,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,12 +36,8 @@ pub(super) async fn dial(control: &Address, timeout: Duration) -> Result<ChildLi
     let mut identity = *Uuid::new_v4().as_bytes();
     // ZMTP reserves identities that begin with a zero octet.
     identity[0] |= 0x80;
-    let (socket, monitor) = connect::<DealerSocket>(
-        control,
-        PeerIdentity::try_from(&identity[..]).ok(),
-        deadline,
-    )
-    .await?;
+    let (socket, monitor) =
+        connect::<DealerSocket>(control, PeerIdentity::try_from(&identity[..]).ok(), deadline).await?;
     let (sender, receiver) = socket.split();
 
     let (events, events_out) = mpsc::channel(QUEUE);
@@ -54,19 +50,11 @@ pub(super) async fn dial(control: &Address, timeout: Duration) -> Result<ChildLi
         unattached: Some(Unattached { events, broadcasts }),
         tasks,
     };
-    Ok(ChildLink {
-        channels: Box::new(channels),
-        events: events_out,
-        broadcasts: broadcasts_out,
-    })
+    Ok(ChildLink { channels: Box::new(channels), events: events_out, broadcasts: broadcasts_out })
 }
 
 /// Hands up control messages until the connection is lost.
-async fn receive_control(
-    mut socket: DealerRecvHalf,
-    mut monitor: Monitor,
-    events: mpsc::Sender<ChildEvent>,
-) {
+async fn receive_control(mut socket: DealerRecvHalf, mut monitor: Monitor, events: mpsc::Sender<ChildEvent>) {
     loop {
         tokio::select! {
             // Messages first: a closed connection is told only once all that came by it was read.
@@ -123,9 +111,7 @@ struct Unattached {
 
 impl fmt::Debug for ZeromqChild {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ZeromqChild")
-            .field("attached", &self.attached.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("ZeromqChild").field("attached", &self.attached.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -134,23 +120,17 @@ impl ZeromqChild {
         let Some(attached) = &self.attached else {
             return Err(ChannelError::Closed(Channel::Broadcast));
         };
-        attached
-            .subscriptions
-            .try_send(subscription)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ChannelError::Full(Channel::Broadcast),
-                mpsc::error::TrySendError::Closed(_) => ChannelError::Closed(Channel::Broadcast),
-            })
+        attached.subscriptions.try_send(subscription).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ChannelError::Full(Channel::Broadcast),
+            mpsc::error::TrySendError::Closed(_) => ChannelError::Closed(Channel::Broadcast),
+        })
     }
 }
 
 #[async_trait]
 impl ChildChannels for ZeromqChild {
     fn send_control(&mut self, frame: Bytes) -> Result<(), ChannelError> {
-        sent(
-            self.control.send(ZmqMessage::from(frame)).now_or_never(),
-            Channel::Control,
-        )
+        sent(self.control.send(ZmqMessage::from(frame)).now_or_never(), Channel::Control)
     }
 
     async fn attach(
@@ -175,22 +155,11 @@ impl ChildChannels for ZeromqChild {
             return Ok(());
         };
         let (subscriptions, subscriptions_out) = mpsc::channel(SUBSCRIPTIONS);
-        self.tasks
-            .spawn(watch_submit(submit_monitor, events.clone()));
+        self.tasks.spawn(watch_submit(submit_monitor, events.clone()));
         self.tasks.spawn(
-            SubscriberTask {
-                socket,
-                monitor,
-                subscriptions: subscriptions_out,
-                broadcasts,
-                events,
-            }
-            .run(),
+            SubscriberTask { socket, monitor, subscriptions: subscriptions_out, broadcasts, events }.run(),
         );
-        self.attached = Some(Attached {
-            submit,
-            subscriptions,
-        });
+        self.attached = Some(Attached { submit, subscriptions });
         Ok(())
     }
 
@@ -208,10 +177,7 @@ impl ChildChannels for ZeromqChild {
         };
         let mut message = ZmqMessage::from(head);
         message.push_back(body);
-        sent(
-            attached.submit.send(message).now_or_never(),
-            Channel::Submit,
-        )
+        sent(attached.submit.send(message).now_or_never(), Channel::Submit)
     }
 }
 

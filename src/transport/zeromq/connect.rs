@@ -28,10 +28,7 @@ pub(super) async fn connect<S: Socket>(
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(DialError::Unreachable {
-                address: address.clone(),
-                reason,
-            });
+            return Err(DialError::Unreachable { address: address.clone(), reason });
         }
         let mut options = SocketOptions::default();
         options.connect_timeout(left.min(ATTEMPT));
@@ -43,10 +40,7 @@ pub(super) async fn connect<S: Socket>(
         match timeout_at(deadline, socket.connect(&endpoint)).await {
             Ok(Ok(())) => return Ok((socket, monitor)),
             Ok(Err(ZmqError::Endpoint(_))) => {
-                return Err(unsupported(
-                    address,
-                    "the zeromq crate does not understand it",
-                ));
+                return Err(unsupported(address, "the zeromq crate does not understand it"));
             }
             Ok(Err(ZmqError::ConnectTimeout(_))) | Err(_) => {
                 reason = "connections are refused, or no ZMTP greeting comes".to_owned();
@@ -70,16 +64,10 @@ fn endpoint(address: &Address) -> Result<String, DialError> {
             Some(path) => Ok(format!("ipc://{path}")),
             None => Err(unsupported(address, "the path is not UTF-8")),
         },
-        Address::Inproc(_) => Err(unsupported(
-            address,
-            "the zeromq transport dials tcp:// and ipc://",
-        )),
+        Address::Inproc(_) => Err(unsupported(address, "the zeromq transport dials tcp:// and ipc://")),
     }
 }
 
 fn unsupported(address: &Address, reason: &'static str) -> DialError {
-    DialError::Unsupported {
-        address: address.clone(),
-        reason,
-    }
+    DialError::Unsupported { address: address.clone(), reason }
 }

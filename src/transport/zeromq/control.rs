@@ -1,20 +1,21 @@
-//! The task of a parent's ROUTER: all that is sent, received and closed there goes through it, one thing at a time.
+//! The task of a parent's ROUTER: all that is sent, received and closed there goes through it, one thing at a time, on
+//! the sockets' thread (see `thread`).
 //!
-//! One task, because the crate's socket wants it: a send holds a lock of the peer map while it waits, and a peer that is
-//! disconnected while another thread reads from it goes on being read from.
+//! A peer that is disconnected from elsewhere just while it is read from would go on being read from.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::zeromq::util::PeerIdentity;
 use ::zeromq::{
-    Endpoint, Host, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage,
+    Endpoint, Host, MultiPeerBackend, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage,
 };
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::peers::Peers;
 use super::{Monitor, has_room};
@@ -27,9 +28,6 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(1);
 
 /// The same where the peer is known to have closed: then it is either an identity that came again, or a rest.
 const CLOSED_WAIT: Duration = Duration::from_millis(50);
-
-/// How long a send may wait for room among the 100,000 places the crate has for a peer. One without is disconnected.
-const SEND_WAIT: Duration = Duration::from_millis(250);
 
 /// How many events may wait for the layer above before the PUB's monitor is left unread. What it then drops are closed
 /// broadcast connections, whose sessions fall silent anyway.
@@ -45,16 +43,19 @@ pub(super) enum Command {
         /// The frame.
         frame: Bytes,
     },
-    /// Close a peer's connection.
+    /// Close a peer's connection, and the broadcast connection of its session.
     Disconnect {
         /// Whose.
         peer: PeerId,
+        /// Its session, if it has one.
+        session: Option<SessionToken>,
     },
 }
 
 /// See the module.
 pub(super) struct ControlTask {
     router: RouterSocket,
+    subscribers: Arc<dyn MultiPeerBackend>,
     monitor: Monitor,
     broadcast_monitor: Monitor,
     commands: mpsc::Receiver<Command>,
@@ -74,15 +75,17 @@ struct Unplaced {
 }
 
 impl ControlTask {
+    /// A task for `router`; `subscribers` is the PUB, and the monitors are the former's and the latter's.
     pub(super) fn new(
         router: RouterSocket,
-        monitor: Monitor,
-        broadcast_monitor: Monitor,
+        subscribers: Arc<dyn MultiPeerBackend>,
+        (monitor, broadcast_monitor): (Monitor, Monitor),
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<ParentEvent>,
     ) -> Self {
         Self {
             router,
+            subscribers,
             monitor,
             broadcast_monitor,
             commands,
@@ -93,14 +96,11 @@ impl ControlTask {
         }
     }
 
-    /// Runs until the link is dropped, or its events' receiver.
+    /// Runs until the link is dropped and all it wanted done is done.
     pub(super) async fn run(mut self) {
         loop {
             let idle = self.waiting.is_empty() && self.unplaced.is_none();
-            let until = self
-                .unplaced
-                .as_ref()
-                .map_or_else(Instant::now, |unplaced| unplaced.until);
+            let until = self.unplaced.as_ref().map_or_else(Instant::now, |unplaced| unplaced.until);
             tokio::select! {
                 event = self.monitor.next() => match event {
                     Some(event) => self.on_control_event(event),
@@ -113,13 +113,14 @@ impl ControlTask {
                 () = sleep_until(until), if self.unplaced.is_some() => self.on_address_overdue(),
                 open = has_room(&self.events), if !self.waiting.is_empty() => {
                     if !open {
-                        return;
+                        // Nobody listens: the link is being dropped, and what it wanted sent still goes out.
+                        self.waiting.clear();
                     }
                     self.flush();
                 }
                 command = self.commands.recv() => match command {
-                    Some(Command::Send { peer, frame }) => self.send(peer, frame).await,
-                    Some(Command::Disconnect { peer }) => self.disconnect(&peer),
+                    Some(Command::Send { peer, frame }) => self.send(peer, frame),
+                    Some(Command::Disconnect { peer, session }) => self.disconnect(&peer, session),
                     None => return,
                 },
                 message = self.router.recv(), if idle => {
@@ -132,18 +133,24 @@ impl ControlTask {
         }
     }
 
-    async fn send(&mut self, peer: PeerId, frame: Bytes) {
+    fn send(&mut self, peer: PeerId, frame: Bytes) {
         let mut message = ZmqMessage::from(frame);
         message.push_front(peer.as_bytes().clone());
-        // An error means that the peer is gone, which its Disconnected tells.
-        if timeout(SEND_WAIT, self.router.send(message)).await.is_err() {
-            self.disconnect(&peer);
+        // An error means that the peer is gone, which its Disconnected tells. Nobody else being on this thread, it is not
+        // ready only if the 100,000 places the crate has for a peer are taken.
+        if self.router.send(message).now_or_never().is_none() {
+            self.disconnect(&peer, None);
         }
     }
 
-    fn disconnect(&self, peer: &PeerId) {
+    fn disconnect(&self, peer: &PeerId, session: Option<SessionToken>) {
         if let Ok(identity) = PeerIdentity::try_from(peer.as_bytes().clone()) {
             self.router.backend().peer_disconnected(&identity);
+        }
+        if let Some(session) = session
+            && let Ok(identity) = PeerIdentity::try_from(&session.as_bytes()[..])
+        {
+            self.subscribers.peer_disconnected(&identity);
         }
     }
 
@@ -154,22 +161,10 @@ impl ControlTask {
         };
         let (peer, frames) = (PeerId::new(identity), Frames::from(frames));
         match self.peers.heard(&peer) {
-            Some(address) => self.emit(ParentEvent::Control {
-                peer,
-                address,
-                frames,
-            }),
+            Some(address) => self.emit(ParentEvent::Control { peer, address, frames }),
             None => {
-                let wait = if self.peers.is_closed(&peer) {
-                    CLOSED_WAIT
-                } else {
-                    ADDRESS_WAIT
-                };
-                self.unplaced = Some(Unplaced {
-                    peer,
-                    frames,
-                    until: Instant::now() + wait,
-                });
+                let wait = if self.peers.is_closed(&peer) { CLOSED_WAIT } else { ADDRESS_WAIT };
+                self.unplaced = Some(Unplaced { peer, frames, until: Instant::now() + wait });
             }
         }
     }
@@ -177,17 +172,12 @@ impl ControlTask {
     fn on_control_event(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Accepted(endpoint, identity) => {
-                self.peers
-                    .accepted(PeerId::new(identity.into()), peer_address(&endpoint));
+                self.peers.accepted(PeerId::new(identity.into()), peer_address(&endpoint));
                 self.place(false);
             }
             SocketEvent::Disconnected(identity) => {
                 let peer = PeerId::new(identity.into());
-                if self
-                    .unplaced
-                    .as_ref()
-                    .is_some_and(|unplaced| unplaced.peer == peer)
-                {
+                if self.unplaced.as_ref().is_some_and(|unplaced| unplaced.peer == peer) {
                     self.place(true);
                 }
                 if self.peers.closed(&peer) {
@@ -210,7 +200,7 @@ impl ControlTask {
         match &self.unplaced {
             // Read from a connection that closed in that very moment: closing it again ends that.
             Some(unplaced) if self.peers.is_closed(&unplaced.peer) => {
-                self.disconnect(&unplaced.peer);
+                self.disconnect(&unplaced.peer, None);
                 self.unplaced = None;
             }
             _ => self.place(true),
@@ -219,35 +209,16 @@ impl ControlTask {
 
     /// Hands up the unplaced message if its sender's address is known by now, or need not be.
     fn place(&mut self, anyhow: bool) {
-        let Some(Unplaced {
-            peer,
-            frames,
-            until,
-        }) = self.unplaced.take()
-        else {
+        let Some(Unplaced { peer, frames, until }) = self.unplaced.take() else {
             return;
         };
         match self.peers.heard(&peer) {
-            Some(address) => self.emit(ParentEvent::Control {
-                peer,
-                address,
-                frames,
-            }),
+            Some(address) => self.emit(ParentEvent::Control { peer, address, frames }),
             None if anyhow => {
                 self.peers.heard_from_unknown(&peer);
-                self.emit(ParentEvent::Control {
-                    peer,
-                    address: PeerAddress::Unknown,
-                    frames,
-                });
+                self.emit(ParentEvent::Control { peer, address: PeerAddress::Unknown, frames });
             }
-            None => {
-                self.unplaced = Some(Unplaced {
-                    peer,
-                    frames,
-                    until,
-                })
-            }
+            None => self.unplaced = Some(Unplaced { peer, frames, until }),
         }
     }
 
@@ -276,7 +247,5 @@ fn peer_address(endpoint: &Endpoint) -> PeerAddress {
         Endpoint::Ipc(_) => return PeerAddress::Ipc,
         _ => None,
     };
-    ip.map_or(PeerAddress::Unknown, |address| {
-        PeerAddress::Tcp(address.into())
-    })
+    ip.map_or(PeerAddress::Unknown, |address| PeerAddress::Tcp(address.into()))
 }

@@ -28,10 +28,7 @@ pub(super) struct IpcFile {
 
 impl IpcFile {
     fn at(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            inode: inode(path)?,
-        })
+        Ok(Self { path: path.to_owned(), inode: inode(path)? })
     }
 }
 
@@ -70,10 +67,7 @@ pub(super) async fn listen(path: &Path) -> io::Result<(UnixListener, IpcFile)> {
         Err(_) if fs::symlink_metadata(path).is_err() => fs::rename(&temporary.path, path)?,
         Err(error) => return Err(error),
     }
-    let file = IpcFile {
-        path: path.to_owned(),
-        inode: temporary.inode,
-    };
+    let file = IpcFile { path: path.to_owned(), inode: temporary.inode };
     Ok((listener, file))
 }
 
@@ -99,20 +93,14 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "the path exists and is not a socket",
-        ));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
     }
     match UnixStream::connect(path).await {
         // WouldBlock: more connections wait there than its listener accepts.
         Ok(_) => Err(in_use()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            drop(IpcFile {
-                path: path.to_owned(),
-                inode: (metadata.dev(), metadata.ino()),
-            });
+            drop(IpcFile { path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) });
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -134,11 +122,7 @@ mod tests {
         let path = dir.path().join("socket");
         let (listener, file) = listen(&path).await.unwrap();
         assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "the temporary name is gone"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary name is gone");
 
         fs::remove_file(&path).unwrap();
         let successor = listen(&path).await.unwrap();

@@ -26,9 +26,8 @@ impl Listening {
     pub(super) async fn open(address: &Address) -> Result<Self, BindError> {
         match address {
             Address::Tcp { host, port } => {
-                let (listener, port) = listen_tcp(host, *port)
-                    .await
-                    .map_err(|error| refused(address, error))?;
+                let (listener, port) =
+                    listen_tcp(host, *port).await.map_err(|error| refused(address, error))?;
                 Ok(Self {
                     address: address.with_port(port),
                     #[cfg(unix)]
@@ -38,19 +37,9 @@ impl Listening {
             }
             #[cfg(unix)]
             Address::Ipc(path) => {
-                let path = if address.is_ipc_wildcard() {
-                    ipc::fresh_path()
-                } else {
-                    path.clone()
-                };
-                let (listener, file) = ipc::listen(&path)
-                    .await
-                    .map_err(|error| refused(address, error))?;
-                Ok(Self {
-                    address: Address::Ipc(path),
-                    file: Some(file),
-                    listener: listener.into(),
-                })
+                let path = if address.is_ipc_wildcard() { ipc::fresh_path() } else { path.clone() };
+                let (listener, file) = ipc::listen(&path).await.map_err(|error| refused(address, error))?;
+                Ok(Self { address: Address::Ipc(path), file: Some(file), listener: listener.into() })
             }
             _ => Err(BindError::Unsupported {
                 address: address.clone(),
@@ -62,10 +51,7 @@ impl Listening {
 
 /// Listens at the first of the host's addresses that can be bound. Every TCP listener is made here.
 async fn listen_tcp(host: &str, port: u16) -> io::Result<(TcpListener, u16)> {
-    let mut refusal = io::Error::new(
-        io::ErrorKind::AddrNotAvailable,
-        "the host name has no address",
-    );
+    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host name has no address");
     for address in lookup_host((host, port)).await? {
         // The standard library sets SO_REUSEADDR on Unix, so a restart need not wait for old connections.
         match TcpListener::bind(address) {

@@ -1,7 +1,7 @@
 //! `tcp://` and `ipc://` by the [`zeromq`](::zeromq) crate.
 //!
 //! [`ZeromqTransport`] is the way in: `bind` opens the listeners (`listen`, `ipc`) and starts the parent's end
-//! (`parent`, with its task `control`); `dial` connects (`connect`) and starts the child's end (`child`, with its
+//! (`parent`, with its `thread` and on it the task `control`, which keeps book of its `peers`); `dial` connects (`connect`) and starts the child's end (`child`, with its
 //! task `subscriber`). What that crate does not tell or cannot bound is said at [`ZeromqTransport`].
 
 mod child;
@@ -13,6 +13,7 @@ mod listen;
 mod parent;
 mod peers;
 mod subscriber;
+mod thread;
 
 use std::time::Duration;
 
@@ -31,11 +32,12 @@ type Monitor = futures::channel::mpsc::Receiver<::zeromq::SocketEvent>;
 ///
 /// - It does not know what is queued for a subscriber: [`backlog`](super::ParentChannels::backlog) is `None`. Where
 ///   100,000 messages wait for one, the crate drops the next silently: [`dropped`](super::ParentChannels::dropped) stays 0.
+/// - A parent has a thread of its own, for the crate's sockets stand still for ever if several threads run them. It ends
+///   with the link; what was queued by then goes out within half a second or not at all.
 /// - A peer that is disconnected while it reads nothing keeps what was queued for it, and half its connection, until
-///   the system gives the connection up.
+///   the system gives the connection up or the link is dropped.
 /// - A child notices the loss of its submit channel only when it next submits.
 /// - A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
-/// - A connection whose handshake ends only after the parent's link was dropped is not closed.
 ///
 /// ```
 /// use zincmq::transport::{BindAddresses, Transport, ZeromqTransport};

@@ -1,31 +1,26 @@
-//! A parent's three sockets.
+//! A parent's end of the channels.
 
 use std::fmt;
-use std::io;
 
-use ::zeromq::util::PeerIdentity;
-use ::zeromq::{
-    PubSocket, PullSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqError, ZmqMessage,
-};
 use bytes::Bytes;
-use futures::FutureExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc::error::TrySendError;
 
-use super::control::{Command, ControlTask};
+use super::control::Command;
 #[cfg(unix)]
 use super::ipc::IpcFile;
 use super::listen::{Listening, refused};
+use super::thread::{self, Parts, Publisher};
 use crate::id::SessionToken;
 use crate::transport::{
-    Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, Frames,
-    ParentChannels, ParentLink, PeerId,
+    Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ParentChannels,
+    ParentLink, PeerId,
 };
 
 /// The capacity of the queues to the driver, in messages.
 const QUEUE: usize = 1_024;
 
-/// How many control frames may wait for the task.
+/// How many control frames may wait for the sockets' thread.
 const CONTROL_QUEUE: usize = 4_096;
 
 /// How many orders to disconnect find room behind them: more than there can be peers.
@@ -35,52 +30,32 @@ const DISCONNECTS: usize = 65_536;
 pub(super) async fn bind(addresses: &BindAddresses) -> Result<ParentLink, BindError> {
     let control = Listening::open(&addresses.control).await?;
     let beside = |asked: &Option<Address>, suffix| {
-        asked
-            .clone()
-            .unwrap_or_else(|| control.address.with_port(0).with_suffix(suffix))
+        let default = || control.address.with_port(0).with_suffix(suffix);
+        asked.clone().unwrap_or_else(default)
     };
     let broadcast = Listening::open(&beside(&addresses.broadcast, ".pub")).await?;
     let submit = Listening::open(&beside(&addresses.submit, ".pull")).await?;
-    let bound = BoundAddresses {
-        control: control.address.clone(),
-        broadcast: broadcast.address.clone(),
-        submit: submit.address.clone(),
-    };
-    #[cfg(unix)]
-    let mut files = Vec::new();
-
-    let mut router = RouterSocket::new();
-    let mut publisher = PubSocket::new();
-    let mut puller = Puller(PullSocket::new());
-    let monitor = router.monitor();
-    let broadcast_monitor = publisher.monitor();
-    for (listening, channel) in [
-        (control, Channel::Control),
-        (broadcast, Channel::Broadcast),
-        (submit, Channel::Submit),
-    ] {
-        #[cfg(unix)]
-        files.extend(listening.file);
-        match channel {
-            Channel::Control => router.bind_listener(listening.listener).await,
-            Channel::Broadcast => publisher.bind_listener(listening.listener).await,
-            Channel::Submit => puller.0.bind_listener(listening.listener).await,
-        }
-        .map_err(|error| refused(&listening.address, into_io(error)))?;
-    }
+    let bound =
+        BoundAddresses { control: control.address, broadcast: broadcast.address, submit: submit.address };
 
     let (events, events_out) = mpsc::channel(QUEUE);
     let (submits, submits_out) = mpsc::channel(QUEUE);
     let (commands, commands_out) = mpsc::channel(CONTROL_QUEUE + DISCONNECTS);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(ControlTask::new(router, monitor, broadcast_monitor, commands_out, events).run());
-    tasks.spawn(puller.run(submits));
+    let publisher = thread::start(Parts {
+        control: control.listener,
+        broadcast: broadcast.listener,
+        submit: submit.listener,
+        commands: commands_out,
+        events,
+        submits,
+    })
+    .await
+    .map_err(|error| refused(&bound.control, error))?;
     let channels = ZeromqParent {
         #[cfg(unix)]
-        _files: files,
-        publisher,
+        _files: [control.file, broadcast.file, submit.file],
         commands,
-        _tasks: tasks,
+        publisher,
     };
     Ok(ParentLink {
         addresses: bound,
@@ -90,21 +65,13 @@ pub(super) async fn bind(addresses: &BindAddresses) -> Result<ParentLink, BindEr
     })
 }
 
-fn into_io(error: ZmqError) -> io::Error {
-    match error {
-        ZmqError::Network(error) => error,
-        other => io::Error::other(other),
-    }
-}
-
-/// The sockets of a bound parent. Whatever its tasks hold closes on drop, so they are simply aborted with it.
+/// What the driver holds of a bound parent. The sockets' thread ends with it.
 struct ZeromqParent {
-    /// Before the sockets: see [`IpcFile`].
+    /// Before the listeners, which the publisher takes along: see [`IpcFile`].
     #[cfg(unix)]
-    _files: Vec<IpcFile>,
-    publisher: PubSocket,
+    _files: [Option<IpcFile>; 3],
     commands: mpsc::Sender<Command>,
-    _tasks: JoinSet<()>,
+    publisher: Publisher,
 }
 
 impl fmt::Debug for ZeromqParent {
@@ -115,41 +82,23 @@ impl fmt::Debug for ZeromqParent {
 
 impl ParentChannels for ZeromqParent {
     fn broadcast(&mut self, lane: Bytes, body: Bytes) {
-        let mut message = ZmqMessage::from(lane);
-        message.push_back(body);
-        // Ready at once, and never an error: the crate drops what finds no room.
-        let _ = self.publisher.send(message).now_or_never();
+        self.publisher.send(lane, body);
     }
 
     fn send_control(&mut self, peer: &PeerId, frame: Bytes) -> Result<(), ChannelError> {
-        let queued = self.commands.max_capacity() - self.commands.capacity();
-        if self.commands.is_closed() {
-            return Err(ChannelError::Closed(Channel::Control));
-        }
-        if queued >= CONTROL_QUEUE {
+        if self.commands.max_capacity() - self.commands.capacity() >= CONTROL_QUEUE {
             return Err(ChannelError::Full(Channel::Control));
         }
-        self.commands
-            .try_send(Command::Send {
-                peer: peer.clone(),
-                frame,
-            })
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ChannelError::Full(Channel::Control),
-                mpsc::error::TrySendError::Closed(_) => ChannelError::Closed(Channel::Control),
-            })
+        let command = Command::Send { peer: peer.clone(), frame };
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => ChannelError::Full(Channel::Control),
+            TrySendError::Closed(_) => ChannelError::Closed(Channel::Control),
+        })
     }
 
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {
-        // A task that has ended has closed all connections; and there is room for one order for each peer.
-        let _ = self
-            .commands
-            .try_send(Command::Disconnect { peer: peer.clone() });
-        if let Some(session) = session
-            && let Ok(identity) = PeerIdentity::try_from(&session.as_bytes()[..])
-        {
-            self.publisher.backend().peer_disconnected(&identity);
-        }
+        // If nobody takes it, all connections are closed; and there is room for one for each peer.
+        let _ = self.commands.try_send(Command::Disconnect { peer: peer.clone(), session });
     }
 
     fn backlog(&self, _session: SessionToken) -> Option<Backlog> {
@@ -158,27 +107,5 @@ impl ParentChannels for ZeromqParent {
 
     fn dropped(&self) -> u64 {
         0
-    }
-}
-
-/// The PULL socket. Unlike the others of the crate it does not close its connections when dropped.
-struct Puller(PullSocket);
-
-impl Puller {
-    async fn run(mut self, submits: mpsc::Sender<Frames>) {
-        loop {
-            // An error concerns one peer, which the crate has disconnected.
-            if let Ok(message) = self.0.recv().await
-                && submits.send(message.into_vec()).await.is_err()
-            {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Puller {
-    fn drop(&mut self) {
-        self.0.backend().shutdown();
     }
 }

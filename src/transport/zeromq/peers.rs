@@ -36,14 +36,7 @@ impl Peers {
             known.address = address;
             known.accepted = true;
         } else if self.known.len() < KNOWN_KEPT {
-            self.known.insert(
-                peer,
-                Known {
-                    address,
-                    accepted: true,
-                    heard: false,
-                },
-            );
+            self.known.insert(peer, Known { address, accepted: true, heard: false });
         }
     }
 
@@ -68,11 +61,7 @@ impl Peers {
 
     /// A message came from the peer, and its address is not waited for any longer.
     pub(super) fn heard_from_unknown(&mut self, peer: &PeerId) {
-        let known = Known {
-            address: PeerAddress::Unknown,
-            accepted: false,
-            heard: true,
-        };
+        let known = Known { address: PeerAddress::Unknown, accepted: false, heard: true };
         self.known.insert(peer.clone(), known);
     }
 
