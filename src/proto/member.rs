@@ -573,11 +573,16 @@ impl Member {
         }
         self.epoch = epoch;
         if number > self.number + 1 {
-            self.counters.lost_windows += number - self.number - 1;
+            self.lose(number - self.number - 1);
             self.jump(Position { epoch, seq: first_seq });
         }
         self.number = number;
         true
+    }
+
+    /// Counts windows that never came. A parent in error can claim any number of them, again and again.
+    fn lose(&mut self, windows: u64) {
+        self.counters.lost_windows = self.counters.lost_windows.saturating_add(windows);
     }
 
     fn jump(&mut self, resume_at: Position) {
@@ -663,7 +668,7 @@ impl Member {
             self.deliver(messages);
         } else {
             // A topic's part was lost: a part of a window is never shown.
-            self.counters.lost_windows += 1;
+            self.lose(1);
             self.jump(Position { epoch: index.epoch, seq: index.last_seq + 1 });
         }
         self.position = Some(position);
@@ -698,7 +703,7 @@ impl Member {
             State::Live => {
                 // All that was published before the barrier has come by now, or never will.
                 if barrier.number > self.number {
-                    self.counters.lost_windows += barrier.number - self.number;
+                    self.lose(barrier.number - self.number);
                     self.jump(Position { epoch: barrier.epoch, seq: barrier.last_seq + 1 });
                     self.number = barrier.number;
                     self.position = Some(Position { epoch: barrier.epoch, seq: barrier.last_seq });

@@ -11,7 +11,9 @@ use super::{Instant, MAX_UNANSWERED};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
 use crate::role::Role;
-use crate::wire::{BatchBuilder, ChildMessage, CloseReason, Ordered, RefusalCode, SubmitHead};
+use crate::wire::{
+    Batch, BatchBuilder, ChildMessage, CloseReason, Ordered, RefusalCode, SubmitHead, WindowBuilder,
+};
 
 const CLUSTER: &str = "test";
 
@@ -211,7 +213,8 @@ impl World {
             host::Output::Broadcast { lane, body } => self.publish(lane, &body),
             host::Output::Control { peer, frame } => {
                 if let Some(child) = self.children.iter().position(|child| child.peer == peer) {
-                    self.packets.push_back(Packet::ToChild(child, member::Input::Control { frames: vec![frame] }));
+                    self.packets
+                        .push_back(Packet::ToChild(child, member::Input::Control { frames: vec![frame] }));
                 }
             }
             host::Output::Disconnect { peer, .. } => {
@@ -770,4 +773,27 @@ fn the_same_inputs_give_the_same_outputs() {
         (world.now, counts, world.children[a].delivered.clone(), world.host_windows)
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_parent_that_counts_to_the_end_again_and_again_overflows_nothing() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    let other = Message::new("t", "far").unwrap();
+    for _ in 0..2 {
+        let mut batch = BatchBuilder::new(1);
+        assert!(batch.push(&other));
+        let batch = Batch::decode(batch.finish(), 1 << 20).unwrap();
+        let mut window = WindowBuilder::new();
+        batch.records().for_each(|(_, tail)| window.push(&other.topic, id(9), 1, tail));
+        let body = window.finish(1000, u64::MAX - 1, u64::MAX - 2);
+        let frames = vec![Bytes::from_static(b"W"), body];
+        world.packets.push_back(Packet::ToChild(a, member::Input::Broadcast { frames }));
+        world.run();
+        world.cut(a);
+        world.run_for(Duration::from_secs(3));
+    }
+    assert_eq!(world.texts(a), ["far", "far"]);
+    assert_eq!(world.children[a].machine.counters().lost_windows, u64::MAX);
+    assert_eq!(world.resets(a).len(), 4);
 }

@@ -11,6 +11,8 @@ use super::{MAX_PREFIXES, Malformed, Reader, kind, put_prefix};
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
 /// The highest epoch: far above any Unix time in milliseconds, and low enough that no sum overflows (a guess).
 pub(crate) const MAX_EPOCH: u64 = 1 << 62;
+/// The highest origin_seq a child may begin with: nobody gets there by counting, and from here nobody counts beyond 64 bits.
+pub(crate) const MAX_ORIGIN_SEQ: u64 = 1 << 62;
 /// The longest access token, in bytes (a guess: room for a signed web token).
 pub(crate) const MAX_TOKEN: usize = 4096;
 
@@ -231,7 +233,7 @@ impl ChildMessage {
                 }
                 let resume = SessionToken::from_slice(reader.slice(SessionToken::LENGTH)?);
                 let (epoch, next_origin_seq) = (reader.u64()?, reader.u64()?);
-                if next_origin_seq == 0 || epoch > MAX_EPOCH {
+                if next_origin_seq == 0 || next_origin_seq > MAX_ORIGIN_SEQ || epoch > MAX_EPOCH {
                     return Err(Malformed("origin_seq or epoch out of range"));
                 }
                 let length = usize::from(reader.u16()?);

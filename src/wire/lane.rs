@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::id::EndpointId;
 use crate::message::{Message, Position, Topic};
 
+use super::control::MAX_EPOCH;
 use super::record::{MIN_RECORD, put_tail, read_tail, tail_bound};
 use super::table::put_topic;
 use super::window::{check_place, put_origins, read_origins};
@@ -230,8 +231,8 @@ impl Barrier {
         let mut reader = Reader::open(body, kind::BARRIER)?;
         let barrier = Self { epoch: reader.u64()?, number: reader.u64()?, last_seq: reader.u64()? };
         reader.end()?;
-        if barrier.number >= u64::MAX - 1 || barrier.last_seq >= u64::MAX - 1 {
-            return Err(Malformed("window number or seq out of range"));
+        if barrier.epoch > MAX_EPOCH || barrier.number >= u64::MAX - 1 || barrier.last_seq >= u64::MAX - 1 {
+            return Err(Malformed("epoch, window number or seq out of range"));
         }
         Ok(barrier)
     }

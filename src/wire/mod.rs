@@ -7,6 +7,8 @@
 
 mod batch;
 mod control;
+#[cfg(test)]
+mod golden;
 mod lane;
 mod reader;
 mod record;

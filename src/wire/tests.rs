@@ -2,6 +2,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::control::MAX_ORIGIN_SEQ;
 use super::*;
 use crate::id::{EndpointId, SessionToken};
 use crate::message::{Codec, Headers, Message, MessageKind, Position, Topic};
@@ -148,8 +149,15 @@ proptest! {
 
 fn child_message() -> impl Strategy<Value = ChildMessage> {
     prop_oneof![
-        ("[a-z]{1,20}", id(), any::<Option<[u8; 16]>>(), 0_u64..MAX_EPOCH, 1_u64.., vec(any::<u8>(), 0..99)).prop_map(
-            |(cluster, id, resume, epoch, next_origin_seq, token)| {
+        (
+            "[a-z]{1,20}",
+            id(),
+            any::<Option<[u8; 16]>>(),
+            0_u64..MAX_EPOCH,
+            1..=MAX_ORIGIN_SEQ,
+            vec(any::<u8>(), 0..99)
+        )
+            .prop_map(|(cluster, id, resume, epoch, next_origin_seq, token)| {
                 ChildMessage::Hello(Hello {
                     version: PROTOCOL_VERSION,
                     cluster,
@@ -159,8 +167,7 @@ fn child_message() -> impl Strategy<Value = ChildMessage> {
                     next_origin_seq,
                     token: token.into(),
                 })
-            }
-        ),
+            }),
         (any::<u64>(), vec("[a-z]{0,9}", 0..9))
             .prop_map(|(nonce, prefixes)| ChildMessage::Subscribe { nonce, prefixes }),
         any::<u64>().prop_map(|nonce| ChildMessage::Live { nonce }),
@@ -170,7 +177,8 @@ fn child_message() -> impl Strategy<Value = ChildMessage> {
 }
 
 fn parent_message() -> impl Strategy<Value = ParentMessage> {
-    let member = || (id(), 0_u8..3).prop_map(|(id, role)| MemberEntry { id, role: Role::from_byte(role).unwrap() });
+    let member =
+        || (id(), 0_u8..3).prop_map(|(id, role)| MemberEntry { id, role: Role::from_byte(role).unwrap() });
     let members = || vec(member(), 0..9);
     prop_oneof![
         (any::<[u8; 15]>(), id(), any::<[u64; 3]>(), any::<u32>(), ":[0-9]{1,5}", "[a-z.]{0,20}", members())
@@ -255,8 +263,7 @@ fn windows_and_batches_close_at_their_limits() {
 
 #[test]
 fn lanes_are_told_by_their_first_byte() {
-    let lanes =
-        [Lane::Whole, Lane::Index, Lane::Topic("a.b".parse().unwrap()), Lane::Barrier(Nonce(0xfeed))];
+    let lanes = [Lane::Whole, Lane::Index, Lane::Topic("a.b".parse().unwrap()), Lane::Barrier(Nonce(0xfeed))];
     for lane in lanes {
         assert_eq!(Lane::decode(&lane.encode()), Ok(lane));
     }
@@ -283,4 +290,28 @@ fn long_reasons_are_cut_at_a_character() {
         panic!("a refusal")
     };
     assert_eq!(reason, "é".repeat(127));
+}
+
+#[test]
+fn numbers_that_leave_no_room_to_count_on_are_refused() {
+    let hello = |next_origin_seq, epoch| {
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            cluster: "x".into(),
+            id: EndpointId::from_bytes([1; 16]),
+            resume: None,
+            epoch,
+            next_origin_seq,
+            token: Bytes::new(),
+        };
+        ChildMessage::decode(&ChildMessage::Hello(hello).encode())
+    };
+    assert!(hello(MAX_ORIGIN_SEQ, MAX_EPOCH).is_ok());
+    // One message of such a member makes every window it shares with others malformed.
+    assert!(hello(u64::MAX - 1, 0).is_err());
+    assert!(hello(MAX_ORIGIN_SEQ + 1, 0).is_err());
+    assert!(hello(1, MAX_EPOCH + 1).is_err());
+    // No host would take a hello that repeats it.
+    let barrier = Barrier { epoch: MAX_EPOCH + 1, number: 1, last_seq: 1 };
+    assert!(Barrier::decode(&barrier.encode()).is_err());
 }

@@ -1,0 +1,125 @@
+"""vandal.py ADDR: joins, and then sends all kinds of rubbish on the control and submit channels.
+
+Says `done` and how much of it a host must have counted: malformed control messages, malformed submits, submits of unknown
+sessions. Ends when the test has nothing more to say.
+"""
+
+import struct
+import sys
+import uuid
+
+import zmq
+from raw import LIVE, SUBMIT, ZincClient, batch, listen, record, say, text
+
+address = sys.argv[1]
+client = ZincClient(address)
+context = zmq.Context.instance()
+malformed_control = malformed_submits = unknown_sessions = 0
+
+
+def hello(version=1, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, next=1, token=b""):
+    rest = struct.pack(">16s16sQQH", id, bytes(16), epoch, next, len(token)) + token
+    return b"Z\1\x20" + struct.pack(">H", version) + cluster + rest
+
+
+# On control: from strangers, one for each, and from a member.
+whole = hello()
+rubbish = [
+    [b""],
+    [b"", b""],
+    [b"rubbish"],
+    [bytes(range(256))],
+    [b"\xff" * 1_000_000],
+    [b"Y" + whole[1:]],  # another signature
+    [b"Z\2" + whole[2:]],  # another version of the encodings
+    [b"Z\1\xee" + whole[3:]],  # no such type
+    [b"Z\1\x30" + whole[3:]],  # what a parent would say
+    [whole, whole],  # two frames
+    [whole + b"\0"],
+    [hello(id=bytes(16))],
+    [hello(cluster=b"\xff")],
+    [hello(cluster=b"\x02\xff\xfe")],  # not UTF-8
+    [hello(epoch=2**63)],
+    [hello(next=0)],
+    [hello(next=2**64 - 2)],
+    [hello(token=b"x" * 5000)],
+    *([whole[:length]] for length in range(len(whole))),
+    [b"Z\1\x21" + struct.pack(">QH", 1, 1025) + b"\0" * 1025],  # too many prefixes
+    [b"Z\1\x21" + struct.pack(">QH", 1, 65535)],
+    [b"Z\1\x21" + struct.pack(">QH", 1, 1) + text("line\nbreak")],
+    [b"Z\1\x40"],
+]
+unasked = [[LIVE + bytes(8)], [b"Z\1\x23"], [b"Z\1\x40" + bytes(8)], [b"Z\1\x21" + struct.pack(">QH", 1, 0)]]
+for frames in rubbish + unasked:
+    stranger = context.socket(zmq.DEALER)
+    stranger.connect(address)
+    stranger.send_multipart(frames)
+    malformed_control += 1
+for frames in rubbish:
+    client.control.send_multipart(frames)
+    malformed_control += 1
+
+# On submit: from nobody in particular, and in the name of a member.
+submit = context.socket(zmq.PUSH)
+submit.sndhwm = 0
+submit.connect(client.resolve(address, client.submit_name))
+good = batch(1, [record(0, payload=b"good")])
+head = SUBMIT + client.session
+for frames in [
+    [b""],
+    [b"rubbish"],
+    [bytes(100_000)],
+    [head],
+    [b"", b""],
+    [good, head],
+    [head, good, b""],
+    [b"Y" + head[1:], good],
+    [b"Z\1\x20" + client.session, good],
+    [head[:-1], good],
+    [head + b"\0", good],
+    [SUBMIT + bytes(16), good],  # no token begins with zero
+]:
+    submit.send_multipart(frames)
+    malformed_submits += 1
+for token in b"\1" * 16, b"\xff" * 16, client.session[:15] + bytes((client.session[15] ^ 1,)):
+    submit.send_multipart([SUBMIT + token, good])
+    submit.send_multipart([SUBMIT + token, b"whatever"])
+    unknown_sessions += 2
+for body in [
+    *(good[:length] for length in range(len(good))),
+    good + b"\0",
+    bytes(100),
+    b"\xff" * 100,
+    b"\xff" * 1_000_000,
+    batch(0, [record(0)]),
+    batch(2**64 - 1, [record(0)]),
+    batch(1, [record(0)], count=0),
+    batch(1, [record(0)], count=1025),
+    batch(1, [record(0)] * 1025),
+    batch(1, [record(0)], count=65535),
+    batch(1, [record(0)], topics=()),
+    batch(1, [record(0)], topics=("a", "b")),
+    batch(1, [record(0)], topic_count=65535),
+    batch(1, [record(1)]),
+    batch(1, [record(2**64 - 1)]),
+    batch(1, [record(0)], topics=("",)),
+    batch(1, [record(0)], topics=("line\nbreak",)),
+    batch(1, [record(0, tag=0x04)]),
+    batch(1, [record(0, tag=0x40)]),
+    batch(1, [record(0, headers=b"\0")]),
+    batch(1, [record(0, headers=b"\1a\0\0" * 300)]),
+    batch(1, [record(0, payload=bytes(65_537))]),
+    batch(1, [record(0, payload=bytes(20_000_000))]),
+    batch(1, [b"\0\0\0" + b"\xff" * 9 + b"\x7f"]),  # a payload of 2^70 bytes
+    batch(1, [b"\0\0\0" + b"\xff" * 9 + b"\x01"]),  # of 2^64 - 1
+]:
+    submit.send_multipart([head, body])
+    malformed_submits += 1
+
+# The member is none the worse for it.
+client.send("vandal", b"still here")
+while client.unordered():
+    client.poll(1)
+say("done", malformed_control, malformed_submits, unknown_sessions)
+listen()
+context.destroy(linger=0)
