@@ -359,7 +359,7 @@ over_every_transport! {
     async fn nobody_there_is_told_at_the_deadline(kind: Kind) {
         let address = common::fixed_address(kind).await;
         let result = soon(Client::builder().join_timeout(Duration::from_millis(300)).join(address)).await;
-        assert!(matches!(result, Err(JoinError::TimedOut { .. })), "{result:?}");
+        assert!(matches!(&result, Err(JoinError::TimedOut { reason, .. }) if !reason.is_empty()), "{result:?}");
     }
 
     async fn a_client_comes_back_to_a_restarted_host(kind: Kind) {
