@@ -129,7 +129,15 @@ impl Window {
     }
 
     /// Waits until one more message of this length fits. A single one fits whatever its length.
+    ///
+    /// Once full, it waits until a quarter is free: messages sent one by one as others come back travel in tiny batches.
     async fn make_room(&mut self, length: usize) {
+        if self.receipts.len() >= self.most {
+            let enough = self.most - self.most.div_ceil(4);
+            while self.receipts.len() > enough {
+                self.settle_oldest().await;
+            }
+        }
         while self.receipts.len() >= self.most
             || (!self.receipts.is_empty() && self.bytes + length > MAX_BYTES)
         {
