@@ -582,7 +582,7 @@ impl Host {
         for (origin_seq, (topic, tail)) in (batch.first_origin_seq..).zip(batch.records()) {
             let topic = &batch.topics[usize::from(topic)];
             if !self.window.has_room(tail.len(), topic) {
-                self.runs.extend(tell.zip(run.take()));
+                self.tell(tell, run.take());
                 self.cut_window();
             }
             self.window.push(topic, origin, origin_seq, tail);
@@ -596,7 +596,23 @@ impl Host {
             });
             run.count += 1;
         }
-        self.runs.extend(tell.zip(run));
+        self.tell(tell, run);
+    }
+
+    /// Remembers whom to tell of a run in the open window. Small batches that lie side by side make one run: a child that
+    /// sends many would be owed a control message for each, and soon owe too many answers itself.
+    fn tell(&mut self, recipient: Option<Recipient>, run: Option<Ordered>) {
+        let (Some(recipient), Some(run)) = (recipient, run) else { return };
+        if let Some((last_recipient, last)) = self.runs.last_mut()
+            && *last_recipient == recipient
+            && last.last_origin_seq() + 1 == run.first_origin_seq
+            && last.first_seq + u64::from(last.count) == run.first_seq
+        {
+            // A window holds 1,024 records at most.
+            last.count += run.count;
+        } else {
+            self.runs.push((recipient, run));
+        }
     }
 
     /// Closes the open window and puts it out, on the lanes that are asked for.

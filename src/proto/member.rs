@@ -250,7 +250,7 @@ impl Member {
             rng: Rng::new(config.seed),
             state: State::Idle,
             join_deadline: None,
-            last_failure: String::new(),
+            last_failure: "nobody has answered yet".to_owned(),
             pause: config.backoff.0,
             session: None,
             max_message: 0,

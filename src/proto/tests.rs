@@ -695,6 +695,31 @@ fn reports_keep_a_busy_session_alive() {
 }
 
 #[test]
+fn small_batches_that_are_ordered_together_are_told_together() {
+    let mut world = World::new();
+    let mut config = member_config(2, &["x"]);
+    config.max_in_flight = 2 * MAX_UNANSWERED as usize;
+    let b = world.add(config);
+    world.run();
+    // All under way at once: word of each by itself would be more than may be left unanswered.
+    for _ in 0..2 * MAX_UNANSWERED {
+        world.submit(b, "z", &["x"]);
+    }
+    world.collect();
+    for packet in std::mem::take(&mut world.packets) {
+        let Packet::ToHost(input) = packet else { continue };
+        world.host.handle_input(world.now, input);
+    }
+    world.host.handle_input(world.now, host::Input::Flush);
+    world.run();
+    assert_eq!(world.host.members().count(), 1, "{:?}", world.left());
+    let told = &world.children[b].ordered;
+    assert_eq!(told.iter().map(|run| u64::from(run.count)).sum::<u64>(), 2 * MAX_UNANSWERED);
+    assert!(told.len() <= world.host_windows, "{} in {} windows", told.len(), world.host_windows);
+    assert!(told.windows(2).all(|pair| pair[0].last_origin_seq() + 1 == pair[1].first_origin_seq));
+}
+
+#[test]
 fn in_flight_batches_are_bounded() {
     let mut world = World::new();
     let a = world.join(1, &[""]);

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{DIAL_TIMEOUT, PER_WAKE};
 use crate::error::RecvError;
 use crate::id::SessionToken;
+use crate::message::Position;
 use crate::proto::Instant;
 use crate::proto::member::{End, Event as MachineEvent, Input, Member as Machine, Output};
 use crate::role::Role;
@@ -102,8 +103,8 @@ pub(super) struct Driver {
     link: Link,
     clock: Clock,
     inbound: Inbound,
-    /// Who waits in `join`.
-    joined: Option<oneshot::Sender<Result<(), End>>>,
+    /// Who waits in `join`, to be told where the order stood.
+    joined: Option<oneshot::Sender<Result<Position, End>>>,
     /// Who waits for subscriptions, by ticket.
     subscribers: VecDeque<(u64, oneshot::Sender<()>)>,
     next_ticket: u64,
@@ -120,7 +121,7 @@ impl Driver {
         transport: Arc<dyn Transport>,
         address: Address,
         inbound: mpsc::Sender<Delivery>,
-        joined: oneshot::Sender<Result<(), End>>,
+        joined: oneshot::Sender<Result<Position, End>>,
     ) -> Self {
         Self {
             node,
@@ -332,7 +333,7 @@ impl Driver {
                 node.set_members(members.into_iter().chain(known));
                 node.emit(Event::Connected { host, role, position });
                 if let Some(joined) = self.joined.take() {
-                    let _ = joined.send(Ok(()));
+                    let _ = joined.send(Ok(position));
                 }
             }
             MachineEvent::Reset { after, resume_at } => {

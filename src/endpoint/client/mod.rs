@@ -13,12 +13,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config;
 use crate::error::JoinError;
 use crate::id::EndpointId;
-use crate::message::check_prefix;
+use crate::message::{Position, check_prefix};
 use crate::proto::member as machine;
 use crate::role::Role;
 use crate::transport::{self, Address, AddressError};
 use crate::wire::{MAX_PREFIXES, MAX_TOKEN};
 
+use super::consumer::Messages;
+use super::handler;
 use super::listener::ChannelListener;
 use super::node::{DropGuard, Node, endpoint};
 use super::outbound::{Outbound, QueueLimit};
@@ -49,6 +51,7 @@ use super::outbound::{Outbound, QueueLimit};
 pub struct Client {
     guard: Arc<DropGuard>,
     address: Address,
+    joined_at: Position,
 }
 
 impl Client {
@@ -61,6 +64,12 @@ impl Client {
     #[must_use]
     pub fn host_address(&self) -> &Address {
         &self.address
+    }
+
+    /// Where the order stood when it first joined: what it receives begins behind this position.
+    #[must_use]
+    pub fn joined_at(&self) -> Position {
+        self.joined_at
     }
 
     fn node(&self) -> &Arc<Node> {
@@ -183,10 +192,48 @@ impl ClientBuilder {
     /// # Errors
     /// [`JoinError`]; the client has ended then.
     pub async fn join(
-        mut self,
+        self,
         address: impl TryInto<Address, Error: Into<AddressError>>,
     ) -> Result<Client, JoinError> {
         let address = address.try_into().map_err(Into::into)?;
+        Ok(self.start(address, |_| ()).await?.0)
+    }
+
+    /// Joins the host at this address, with a stream of all that is ordered behind [`Client::joined_at`].
+    ///
+    /// A stream made after [`join`](Self::join) misses what was delivered before it was made; this one misses nothing.
+    /// Otherwise as [`join`](Self::join), its cancel safety included.
+    ///
+    /// ```no_run
+    /// use futures::TryStreamExt;
+    /// use zincmq::prelude::*;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (client, mut messages) = Client::builder().join_with_messages("tcp://127.0.0.1:5555").await?;
+    /// println!("all after {}:", client.joined_at());
+    /// while let Some(message) = messages.try_next().await? {
+    ///     println!("{:?}", message.payload());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`JoinError`]; the client has ended then.
+    pub async fn join_with_messages(
+        self,
+        address: impl TryInto<Address, Error: Into<AddressError>>,
+    ) -> Result<(Client, Messages), JoinError> {
+        let address = address.try_into().map_err(Into::into)?;
+        self.start(address, |node| Messages::new(node.consumers.add("", handler::DEFAULT_QUEUE))).await
+    }
+
+    /// Starts the client and waits until it is a member. `prepare` runs before anything can be delivered.
+    async fn start<T>(
+        mut self,
+        address: Address,
+        prepare: impl FnOnce(&Node) -> T,
+    ) -> Result<(Client, T), JoinError> {
         self.check()?;
         if self.prefixes.is_empty() {
             self.prefixes.insert(String::new());
@@ -213,6 +260,7 @@ impl ClientBuilder {
             self.shutdown_timeout,
         );
         let guard = Arc::new(DropGuard(Arc::clone(&node)));
+        let prepared = prepare(&node);
         let (inbound, received) = mpsc::channel(config::INBOUND_WINDOWS);
         let listener = ChannelListener {
             id: self.id,
@@ -229,7 +277,7 @@ impl ClientBuilder {
         node.tasks.spawn(listener.run(received));
         node.tasks.spawn(driver.run(commands));
         match outcome.await {
-            Ok(Ok(())) => Ok(Client { guard, address }),
+            Ok(Ok(joined_at)) => Ok((Client { guard, address, joined_at }, prepared)),
             Ok(Err(machine::End::Refused { code, reason })) => {
                 Err(JoinError::Refused { address, reason: super::driver::reason(code, reason) })
             }

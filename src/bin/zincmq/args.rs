@@ -1,0 +1,229 @@
+//! What the user typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand};
+use zincmq::{Address, EndpointId, Topic};
+
+/// Cluster messaging without a broker: one host orders and publishes, clients join it, send and receive.
+///
+/// Every message gets its place in one order, and every member sees that order.
+#[derive(Debug, Parser)]
+#[command(
+    name = "zincmq",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  zincmq tour                                               see what it does, in a few seconds
+  zincmq host --bind tcp://127.0.0.1:5555                   start a host
+  zincmq sub tcp://127.0.0.1:5555                           print what is said there
+  echo hello | zincmq pub tcp://127.0.0.1:5555 --topic hi   say something
+
+Exit codes: 0 done, 1 something went wrong (standard error says what, and what to do), 2 wrong usage."
+)]
+pub(crate) struct Args {
+    /// Print one JSON object per line
+    #[arg(long, global = true, display_order = 900)]
+    pub(crate) json: bool,
+
+    /// Log to standard error; -vv and -vvv say more
+    #[arg(short, long, global = true, display_order = 901, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Host(HostArgs),
+    Sub(SubArgs),
+    Pub(PubArgs),
+    /// Show what zincmq does: a host and three clients in this process, over real TCP, in a few seconds
+    ///
+    /// Every claim it makes is checked while it runs; exit code 1 if one does not hold.
+    #[command(after_help = "Example:\n  zincmq tour")]
+    Tour,
+}
+
+/// Start a host: it admits members, orders their messages and publishes them
+///
+/// Prints where it listens, then who comes and goes. Ctrl-c ends it in order: members are told, and what was sent to it
+/// gets its place.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  zincmq host --bind tcp://127.0.0.1:5555                   for this machine only
+  zincmq host --bind tcp://0.0.0.0:5555 --token-file token  for others who have the token
+  zincmq host --bind ipc:///tmp/cluster                     over Unix sockets")]
+pub(crate) struct HostArgs {
+    /// Where members join: tcp://HOST:PORT or ipc://PATH; port 0 lets the system choose
+    #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:0", value_parser = bindable)]
+    pub(crate) bind: Address,
+
+    /// The name of the cluster: members of another one are refused
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) cluster: String,
+
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+
+    /// Let everyone join, from other machines, too
+    #[arg(long, conflicts_with_all = ["token", "token_file"])]
+    pub(crate) allow_anonymous: bool,
+
+    /// Where to publish [default: beside --bind, on a port of the system's choice or at PATH.pub]
+    #[arg(long, value_name = "ADDR", value_parser = bindable)]
+    pub(crate) bind_broadcast: Option<Address>,
+
+    /// Where to take messages [default: beside --bind, on a port of the system's choice or at PATH.pull]
+    #[arg(long, value_name = "ADDR", value_parser = bindable)]
+    pub(crate) bind_submit: Option<Address>,
+
+    /// The address members reach the host at, where that is not the one they dial
+    #[arg(long, value_name = "ADDR", value_parser = joinable)]
+    pub(crate) advertise: Option<Address>,
+}
+
+/// Join a cluster and print what is said there
+///
+/// Everything ordered after the "joined" line is printed, each message once and in order. When the host goes away, sub
+/// waits for it to come back, and says so. Ctrl-c ends it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  zincmq sub tcp://127.0.0.1:5555
+  zincmq sub tcp://127.0.0.1:5555 --topic sensor. --topic alarm. --count 10
+  zincmq --json sub ipc:///tmp/cluster | jq .payload")]
+pub(crate) struct SubArgs {
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+
+    /// Print only topics that begin with PREFIX; may be given more than once
+    #[arg(long = "topic", value_name = "PREFIX")]
+    pub(crate) topics: Vec<String>,
+
+    /// End after N messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// Who to be [default: a fresh random id]
+    #[arg(long, value_name = "UUID")]
+    pub(crate) id: Option<EndpointId>,
+}
+
+/// Send each line of standard input as one message
+///
+/// Ends when every message has come back in its place in the order, and prints how many those were. Lines may hold any
+/// bytes. A host that goes away meanwhile is waited for, as long as --timeout says. Ctrl-c ends the input.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  echo hello | zincmq pub tcp://127.0.0.1:5555 --topic greetings
+  tail -f app.log | zincmq pub ipc:///tmp/cluster --topic logs.app")]
+pub(crate) struct PubArgs {
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+
+    /// What the messages are about
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) topic: Topic,
+
+    /// How many messages may be under way, sent and not back in order yet
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) in_flight: u32,
+}
+
+/// How to get into a cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JoinArgs {
+    /// The host's address, as its first line tells it
+    #[arg(value_name = "ADDR", value_parser = joinable)]
+    pub(crate) address: Address,
+
+    /// The name of the cluster
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) cluster: String,
+
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+
+    /// How long to try to join
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+}
+
+/// The shared secret of a cluster. It travels in the clear: on an open network whoever listens can read it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenArgs {
+    /// The cluster's token. Everyone on this machine can see it in the list of processes: better use --token-file or
+    /// the environment variable ZINCMQ_TOKEN. It is sent unencrypted
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub(crate) token: Option<String>,
+
+    /// Read the token from a file; a line break at its end is not part of it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// An address that a host of its own process can bind.
+fn bindable(text: &str) -> Result<Address, String> {
+    match text.parse().map_err(|error: zincmq::AddressError| error.to_string())? {
+        Address::Inproc(_) => {
+            Err("inproc:// reaches no further than one process: use tcp:// or ipc://".to_owned())
+        }
+        address => Ok(address),
+    }
+}
+
+/// An address that names one host.
+fn joinable(text: &str) -> Result<Address, String> {
+    match bindable(text)? {
+        Address::Tcp { port: 0, .. } => {
+            Err("port 0 is for binding: use the address that the host's first line tells".to_owned())
+        }
+        address if address.is_ipc_wildcard() => {
+            Err("ipc://* is for binding: use the address that the host's first line tells".to_owned())
+        }
+        address => Ok(address),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|duration| !duration.is_zero() && *duration <= Duration::from_secs(365 * 24 * 3600))
+        .ok_or_else(|| "write a number of seconds, more than 0 and at most a year".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_that_name_no_host_are_refused_with_advice() {
+        assert!(joinable("tcp://127.0.0.1:0").unwrap_err().contains("first line"));
+        assert!(joinable("ipc://*").unwrap_err().contains("first line"));
+        assert!(bindable("inproc://x").unwrap_err().contains("ipc://"));
+        assert!(bindable("ipc://*").is_ok());
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "soon", "inf", "NaN", "1e300"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

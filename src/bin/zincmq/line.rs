@@ -1,0 +1,285 @@
+//! What is printed, line by line: the same facts as JSON and as text.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Serialize;
+use zincmq::{
+    Address, Codec, EndpointId, Event, LeaveReason, Message, MessageKind, Position, RefusalReason, Role,
+    ShutdownReport, Stats,
+};
+
+use crate::output::{Paint, counted, grouped};
+
+/// One line of output. As JSON, an object whose `event` names the variant.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Line<'a> {
+    Listening { id: EndpointId, address: String, broadcast: String, submit: String },
+    MemberJoined { id: EndpointId, role: Role },
+    MemberLeft { id: EndpointId, reason: &'static str },
+    JoinRefused { id: EndpointId, address: String, code: &'static str, reason: String },
+    Joined { id: EndpointId, host: EndpointId, epoch: u64, seq: u64 },
+    Message(MessageLine<'a>),
+    Reset { after: Option<Position>, resume_at: Position },
+    Connected { host: EndpointId, epoch: u64, seq: u64 },
+    Disconnected { reason: String },
+    Lagged { missed: u64 },
+    Done { sent: u64, first: Option<Position>, last: Option<Position> },
+    Closed(Closed),
+}
+
+/// The end of an endpoint: what was left, and what was counted.
+#[derive(Debug, Serialize)]
+pub(crate) struct Closed {
+    unsent: usize,
+    unknown: u64,
+    members: usize,
+    stats: Stats,
+}
+
+impl Closed {
+    pub(crate) fn new(report: ShutdownReport, stats: Stats) -> Self {
+        Self { unsent: report.unsent, unknown: report.unknown, members: report.members, stats }
+    }
+}
+
+/// A received message. The kind and the codec are there only where they are not the usual ones.
+#[derive(Debug, Serialize)]
+pub(crate) struct MessageLine<'a> {
+    topic: &'a str,
+    origin: EndpointId,
+    origin_seq: u64,
+    epoch: u64,
+    seq: u64,
+    payload: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    codec: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<HeaderLine<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeaderLine<'a> {
+    name: &'a str,
+    value: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+}
+
+impl<'a> From<&'a Message> for MessageLine<'a> {
+    fn from(message: &'a Message) -> Self {
+        let (payload, encoding) = as_text(message.payload());
+        // Received messages have a position.
+        let position = message.position().unwrap_or(Position { epoch: 0, seq: 0 });
+        Self {
+            topic: message.topic().as_str(),
+            origin: message.origin(),
+            origin_seq: message.origin_seq(),
+            epoch: position.epoch,
+            seq: position.seq,
+            payload,
+            encoding,
+            kind: kind(message.kind()),
+            codec: codec(message.codec()),
+            headers: message
+                .headers()
+                .iter()
+                .map(|(name, value)| {
+                    let (value, encoding) = as_text(value);
+                    HeaderLine { name, value, encoding }
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Bytes as the text they are, or else in Base64.
+fn as_text(bytes: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.into(), None),
+        Err(_) => (BASE64.encode(bytes).into(), Some("base64")),
+    }
+}
+
+fn kind(kind: MessageKind) -> Option<&'static str> {
+    Some(match kind {
+        MessageKind::Data => return None,
+        MessageKind::FullDocument => "full-document",
+        MessageKind::DocumentFragment => "document-fragment",
+        MessageKind::FullDocumentRequest => "full-document-request",
+        _ => "other",
+    })
+}
+
+fn codec(codec: Codec) -> Option<&'static str> {
+    Some(match codec {
+        Codec::Raw => return None,
+        Codec::MessagePack => "messagepack",
+        Codec::Json => "json",
+        Codec::Protobuf => "protobuf",
+        _ => "other",
+    })
+}
+
+/// The line an event makes, if it is one that is printed. Holes are told by the stream of messages, where they have their place.
+pub(crate) fn for_event(event: Event) -> Option<Line<'static>> {
+    Some(match event {
+        Event::Connected { host, position, .. } => {
+            Line::Connected { host, epoch: position.epoch, seq: position.seq }
+        }
+        Event::Disconnected { reason } => Line::Disconnected { reason },
+        Event::MemberJoined { id, role } => Line::MemberJoined { id, role },
+        Event::MemberLeft { id, reason } => Line::MemberLeft { id, reason: leave_reason(reason) },
+        Event::JoinRefused { id, address, reason } => Line::JoinRefused {
+            id,
+            address: address.to_string(),
+            code: refusal_code(&reason),
+            reason: reason.to_string(),
+        },
+        Event::Lagged(missed) => Line::Lagged { missed },
+        _ => return None,
+    })
+}
+
+fn leave_reason(reason: LeaveReason) -> &'static str {
+    match reason {
+        LeaveReason::Left => "left",
+        LeaveReason::Disconnected => "disconnected",
+        LeaveReason::Replaced => "replaced",
+        LeaveReason::Violation => "violation",
+        LeaveReason::Unresponsive => "unresponsive",
+        _ => "unknown",
+    }
+}
+
+fn refusal_code(reason: &RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::WrongCluster(_) => "wrong_cluster",
+        RefusalReason::WrongVersion(_) => "wrong_version",
+        RefusalReason::Unauthorized(_) => "unauthorized",
+        RefusalReason::DuplicateId(_) => "duplicate_id",
+        RefusalReason::Full(_) => "full",
+        RefusalReason::Closing(_) => "closing",
+        RefusalReason::Malformed(_) => "malformed",
+        _ => "other",
+    }
+}
+
+impl Line<'_> {
+    /// Writes the line for people, without a line break. What peers say is made safe for a terminal.
+    pub(crate) fn write_text(&self, out: &mut impl Write, paint: Paint) -> std::io::Result<()> {
+        match self {
+            Self::Listening { id, address, broadcast, submit } => {
+                writeln!(out, "{} {}", paint.bold("listening on"), paint.bold(address))?;
+                writeln!(out, "  publishing on {broadcast}, taking messages on {submit}")?;
+                write!(out, "{}", paint.dim(&format!("  id {id}; ctrl-c ends")))
+            }
+            Self::MemberJoined { id, role } => write!(out, "{} {id} ({role})", paint.good("joined ")),
+            Self::MemberLeft { id, reason } => write!(out, "{} {id} ({reason})", paint.warn("left   ")),
+            Self::JoinRefused { id, address, reason, .. } => {
+                write!(out, "{} {id} from {address}: {}", paint.warn("refused"), printable(reason))
+            }
+            Self::Joined { id, host, epoch, seq } => {
+                let text = format!("joined host {host} as {id}, at message {seq} of epoch {epoch}");
+                write!(out, "{}", paint.dim(&text))
+            }
+            Self::Message(message) => message.write_text(out, paint),
+            Self::Reset { after, resume_at } => {
+                let after = after.map_or_else(|| "the beginning".to_owned(), |position| position.to_string());
+                let text = format!("messages were missed after {after}; going on at {resume_at}");
+                write!(out, "{}", paint.warn(&text))
+            }
+            Self::Connected { epoch, seq, .. } => {
+                write!(out, "{}", paint.good(&format!("connected again, at message {seq} of epoch {epoch}")))
+            }
+            Self::Disconnected { reason } => {
+                let text = format!("disconnected ({}); waiting for the host to come back", printable(reason));
+                write!(out, "{}", paint.warn(&text))
+            }
+            Self::Lagged { missed } => {
+                write!(
+                    out,
+                    "{}",
+                    paint.warn(&format!("{} not shown: too fast to print", counted(*missed, "event")))
+                )
+            }
+            Self::Done { sent: 0, .. } => write!(out, "nothing to send"),
+            Self::Done { sent, first, last } => {
+                write!(out, "{} sent, all in order", counted(*sent, "message"))?;
+                match (first, last) {
+                    (Some(first), Some(last)) => write!(out, ": positions {first} to {last}"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Closed(closed) => write!(out, "{}", paint.dim(&closed.text())),
+        }
+    }
+}
+
+impl Closed {
+    fn text(&self) -> String {
+        let stats = &self.stats;
+        let mut text = format!("closed: {} received", counted(stats.received, "message"));
+        let malformed = stats.malformed_control + stats.malformed_submits + stats.malformed_broadcasts;
+        let troubles = [
+            (stats.lost_windows, "windows lost"),
+            (malformed, "malformed, dropped"),
+            (stats.transport_drops, "dropped on full queues"),
+            (stats.unknown_sessions + stats.forbidden_submits, "submits refused"),
+            (self.unsent as u64, "not sent"),
+            (self.unknown, "of unknown fate"),
+            (self.members as u64, "members still there"),
+        ];
+        for (count, what) in troubles.into_iter().filter(|(count, _)| *count > 0) {
+            text += &format!(", {} {what}", grouped(count));
+        }
+        text
+    }
+}
+
+impl MessageLine<'_> {
+    fn write_text(&self, out: &mut impl Write, paint: Paint) -> std::io::Result<()> {
+        let Self { topic, seq, payload, encoding, kind, codec, .. } = self;
+        write!(out, "{} {}  {}", paint.dim(&format!("{seq:>6}")), paint.bold(topic), printable(payload))?;
+        let notes: Vec<&str> = [*encoding, *codec, *kind].into_iter().flatten().collect();
+        if !notes.is_empty() {
+            write!(out, "  {}", paint.dim(&format!("({})", notes.join(", "))))?;
+        }
+        Ok(())
+    }
+}
+
+/// Text without control characters, which could do anything to a terminal.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|c| c.is_control() && c != '\t') {
+        return text.into();
+    }
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe.into()
+}
+
+/// The line about a host that listens.
+pub(crate) fn listening(host: &zincmq::Host, id: EndpointId) -> Line<'static> {
+    let text = |address: &Address| address.to_string();
+    let bound = host.bound();
+    Line::Listening {
+        id,
+        address: text(host.address()),
+        broadcast: text(&bound.broadcast),
+        submit: text(&bound.submit),
+    }
+}
+
+#[cfg(test)]
+#[path = "line/tests.rs"]
+mod tests;
