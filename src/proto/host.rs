@@ -582,11 +582,12 @@ impl Host {
         let mut run: Option<Ordered> = None;
         for (topic, tail) in batch.records() {
             let topic = &batch.topics[usize::from(topic)];
-            if !self.window.has_room(tail.len(), topic) {
+            if !self.window.push(topic, origin, origin_seq, tail) {
                 self.runs.extend(tell.zip(run.take()));
                 self.cut_window();
+                // The first record of a window always goes in.
+                self.window.push(topic, origin, origin_seq, tail);
             }
-            self.window.push(topic, origin, origin_seq, tail);
             self.last_seq += 1;
             let run = run.get_or_insert(Ordered {
                 epoch: self.epoch,
