@@ -45,11 +45,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // A handler that is a type: all prices.
     let counted = Arc::new(AtomicU64::new(0));
-    client.handle("price.", Highest {
-        cents: AtomicU64::new(0),
-        count: Arc::clone(&counted),
-        done: done.clone(),
-    })?;
+    client.handle(
+        "price.",
+        Highest { cents: AtomicU64::new(0), count: Arc::clone(&counted), done: done.clone() },
+    )?;
 
     // A closure, four messages at a time; those of one topic stay in order.
     let apples = Arc::new(AtomicU64::new(0));
@@ -84,7 +83,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..2 {
         finished.recv().await;
     }
-    println!("{} prices, {} of them of apples", counted.load(Ordering::Relaxed), apples.load(Ordering::Relaxed));
+    println!(
+        "{} prices, {} of them of apples",
+        counted.load(Ordering::Relaxed),
+        apples.load(Ordering::Relaxed)
+    );
 
     let report = client.shutdown().await;
     println!("failures reported: {}; {report:?}", client.stats().handler_failures);

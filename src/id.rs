@@ -29,7 +29,10 @@ impl EndpointId {
 
     /// A fresh random id (UUID version 4).
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "the application asks for it; machines get their id as an input")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the application asks for it; machines get their id as an input"
+    )]
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::vec;
 
 use futures::Stream;
 use tokio::sync::Notify;
@@ -16,27 +17,49 @@ use crate::sync::lock;
 /// A run of messages in order, as they came in: consecutive but for those that were not asked for.
 ///
 /// Iterate over it to take the messages out one by one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Batch {
-    messages: Arc<Vec<Message>>,
-    next: usize,
+    messages: Run,
+}
+
+#[derive(Debug, Clone)]
+enum Run {
+    /// Other consumers have it, too: messages are cloned as they are taken. The number says how many were taken.
+    Shared(Arc<Vec<Message>>, usize),
+    /// Nobody else has it.
+    Own(vec::IntoIter<Message>),
 }
 
 impl Batch {
     pub(crate) fn new(messages: Arc<Vec<Message>>) -> Self {
-        Self { messages, next: 0 }
+        Self { messages: Run::Shared(messages, 0) }
+    }
+
+    /// The same batch, to be read: when all other consumers are done with it its messages are moved out, not cloned.
+    fn unshared(self) -> Self {
+        let messages = match self.messages {
+            Run::Shared(messages, 0) => match Arc::try_unwrap(messages) {
+                Ok(messages) => Run::Own(messages.into_iter()),
+                Err(messages) => Run::Shared(messages, 0),
+            },
+            other => other,
+        };
+        Self { messages }
     }
 
     /// The messages that are left, in order.
     #[must_use]
     pub fn as_slice(&self) -> &[Message] {
-        &self.messages[self.next..]
+        match &self.messages {
+            Run::Shared(messages, taken) => &messages[*taken..],
+            Run::Own(messages) => messages.as_slice(),
+        }
     }
 
     /// How many messages are left.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.messages.len() - self.next
+        self.as_slice().len()
     }
 
     /// Whether no message is left.
@@ -46,13 +69,24 @@ impl Batch {
     }
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self { messages: Run::Own(vec::IntoIter::default()) }
+    }
+}
+
 impl Iterator for Batch {
     type Item = Message;
 
     fn next(&mut self) -> Option<Message> {
-        let message = self.messages.get(self.next)?.clone();
-        self.next += 1;
-        Some(message)
+        match &mut self.messages {
+            Run::Shared(messages, taken) => {
+                let message = messages.get(*taken)?.clone();
+                *taken += 1;
+                Some(message)
+            }
+            Run::Own(messages) => messages.next(),
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -161,7 +195,10 @@ impl Queue {
                 state.messages -= item.messages();
                 drop(state);
                 self.room.notify_one();
-                Poll::Ready(Some(item))
+                Poll::Ready(Some(match item {
+                    Item::Batch(batch) => Item::Batch(batch.unshared()),
+                    word => word,
+                }))
             }
             None if state.ended => Poll::Ready(None),
             None => {

@@ -126,9 +126,13 @@ impl ChannelListener {
         if messages.is_empty() {
             return;
         }
-        let messages = Arc::new(messages);
-        for consumer in self.consumers.list().iter() {
-            let batch = consumer.select(&messages);
+        let mut messages = Arc::new(messages);
+        let consumers = self.consumers.list();
+        for (number, consumer) in consumers.iter().enumerate() {
+            // The last one gets ours, so that a consumer that is alone need not share.
+            let last = number + 1 == consumers.len();
+            let batch =
+                consumer.select(if last { std::mem::take(&mut messages) } else { Arc::clone(&messages) });
             if batch.is_empty() {
                 continue;
             }
@@ -143,10 +147,11 @@ impl ChannelListener {
 
 impl Consumer {
     /// What of these messages is for this consumer.
-    fn select(&self, messages: &Arc<Vec<Message>>) -> Batch {
+    fn select(&self, messages: Arc<Vec<Message>>) -> Batch {
         let matches = |message: &Message| message.topic().as_str().starts_with(&self.prefix);
-        if messages.iter().all(matches) {
-            return Batch::new(Arc::clone(messages));
+        // Not even looking at them is what a stream costs that takes all.
+        if self.prefix.is_empty() || messages.iter().all(matches) {
+            return Batch::new(messages);
         }
         Batch::new(Arc::new(messages.iter().filter(|message| matches(message)).cloned().collect()))
     }

@@ -19,6 +19,10 @@ use super::{ControlCount, Instant};
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
 
+/// How far above its own first epoch a host believes a joiner's: 70 years in milliseconds. A clock may be wrong by some of that; more
+/// would let one joiner use up all epochs.
+const EPOCH_SLACK: u64 = 1 << 41;
+
 /// What a host is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -317,6 +321,10 @@ impl Host {
         };
         let Some(message) = message else {
             self.counters.malformed_control += 1;
+            if !self.peers.contains_key(&peer) && frames.first().is_some_and(ChildMessage::is_hello) {
+                let reason = "the hello is malformed".to_owned();
+                self.refuse(now, peer, EndpointId::NIL, RefusalCode::Malformed, reason);
+            }
             return;
         };
         match (self.peers.get(&peer), message) {
@@ -341,6 +349,8 @@ impl Host {
             ))
         } else if hello.cluster != self.config.cluster {
             Some((RefusalCode::Cluster, format!("this is cluster {:?}", self.config.cluster)))
+        } else if hello.epoch > self.config.epoch.saturating_add(EPOCH_SLACK) {
+            Some((RefusalCode::Malformed, "the epoch is far in the future".to_owned()))
         } else if self.draining {
             Some((RefusalCode::Closing, "the host is shutting down".to_owned()))
         } else if self.sessions.len() >= self.config.max_members {
@@ -581,11 +591,12 @@ impl Host {
         let mut run: Option<Ordered> = None;
         for (origin_seq, (topic, tail)) in (batch.first_origin_seq..).zip(batch.records()) {
             let topic = &batch.topics[usize::from(topic)];
-            if !self.window.has_room(tail.len(), topic) {
+            if !self.window.push(topic, origin, origin_seq, tail) {
                 self.tell(tell, run.take());
                 self.cut_window();
+                let fits = self.window.push(topic, origin, origin_seq, tail);
+                debug_assert!(fits, "the first record of a window always goes in");
             }
-            self.window.push(topic, origin, origin_seq, tail);
             self.last_seq += 1;
             let run = run.get_or_insert(Ordered {
                 epoch: self.epoch,

@@ -12,7 +12,8 @@ use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
 use crate::role::Role;
 use crate::wire::{
-    Batch, BatchBuilder, ChildMessage, CloseReason, Ordered, RefusalCode, SubmitHead, WindowBuilder,
+    Batch, BatchBuilder, ChildMessage, CloseReason, Hello, Ordered, PROTOCOL_VERSION, RefusalCode,
+    SubmitHead, WindowBuilder,
 };
 
 const CLUSTER: &str = "test";
@@ -652,6 +653,37 @@ fn garbage_on_control_is_counted_and_changes_nothing() {
 }
 
 #[test]
+fn a_malformed_hello_and_one_from_the_far_future_are_refused_in_words() {
+    let mut world = World::new();
+    let hello = |epoch| {
+        ChildMessage::Hello(Hello {
+            version: PROTOCOL_VERSION,
+            cluster: CLUSTER.into(),
+            id: id(1),
+            resume: None,
+            epoch,
+            next_origin_seq: 1,
+            token: Bytes::from_static(b"token"),
+        })
+        .encode()
+    };
+    for (name, frame) in [(1, hello(0).slice(..20)), (2, hello(1 << 60))] {
+        let peer = PeerId::new(Bytes::copy_from_slice(&[name]));
+        world.input(host::Input::Control { peer, frames: vec![frame] });
+    }
+    world.run();
+    let codes: Vec<_> = world
+        .host_events
+        .iter()
+        .map(|event| match event {
+            host::Event::Refused { code, .. } => *code,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(codes, [RefusalCode::Malformed; 2]);
+}
+
+#[test]
 fn a_child_that_never_answers_is_cut_off() {
     let mut world = World::new();
     let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
@@ -810,7 +842,7 @@ fn a_parent_that_counts_to_the_end_again_and_again_overflows_nothing() {
         assert!(batch.push(&other));
         let batch = Batch::decode(batch.finish(), 1 << 20).unwrap();
         let mut window = WindowBuilder::new();
-        batch.records().for_each(|(_, tail)| window.push(&other.topic, id(9), 1, tail));
+        assert!(batch.records().all(|(_, tail)| window.push(&other.topic, id(9), 1, tail)));
         let body = window.finish(1000, u64::MAX - 1, u64::MAX - 2);
         let frames = vec![Bytes::from_static(b"W"), body];
         world.packets.push_back(Packet::ToChild(a, member::Input::Broadcast { frames }));

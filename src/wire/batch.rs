@@ -10,7 +10,7 @@ use crate::message::{Message, Topic};
 
 use super::record::{MIN_RECORD, put_tail, skip_tail, tail_bound};
 use super::table::{TopicTable, read_topics};
-use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint};
+use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint, reserve};
 
 /// The first frame of a submit message: who submits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,15 +68,13 @@ impl BatchBuilder {
 
     /// Adds a message as the next of its origin; `false`, and nothing added, when the batch is closed to it.
     pub(crate) fn push(&mut self, message: &Message) -> bool {
-        let added = tail_bound(message) + 2 + self.topics.growth(&message.topic);
+        let found = self.topics.find(&message.topic);
+        let added = tail_bound(message) + 2 + TopicTable::growth(found, &message.topic);
         if self.count > 0 && (usize::from(self.count) >= MAX_RECORDS || self.bytes() + added > TARGET_BYTES) {
             return false;
         }
-        if self.records.capacity() == 0 {
-            // The common batch is small; a busy one grows to its target once.
-            self.records.reserve(added.max(1024));
-        }
-        put_varint(&mut self.records, self.topics.place(&message.topic).into());
+        reserve(&mut self.records, added);
+        put_varint(&mut self.records, self.topics.place(found, &message.topic).into());
         put_tail(&mut self.records, message);
         self.count += 1;
         true

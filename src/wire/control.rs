@@ -217,6 +217,11 @@ impl ChildMessage {
         buffer.freeze()
     }
 
+    /// Whether this is meant to be a hello, well-formed or not.
+    pub(crate) fn is_hello(frame: &Bytes) -> bool {
+        Reader::open(frame, kind::HELLO).is_ok()
+    }
+
     pub(crate) fn decode(frame: &Bytes) -> Result<Self, Malformed> {
         let (kind, mut reader) = Reader::open_any(frame)?;
         let message = match kind {

@@ -69,6 +69,15 @@ fn put_varint(buffer: &mut impl bytes::BufMut, mut value: u64) {
     buffer.put_u8(value as u8);
 }
 
+/// Makes room in the records of a batch or window. The common one is small; a busy one grows to its target at once.
+fn reserve(records: &mut bytes::BytesMut, added: usize) {
+    const SMALL: usize = 1024;
+    if records.capacity() - records.len() < added {
+        let room = if records.is_empty() { SMALL } else { TARGET_BYTES.saturating_sub(records.len()) };
+        records.reserve(room.max(added));
+    }
+}
+
 /// Puts bytes through every decoder: none may panic, whatever a peer sends.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode_everything(frame: &bytes::Bytes) {

@@ -85,7 +85,19 @@ impl<'a> Reader<'a> {
     }
 
     /// An unsigned LEB128 varint of at most ten octets.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
+        // Nearly all are of one octet.
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -102,6 +114,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint that counts bytes or entries, at most `limit`.
+    #[inline]
     pub(crate) fn length(&mut self, limit: usize, over: &'static str) -> Result<usize, Malformed> {
         usize::try_from(self.varint()?).ok().filter(|length| *length <= limit).ok_or(Malformed(over))
     }

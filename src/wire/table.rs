@@ -24,29 +24,30 @@ impl TopicTable {
         self.bytes
     }
 
-    /// How much the table would grow by a record of this topic.
-    pub(super) fn growth(&self, topic: &Topic) -> usize {
-        if self.find(topic).is_some() { 0 } else { 1 + topic.as_str().len() }
+    /// The topic's place, if it has one already.
+    pub(super) fn find(&self, topic: &Topic) -> Option<u16> {
+        match self.topics.get(usize::from(self.last)) {
+            Some(last) if last == topic => Some(self.last),
+            _ => self.places.get(topic).copied(),
+        }
     }
 
-    /// The topic's place, entered if it is new.
-    pub(super) fn place(&mut self, topic: &Topic) -> u16 {
-        self.last = self.find(topic).unwrap_or_else(|| {
+    /// How much the table grows by a topic that was or was not [found](Self::find).
+    pub(super) fn growth(found: Option<u16>, topic: &Topic) -> usize {
+        if found.is_some() { 0 } else { 1 + topic.as_str().len() }
+    }
+
+    /// Notes the use of a topic that was [found](Self::find), or else enters it. Its place.
+    pub(super) fn place(&mut self, found: Option<u16>, topic: &Topic) -> u16 {
+        self.last = found.unwrap_or_else(|| {
             // At most one topic per record, of which there are at most 1,024.
             let place = self.topics.len() as u16;
-            self.bytes += 1 + topic.as_str().len();
+            self.bytes += Self::growth(None, topic);
             self.topics.push(topic.clone());
             self.places.insert(topic.clone(), place);
             place
         });
         self.last
-    }
-
-    fn find(&self, topic: &Topic) -> Option<u16> {
-        match self.topics.get(usize::from(self.last)) {
-            Some(last) if last == topic => Some(self.last),
-            _ => self.places.get(topic).copied(),
-        }
     }
 
     pub(super) fn put(&self, buffer: &mut impl BufMut) {

@@ -50,13 +50,13 @@ fn through_the_host(messages: &[Message], origin: EndpointId, first_origin_seq: 
         assert_eq!((batch.first_origin_seq, batch.len()), (origin_seq, taken));
         for (place, tail) in batch.records() {
             let topic = &batch.topics[usize::from(place)];
-            if !builder.has_room(tail.len(), topic) {
+            if !builder.push(topic, origin, origin_seq, tail) {
                 let full = std::mem::replace(&mut builder, WindowBuilder::new());
                 let count = u64::from(full.count());
                 windows.push(full.finish(9, number, seq));
                 (number, seq) = (number + 1, seq + count);
+                assert!(builder.push(topic, origin, origin_seq, tail), "the first record always goes in");
             }
-            builder.push(topic, origin, origin_seq, tail);
             origin_seq += 1;
         }
     }
@@ -91,7 +91,7 @@ proptest! {
             let mut tail = BytesMut::new();
             record::put_tail(&mut tail, message);
             let origin_seq = next.entry(*origin).or_insert(5_u64);
-            builder.push(&message.topic, *origin, *origin_seq, &tail);
+            assert!(builder.push(&message.topic, *origin, *origin_seq, &tail));
             *origin_seq += 1;
         }
         let window = Window::decode(&builder.finish(3, 4, 100), MAX).unwrap();
@@ -132,7 +132,7 @@ proptest! {
         for (i, message) in messages.iter().enumerate() {
             let mut tail = BytesMut::new();
             record::put_tail(&mut tail, message);
-            builder.push(&message.topic, EndpointId::from_bytes([1; 16]), 1 + i as u64, &tail);
+            assert!(builder.push(&message.topic, EndpointId::from_bytes([1; 16]), 1 + i as u64, &tail));
         }
         let whole = builder.finish(1, 1, 1);
         let truncated = whole.slice(..cut.index(whole.len()));
@@ -242,7 +242,7 @@ fn an_origin_that_jumps_within_a_window_keeps_its_numbers() {
     record::put_tail(&mut tail, &Message::new("t", "x").unwrap());
     let mut builder = WindowBuilder::new();
     for origin_seq in [1, 2, 7, 8] {
-        builder.push(&topic, origin, origin_seq, &tail);
+        assert!(builder.push(&topic, origin, origin_seq, &tail));
     }
     let window = Window::decode(&builder.finish(1, 1, 1), MAX).unwrap();
     assert_eq!(window.messages.iter().map(Message::origin_seq).collect::<Vec<_>>(), [1, 2, 7, 8]);

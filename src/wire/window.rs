@@ -9,7 +9,7 @@ use crate::message::{Message, Position, Topic};
 
 use super::record::{MIN_RECORD, read_tail};
 use super::table::{TopicTable, read_topics};
-use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint};
+use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint, reserve};
 
 /// The fixed part of a window: opening octets, epoch, number, first seq, and three counts.
 const HEAD_BYTES: usize = 3 + 8 + 8 + 8 + 2 + 2 + 2;
@@ -131,22 +131,20 @@ impl WindowBuilder {
         self.count
     }
 
-    /// Whether a record with a tail of this length still goes into this window. The first one always does.
-    pub(crate) fn has_room(&self, tail: usize, topic: &Topic) -> bool {
-        let added = tail + 2 * 2 + self.topics.growth(topic) + ORIGIN_BYTES;
-        self.count == 0 || (usize::from(self.count) < MAX_RECORDS && self.bytes() + added <= TARGET_BYTES)
-    }
-
-    /// Adds a record at the end. The caller has asked [`has_room`](Self::has_room).
-    pub(crate) fn push(&mut self, topic: &Topic, origin: EndpointId, origin_seq: u64, tail: &[u8]) {
-        let (topic, origin) = (self.topics.place(topic), self.origin_place(origin, origin_seq));
-        if self.records.capacity() == 0 {
-            self.records.reserve((tail.len() + 8).max(1024));
+    /// Adds a record at the end; `false`, and nothing added, when it does not go into this window. The first one always does.
+    pub(crate) fn push(&mut self, topic: &Topic, origin: EndpointId, origin_seq: u64, tail: &[u8]) -> bool {
+        let found = self.topics.find(topic);
+        let added = tail.len() + 2 * 2 + TopicTable::growth(found, topic) + ORIGIN_BYTES;
+        if self.count > 0 && (usize::from(self.count) >= MAX_RECORDS || self.bytes() + added > TARGET_BYTES) {
+            return false;
         }
+        let (topic, origin) = (self.topics.place(found, topic), self.origin_place(origin, origin_seq));
+        reserve(&mut self.records, added);
         put_varint(&mut self.records, topic.into());
         put_varint(&mut self.records, origin.into());
         self.records.put_slice(tail);
         self.count += 1;
+        true
     }
 
     fn bytes(&self) -> usize {
