@@ -1,5 +1,9 @@
 //! A host and its clients, over every transport: joining, order, echo, receipts, subscriptions, handlers, shutdown.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the bans are for the sans-IO machines")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the bans are for the sans-IO machines"
+)]
 
 mod common;
 

@@ -1,5 +1,9 @@
 //! What the integration tests share.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the bans are for the sans-IO machines")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the bans are for the sans-IO machines"
+)]
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 use std::future::Future;
