@@ -147,6 +147,63 @@ over_every_transport! {
         publisher.abort();
     }
 
+    async fn a_hundred_thousand_messages_of_four_senders_arrive_once_and_in_one_order(kind: Kind) {
+        const ALL: usize = 100_000;
+        const IN_FLIGHT: usize = 20_000;
+        let host = Host::builder().echo(true).bind(address(kind)).await.unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(soon(Client::builder().echo(true).join(host.address())).await.unwrap());
+        }
+        let reading: Vec<_> = clients
+            .iter()
+            .map(|client| {
+                let mut messages = client.messages();
+                tokio::spawn(async move {
+                    let mut seen = Vec::with_capacity(ALL);
+                    while seen.len() < ALL {
+                        for message in messages.next_batch().await.unwrap().unwrap() {
+                            assert_eq!(message.topic().as_str(), format!("t{}", message.origin_seq() % 8));
+                            seen.push((message.position().unwrap().seq, message.origin(), message.origin_seq()));
+                        }
+                    }
+                    seen
+                })
+            })
+            .collect();
+        let endpoints = clients.iter().map(|client| client as &dyn Endpoint).chain([&host as &dyn Endpoint]);
+        let sending: Vec<_> = endpoints
+            .map(|endpoint| {
+                let sender = endpoint.sender();
+                tokio::spawn(async move {
+                    let mut under_way = std::collections::VecDeque::new();
+                    for i in 1..=ALL / 4 {
+                        if under_way.len() == IN_FLIGHT {
+                            let oldest: zincmq::Receipt = under_way.pop_front().unwrap();
+                            oldest.ordered().await.unwrap();
+                        }
+                        under_way.push_back(sender.send(message(&format!("t{}", i % 8), "x")).await.unwrap());
+                    }
+                })
+            })
+            .collect();
+        for task in sending {
+            soon(task).await.unwrap();
+        }
+        let mut seen = Vec::new();
+        for task in reading {
+            seen.push(soon(task).await.unwrap());
+        }
+        assert!(seen[0] == seen[1] && seen[0] == seen[2], "one order");
+        assert!(seen[0].iter().enumerate().all(|(i, (seq, ..))| *seq == i as u64 + 1), "no hole");
+        let mut last: BTreeMap<EndpointId, u64> = BTreeMap::new();
+        for (_, origin, origin_seq) in &seen[0] {
+            assert_eq!(*origin_seq, last.get(origin).unwrap_or(&0) + 1, "each once and in the order of its origin");
+            last.insert(*origin, *origin_seq);
+        }
+        assert_eq!(last.len(), 4);
+    }
+
     async fn a_client_with_prefixes_sees_its_topics_in_the_total_order(kind: Kind) {
         let host = host(kind).await;
         let filtered = soon(Client::builder().subscribe("a.").subscribe("c").join(host.address())).await.unwrap();

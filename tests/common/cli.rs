@@ -116,6 +116,14 @@ impl Zincmq {
         self.child.kill().expect("it ran");
     }
 
+    /// How much of its memory is resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
     /// Waits for the end: the exit status, and what was said on standard error. Once only.
     pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
         // It closes with the process, and can be waited for with a deadline.
