@@ -1,162 +1,37 @@
 //! A child's side: joins, keeps its subscription whole, knows which of its messages have their place.
 
-use std::collections::{BTreeSet, VecDeque};
+//!
+//! [`Member`] is the machine and its sessions; it keeps three smaller ones: [`delivery::Delivery`] is how far it has come in the
+//! order, [`in_flight::InFlight`] what it submitted and has no place yet, [`filter::Filter`] what it takes.
+
+mod delivery;
+mod filter;
+mod in_flight;
+mod interface;
+
+pub(crate) use interface::{Config, Counters, End, Event, Input, Output};
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::id::{EndpointId, SessionToken};
-use crate::message::{Message, Position};
-use crate::role::Role;
+use crate::message::Position;
 use crate::wire::{
-    Barrier, ChildMessage, CloseReason, Hello, Index, Lane, MAX_EPOCH, MAX_RECORDS, MemberEntry, Nonce,
-    Ordered, PROTOCOL_VERSION, ParentMessage, RefusalCode, SubmitHead, TopicPart, Welcome, Window,
+    Barrier, ChildMessage, CloseReason, Hello, Index, Lane, Nonce, Ordered, PROTOCOL_VERSION, ParentMessage,
+    RefusalCode, SubmitHead, TopicPart, Welcome, Window,
 };
+
+use delivery::{Delivery, Hole, Taken};
+use filter::Filter;
+use in_flight::InFlight;
 
 use super::rng::Rng;
 use super::{ControlCount, Instant};
 
 /// How long to wait for a barrier before asking again, at first and at most (guesses: a few round trips; twice a second).
 const BARRIER_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-
-/// What a member is told at its start.
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) id: EndpointId,
-    pub(crate) cluster: String,
-    pub(crate) token: Bytes,
-    /// What to take at first; the empty prefix takes everything.
-    pub(crate) prefixes: BTreeSet<String>,
-    /// How many batches may be under way, submitted and without a place.
-    pub(crate) max_in_flight: usize,
-    /// How long the parent may take for each step from hello to barrier.
-    pub(crate) handshake_timeout: Duration,
-    /// How long the first join may take in all.
-    pub(crate) join_timeout: Duration,
-    /// The pause before another attempt: at first, and at most. It doubles, and is jittered down by up to half.
-    pub(crate) backoff: (Duration, Duration),
-    /// Seeds jitter and nonces.
-    pub(crate) seed: u64,
-}
-
-/// What happens to a member.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// Begin: the first thing ever.
-    Start,
-    /// The control channel is connected.
-    Connected,
-    /// It could not be.
-    DialFailed { reason: String },
-    /// After [`Output::Attach`]: broadcast and submit channels are connected.
-    Attached,
-    /// They could not be.
-    AttachFailed { reason: String },
-    /// One of the three connections was lost.
-    Lost { reason: String },
-    /// A message on the control channel, its frames as they came.
-    Control { frames: Vec<Bytes> },
-    /// A message on the broadcast channel, its frames as they came.
-    Broadcast { frames: Vec<Bytes> },
-    /// A batch of the application's. Only while [`Member::can_submit`].
-    Submit { first_origin_seq: u64, count: u16, body: Bytes },
-    /// Take these prefixes from now on. [`Output::Subscribed`] with the ticket says when that is in force.
-    Subscribe { prefixes: BTreeSet<String>, ticket: u64 },
-    /// Go, once everything submitted has its place.
-    Leave,
-}
-
-/// What a member wants done.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// Connect the control channel, and say [`Input::Connected`] or [`Input::DialFailed`].
-    Dial,
-    /// Drop the link with all its connections.
-    Hangup,
-    /// Send on the control channel.
-    Control { frame: Bytes },
-    /// Connect the other channels, named as in the join answer.
-    Attach { broadcast: String, submit: String, session: SessionToken },
-    /// Subscribe to broadcast messages whose first frame begins so.
-    AddLane { prefix: String },
-    /// Take that back.
-    RemoveLane { prefix: String },
-    /// Send on the submit channel.
-    Submit { head: Bytes, body: Bytes },
-    /// Messages in order, for the application.
-    Deliver { messages: Vec<Message> },
-    /// Messages of the application's have their places.
-    Ordered(Ordered),
-    /// The fate of the application's messages up to this origin_seq, as far as they have no place, is unknown.
-    Unknown { up_to: u64 },
-    /// The subscription of this ticket, and all before it, are in force.
-    Subscribed { ticket: u64 },
-    /// Something the application may want to know.
-    Event(Event),
-    /// The machine has come to its end.
-    Ended(End),
-}
-
-/// What the application may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The endpoint is a member. Delivery began behind `position`.
-    Joined { host: EndpointId, role: Role, max_message: usize, position: Position, members: Vec<MemberEntry> },
-    /// Delivery jumps: what lay between was not received. `after` is the last position known before the hole.
-    Reset { after: Option<Position>, resume_at: Position },
-    /// The session is over; the member tries to come back.
-    Disconnected { reason: String },
-    /// Others came and went.
-    Membership { joined: Vec<MemberEntry>, left: Vec<EndpointId> },
-}
-
-/// How a member ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum End {
-    /// As asked.
-    Left,
-    /// The parent does not admit it.
-    Refused { code: RefusalCode, reason: String },
-    /// The first join took too long.
-    TimedOut { reason: String },
-}
-
-/// What a member counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) windows: u64,
-    pub(crate) received: u64,
-    pub(crate) malformed_broadcasts: u64,
-    pub(crate) malformed_control: u64,
-    pub(crate) duplicates: u64,
-    /// Windows that never came.
-    pub(crate) lost_windows: u64,
-    pub(crate) sessions: u64,
-}
-
-/// What a member takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Filter(BTreeSet<String>);
-
-impl Filter {
-    fn takes_all(&self) -> bool {
-        self.0.contains("")
-    }
-
-    fn matches(&self, topic: &str) -> bool {
-        self.0.iter().any(|prefix| topic.starts_with(prefix.as_str()))
-    }
-
-    /// The subscriptions on the broadcast channel that bring it.
-    fn lanes(&self) -> BTreeSet<String> {
-        if self.takes_all() {
-            return BTreeSet::from([Lane::WHOLE.to_owned()]);
-        }
-        std::iter::once(Lane::INDEX.to_owned())
-            .chain(self.0.iter().map(|prefix| Lane::topics(prefix)))
-            .collect()
-    }
-}
 
 /// A subscription asked for, whose barrier has not come.
 #[derive(Debug)]
@@ -219,24 +94,13 @@ pub(crate) struct Member {
     max_message: usize,
     control: ControlCount,
     host: Option<EndpointId>,
-    /// The highest epoch seen.
-    epoch: u64,
-    /// The last window taken in, and the position delivery has reached.
-    number: u64,
-    position: Option<Position>,
+    delivery: Delivery,
+    in_flight: InFlight,
     /// What is in force.
     filter: Filter,
     pending: Option<Pending>,
     /// The latest wish, if it came while another was pending.
     wanted: Option<(Filter, u64)>,
-    /// Parts of one window that wait for its index.
-    parts: Vec<TopicPart>,
-    in_flight: VecDeque<(u64, u16)>,
-    next_origin_seq: u64,
-    /// The lowest origin_seq whose fate is open.
-    open_from: u64,
-    /// Places told by the parent of messages in windows that delivery has not reached yet.
-    told: VecDeque<Ordered>,
     /// The parent shuts down: nothing more is submitted, and the session ends behind this window.
     closing: Option<u64>,
     leaving: bool,
@@ -256,17 +120,11 @@ impl Member {
             max_message: 0,
             control: ControlCount::default(),
             host: None,
-            epoch: 0,
-            number: 0,
-            position: None,
+            delivery: Delivery::default(),
+            in_flight: InFlight::new(config.max_in_flight),
             filter: Filter(config.prefixes.clone()),
             pending: None,
             wanted: None,
-            parts: Vec::new(),
-            in_flight: VecDeque::new(),
-            next_origin_seq: 1,
-            open_from: 1,
-            told: VecDeque::new(),
             closing: None,
             leaving: false,
             outputs: VecDeque::new(),
@@ -276,14 +134,16 @@ impl Member {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            lost_windows: self.delivery.lost_windows(),
+            duplicates: self.delivery.duplicates(),
+            ..self.counters
+        }
     }
 
     /// Whether [`Input::Submit`] is welcome now.
     pub(crate) fn can_submit(&self) -> bool {
-        matches!(self.state, State::Live)
-            && self.closing.is_none()
-            && self.in_flight.len() < self.config.max_in_flight
+        matches!(self.state, State::Live) && self.closing.is_none() && self.in_flight.has_room()
     }
 
     /// What is to be done next; `None` when all is done for now.
@@ -371,8 +231,8 @@ impl Member {
             cluster: self.config.cluster.clone(),
             id: self.config.id,
             resume: self.session,
-            epoch: self.epoch,
-            next_origin_seq: self.next_origin_seq,
+            epoch: self.delivery.epoch(),
+            next_origin_seq: self.in_flight.next_origin_seq(),
             token: self.config.token.clone(),
         });
         self.say(now, &hello);
@@ -453,7 +313,13 @@ impl Member {
         match message {
             ParentMessage::Welcome(welcome) => self.on_welcome(welcome),
             ParentMessage::Refused { code, reason } => self.on_refused(now, code, reason),
-            ParentMessage::Ordered(ordered) => self.on_told(ordered),
+            ParentMessage::Ordered(ordered) => {
+                if self.in_flight.on_told(ordered) {
+                    self.take_told();
+                } else {
+                    self.counters.malformed_control += 1;
+                }
+            }
             ParentMessage::Membership { mut joined, mut left } => {
                 if joined.iter().any(|member| member.id == self.config.id) {
                     self.on_confirmed(now);
@@ -535,14 +401,17 @@ impl Member {
     }
 
     fn on_submit(&mut self, first_origin_seq: u64, count: u16, body: Bytes) {
-        self.next_origin_seq = first_origin_seq + u64::from(count);
-        let Some(session) = self.session.filter(|_| self.can_submit()) else {
-            debug_assert!(false, "a batch was submitted out of turn");
-            self.outputs.push_back(Output::Unknown { up_to: self.next_origin_seq - 1 });
-            return;
-        };
-        self.in_flight.push_back((first_origin_seq, count));
-        self.outputs.push_back(Output::Submit { head: SubmitHead { session }.encode(), body });
+        let session = self.session.filter(|_| self.can_submit());
+        self.in_flight.submit(first_origin_seq, count);
+        match session {
+            Some(session) => {
+                self.outputs.push_back(Output::Submit { head: SubmitHead { session }.encode(), body });
+            }
+            None => {
+                debug_assert!(false, "a batch was submitted out of turn");
+                self.lose_in_flight();
+            }
+        }
     }
 
     fn on_broadcast(&mut self, now: Instant, frames: &[Bytes]) {
@@ -553,7 +422,7 @@ impl Member {
         let max = self.max_message;
         let result = match Lane::decode(lane) {
             Ok(Lane::Whole) => Window::decode(body, max).map(|window| self.on_window(window)),
-            Ok(Lane::Index) => Index::decode(body).map(|index| self.on_index(index)),
+            Ok(Lane::Index) => Index::decode(body).map(|index| self.on_index(&index)),
             Ok(Lane::Topic(topic)) => TopicPart::decode(&topic, body, max).map(|part| self.on_part(part)),
             Ok(Lane::Barrier(nonce)) => {
                 Barrier::decode(body).map(|barrier| self.on_barrier(now, nonce, barrier))
@@ -565,121 +434,53 @@ impl Member {
         }
     }
 
-    /// Whether a window of this number is the next one, or counts as such after a hole. Says so where there is a hole.
-    fn is_due(&mut self, epoch: u64, number: u64, first_seq: u64) -> bool {
-        if epoch < self.epoch || number <= self.number || epoch > MAX_EPOCH {
-            self.counters.duplicates += 1;
-            return false;
-        }
-        self.epoch = epoch;
-        if number > self.number + 1 {
-            self.lose(number - self.number - 1);
-            self.jump(Position { epoch, seq: first_seq });
-        }
-        self.number = number;
-        true
-    }
-
-    /// Counts windows that never came. A parent in error can claim any number of them, again and again.
-    fn lose(&mut self, windows: u64) {
-        self.counters.lost_windows = self.counters.lost_windows.saturating_add(windows);
-    }
-
-    fn jump(&mut self, resume_at: Position) {
-        self.outputs.push_back(Output::Event(Event::Reset { after: self.position, resume_at }));
-    }
-
     /// Whether the barrier has come, so that windows count.
     fn is_receiving(&self) -> bool {
         matches!(self.state, State::Confirming { .. } | State::Live | State::Leaving { .. })
     }
 
     fn on_window(&mut self, window: Window) {
+        // Before the barrier, or on a lane that is being left: what it holds comes, or came, another way.
         if !self.is_receiving() || !self.filter.takes_all() {
-            // Before the barrier, or on a lane that is being left: what it holds comes, or came, another way.
             return;
         }
-        if !self.is_due(window.epoch, window.number, window.first_seq) {
-            return;
+        let runs = in_flight::own_runs(&window, self.config.id);
+        if let Some(mut taken) = self.delivery.on_window(window) {
+            self.tell_hole(taken.hole.take());
+            runs.into_iter().for_each(|run| self.on_ordered(run));
+            self.deliver(taken);
         }
-        self.position = Some(Position { epoch: window.epoch, seq: window.last_seq() });
-        // Own messages that stand side by side make a run.
-        let mut run: Option<Ordered> = None;
-        let id = self.config.id;
-        for message in window.messages.iter().filter(|message| message.origin == id) {
-            let seq = message.position.map_or(0, |position| position.seq);
-            match &mut run {
-                Some(run)
-                    if run.first_origin_seq + u64::from(run.count) == message.origin_seq
-                        && run.first_seq + u64::from(run.count) == seq =>
-                {
-                    run.count += 1;
-                }
-                _ => {
-                    let next = Ordered {
-                        epoch: window.epoch,
-                        number: window.number,
-                        first_origin_seq: message.origin_seq,
-                        first_seq: seq,
-                        count: 1,
-                    };
-                    if let Some(done) = run.replace(next) {
-                        self.on_ordered(done);
-                    }
-                }
-            }
-        }
-        if let Some(run) = run {
-            self.on_ordered(run);
-        }
-        self.deliver(window.messages);
-        self.take_told();
     }
 
     fn on_part(&mut self, part: TopicPart) {
-        if self.filter.takes_all() || part.number <= self.number {
-            return;
+        if !self.filter.takes_all() {
+            self.delivery.on_part(part);
         }
-        // Parts of an earlier window whose index never came are of no use: its loss shows by the numbers.
-        self.parts.retain(|other| other.number == part.number);
-        self.parts.push(part);
     }
 
-    fn on_index(&mut self, index: Index) {
-        let mut parts = std::mem::take(&mut self.parts);
+    fn on_index(&mut self, index: &Index) {
         if !self.is_receiving() || self.filter.takes_all() {
+            self.delivery.forget_parts();
             return;
         }
-        parts.retain(|part| part.number == index.number && part.epoch == index.epoch);
-        let mut messages: Vec<Message> = parts.into_iter().flat_map(|part| part.messages).collect();
-        messages.retain(|message| self.filter.matches(message.topic.as_str()));
-        let due: usize = index
-            .topics
-            .iter()
-            .filter(|(topic, _)| self.filter.matches(topic.as_str()))
-            .map(|(_, count)| usize::from(*count))
-            .sum();
-        if !self.is_due(index.epoch, index.number, index.first_seq) {
-            return;
+        if let Some(taken) = self.delivery.on_index(index, &self.filter) {
+            self.deliver(taken);
         }
-        let position = Position { epoch: index.epoch, seq: index.last_seq };
-        if messages.len() == due {
-            messages.sort_by_key(Message::position);
-            self.deliver(messages);
-        } else {
-            // A topic's part was lost: a part of a window is never shown.
-            self.lose(1);
-            self.jump(Position { epoch: index.epoch, seq: index.last_seq + 1 });
-        }
-        self.position = Some(position);
-        self.take_told();
     }
 
-    fn deliver(&mut self, messages: Vec<Message>) {
+    fn deliver(&mut self, Taken { hole, messages }: Taken) {
+        self.tell_hole(hole);
         self.counters.windows += 1;
         self.counters.received += messages.len() as u64;
         if !messages.is_empty() {
             self.outputs.push_back(Output::Deliver { messages });
+        }
+        self.take_told();
+    }
+
+    fn tell_hole(&mut self, hole: Option<Hole>) {
+        if let Some(Hole { after, resume_at }) = hole {
+            self.outputs.push_back(Output::Event(Event::Reset { after, resume_at }));
         }
     }
 
@@ -693,7 +494,6 @@ impl Member {
             self.outputs.push_back(Output::RemoveLane { prefix: prefix.clone() });
         }
         self.filter = pending.filter;
-        self.parts.clear();
         self.say(now, &ChildMessage::Live { nonce: nonce.0 });
         match &self.state {
             State::Joining { welcome, .. } => {
@@ -701,13 +501,8 @@ impl Member {
                 self.on_subscribed_first(now, welcome, barrier);
             }
             State::Live => {
-                // All that was published before the barrier has come by now, or never will.
-                if barrier.number > self.number {
-                    self.lose(barrier.number - self.number);
-                    self.jump(Position { epoch: barrier.epoch, seq: barrier.last_seq + 1 });
-                    self.number = barrier.number;
-                    self.position = Some(Position { epoch: barrier.epoch, seq: barrier.last_seq });
-                }
+                let hole = self.delivery.on_barrier(barrier);
+                self.tell_hole(hole);
                 self.outputs.push_back(Output::Subscribed { ticket: pending.ticket });
                 self.take_told();
                 self.next_subscription(now);
@@ -718,68 +513,42 @@ impl Member {
 
     /// The first barrier of a session: delivery begins behind it.
     fn on_subscribed_first(&mut self, now: Instant, welcome: Welcome, barrier: Barrier) {
-        let at = Position { epoch: barrier.epoch, seq: barrier.last_seq };
-        let same_host = self.host == Some(welcome.host) && self.epoch == barrier.epoch;
-        let missed = self.position.is_some() && !(same_host && self.number == barrier.number);
-        self.host = Some(welcome.host);
-        self.epoch = self.epoch.max(barrier.epoch);
-        self.number = barrier.number;
-        if missed {
-            self.jump(Position { epoch: at.epoch, seq: at.seq + 1 });
-        }
-        self.position = Some(at);
+        let same_host = self.host.replace(welcome.host) == Some(welcome.host);
+        let hole = self.delivery.begin(barrier, same_host);
+        self.tell_hole(hole);
         self.state = State::Confirming {
             joined: Event::Joined {
                 host: welcome.host,
                 role: welcome.role,
                 max_message: welcome.max_message as usize,
-                position: at,
+                position: Position { epoch: barrier.epoch, seq: barrier.last_seq },
                 members: welcome.members,
             },
             deadline: now + self.config.handshake_timeout,
         };
     }
 
-    /// The parent told places. They count when delivery has passed their window, so that they cannot overtake an echo.
-    fn on_told(&mut self, ordered: Ordered) {
-        // Each tells of at least one message under way: whoever sends more is not to be believed.
-        if self.told.len() >= self.config.max_in_flight * MAX_RECORDS {
-            self.counters.malformed_control += 1;
-            return;
-        }
-        self.told.push_back(ordered);
-        self.take_told();
-    }
-
     fn take_told(&mut self) {
-        while let Some(ordered) = self.told.front().copied().filter(|ordered| ordered.number <= self.number) {
-            self.told.pop_front();
+        while let Some(ordered) = self.in_flight.take_told(self.delivery.number()) {
             self.on_ordered(ordered);
         }
     }
 
     /// Own messages have places, by their echo or by the parent's word.
     fn on_ordered(&mut self, ordered: Ordered) {
-        let last = ordered.last_origin_seq();
-        if last < self.open_from || last >= self.next_origin_seq {
-            // Known already; or never sent, which only a parent in error would claim.
-            return;
+        if let Some(resolved) = self.in_flight.on_ordered(ordered) {
+            self.outputs.extend(resolved.unknown_up_to.map(|up_to| Output::Unknown { up_to }));
+            self.outputs.push_back(Output::Ordered(resolved.ordered));
         }
-        if ordered.first_origin_seq > self.open_from {
-            // What is older was ordered in a window that was lost.
-            self.outputs.push_back(Output::Unknown { up_to: ordered.first_origin_seq - 1 });
-        }
-        self.open_from = last + 1;
-        while self.in_flight.front().is_some_and(|(first, count)| first + u64::from(*count) <= self.open_from)
-        {
-            self.in_flight.pop_front();
-        }
-        self.outputs.push_back(Output::Ordered(ordered));
+    }
+
+    fn lose_in_flight(&mut self) {
+        self.outputs.extend(self.in_flight.lose().map(|up_to| Output::Unknown { up_to }));
     }
 
     /// Says goodbye when that was asked for, by the application or the parent, and nothing is under way.
     fn leave_if_done(&mut self, now: Instant) {
-        let behind = self.closing.is_some_and(|last| self.number < last);
+        let behind = self.closing.is_some_and(|last| self.delivery.number() < last);
         if (self.leaving || self.closing.is_some())
             && matches!(self.state, State::Live)
             && self.in_flight.is_empty()
@@ -819,19 +588,14 @@ impl Member {
 
     fn drop_session(&mut self) {
         self.outputs.push_back(Output::Hangup);
-        if !self.in_flight.is_empty() {
-            self.in_flight.clear();
-            self.open_from = self.next_origin_seq;
-            self.outputs.push_back(Output::Unknown { up_to: self.next_origin_seq - 1 });
-        }
-        self.told.clear();
+        self.lose_in_flight();
         if let Some(pending) = self.pending.take()
             && self.wanted.is_none()
             && pending.ticket != 0
         {
             self.wanted = Some((pending.filter, pending.ticket));
         }
-        self.parts.clear();
+        self.delivery.forget_parts();
         self.closing = None;
     }
 

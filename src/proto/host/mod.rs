@@ -1,4 +1,13 @@
 //! The host's side: admits members, gives messages their order, cuts windows.
+//!
+//! [`Host`] is the machine: it admits peers and ends sessions. [`order::Order`] gives positions and cuts windows;
+//! [`session`] holds what is known of peers and sessions, and what they ask for.
+
+mod interface;
+mod order;
+mod session;
+
+pub(crate) use interface::{Config, Counters, Event, Input, LeaveReason, Output, Verdict};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -6,15 +15,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{EndpointId, PeerId, SessionToken};
-use crate::message::Message;
 use crate::role::Role;
 use crate::wire::{
-    Barrier, Batch, ChildMessage, CloseReason, Hello, Index, Lane, MAX_EPOCH, MAX_PREFIXES, MemberEntry,
-    Nonce, Ordered, PROTOCOL_VERSION, ParentMessage, RefusalCode, SubmitHead, TopicPart, Welcome, Window,
-    WindowBuilder,
+    Batch, ChildMessage, CloseReason, Hello, Lane, MAX_PREFIXES, MemberEntry, Nonce, PROTOCOL_VERSION,
+    ParentMessage, RefusalCode, SubmitHead, Welcome,
 };
 
 use super::{ControlCount, Instant};
+use order::{Order, Recipient};
+use session::{Demand, Filter, Peer, Session};
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -23,165 +32,6 @@ const HANG_UP: Duration = Duration::from_secs(1);
 /// would let one joiner use up all epochs.
 const EPOCH_SLACK: u64 = 1 << 41;
 
-/// What a host is told at its start.
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) id: EndpointId,
-    pub(crate) cluster: String,
-    /// The epoch to open: the Unix time in milliseconds where there is no memory of an earlier one.
-    pub(crate) epoch: u64,
-    pub(crate) max_message: usize,
-    pub(crate) max_members: usize,
-    /// How many peers may be under examination at once.
-    pub(crate) max_handshakes: usize,
-    /// How long a peer may take from its hello to its membership.
-    pub(crate) handshake_timeout: Duration,
-    /// Where children find the other channels, as the join answer names them.
-    pub(crate) broadcast: String,
-    pub(crate) submit: String,
-}
-
-/// What happens to a host.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// A message on the control channel, its frames as they came.
-    Control { peer: PeerId, frames: Vec<Bytes> },
-    /// A control connection closed.
-    ControlClosed { peer: PeerId },
-    /// A session's broadcast connection closed.
-    BroadcastClosed { session: SessionToken },
-    /// The authenticator's answer to [`Output::Authenticate`].
-    Verdict { peer: PeerId, verdict: Verdict },
-    /// A message on the submit channel, its frames as they came.
-    Submit { frames: Vec<Bytes> },
-    /// A batch of the host's own.
-    Local { body: Bytes },
-    /// Nothing more is waiting: what was ordered goes out.
-    Flush,
-    /// Shut down: say so to all members, and say [`Output::Drained`] when they have left.
-    Drain,
-}
-
-/// Whether a peer is admitted.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    /// As this, under a fresh token from the operating system's generator.
-    Admit { role: Role, session: SessionToken },
-    /// Not, for this reason.
-    Refuse { reason: String },
-}
-
-/// What a host wants done.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// Publish on lane `W`, and deliver to the host's own consumers.
-    Window { body: Bytes },
-    /// Publish on another lane.
-    Broadcast { lane: Bytes, body: Bytes },
-    /// Send on the control channel.
-    Control { peer: PeerId, frame: Bytes },
-    /// Cut a peer's connections.
-    Disconnect { peer: PeerId, session: Option<SessionToken> },
-    /// Ask the authenticator, and answer with [`Input::Verdict`].
-    Authenticate { peer: PeerId, id: EndpointId, token: Bytes },
-    /// Messages of the host's own have their places.
-    Ordered(Ordered),
-    /// Something the application may want to know.
-    Event(Event),
-    /// After [`Input::Drain`]: no member is left.
-    Drained,
-}
-
-/// What the application may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    Joined { id: EndpointId, role: Role },
-    Left { id: EndpointId, reason: LeaveReason },
-    Refused { peer: PeerId, id: EndpointId, code: RefusalCode, reason: String },
-}
-
-/// Why a member is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LeaveReason {
-    /// It said goodbye.
-    Left,
-    /// Its connection closed.
-    Disconnected,
-    /// The host ended the session.
-    Closed(CloseReason),
-}
-
-/// What a host counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) windows: u64,
-    pub(crate) ordered: u64,
-    pub(crate) malformed_control: u64,
-    pub(crate) malformed_submits: u64,
-    pub(crate) unknown_sessions: u64,
-    pub(crate) forbidden_submits: u64,
-    pub(crate) duplicates: u64,
-}
-
-/// What is known of a control connection.
-#[derive(Debug)]
-enum Peer {
-    /// It said hello, and the authenticator is thinking.
-    Examined { hello: Hello, deadline: Instant },
-    /// It has a session.
-    Admitted { session: SessionToken },
-    /// It was told to go.
-    Closing { deadline: Instant },
-}
-
-/// What a session takes.
-#[derive(Debug, Clone, Default)]
-struct Filter {
-    all: bool,
-    prefixes: Vec<String>,
-}
-
-impl Filter {
-    fn new(prefixes: Vec<String>) -> Self {
-        Self { all: prefixes.iter().any(String::is_empty), prefixes }
-    }
-}
-
-/// Who is told the places of messages, because it does not learn them from its echo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Recipient {
-    /// The host's own application.
-    Local,
-    /// A session that does not take everything.
-    Session(SessionToken),
-}
-
-#[derive(Debug)]
-struct Session {
-    peer: PeerId,
-    id: EndpointId,
-    role: Role,
-    /// When a session that is not live yet ends.
-    joining: Option<Instant>,
-    /// What the child takes, by its own word.
-    filter: Filter,
-    /// What it is about to take: in force beside `filter` until the child confirms the barrier of this nonce.
-    proposed: Option<(u64, Filter)>,
-    next_origin_seq: u64,
-    control: ControlCount,
-}
-
-impl Session {
-    /// Whether the child sees its own messages only by chance, and so is told their places.
-    fn is_filtered(&self) -> bool {
-        !self.filter.all || self.proposed.as_ref().is_some_and(|(_, filter)| !filter.all)
-    }
-
-    fn filters(&self) -> impl Iterator<Item = &Filter> {
-        std::iter::once(&self.filter).chain(self.proposed.as_ref().map(|(_, filter)| filter))
-    }
-}
-
 /// The host's state machine. See the [module above](super) for how to drive it.
 ///
 /// After any number of inputs that order messages, [`Input::Flush`] sends them out: the driver gives it when nothing
@@ -189,24 +39,14 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Host {
     config: Config,
-    epoch: u64,
-    /// The number of the last window that was cut.
-    number: u64,
-    /// The seq of the last message that was ordered.
-    last_seq: u64,
-    window: WindowBuilder,
-    /// Runs in the open window that somebody must be told of.
-    runs: Vec<(Recipient, Ordered)>,
+    order: Order,
     local_next_origin_seq: u64,
     peers: BTreeMap<PeerId, Peer>,
     /// When to look at a peer again. An entry whose peer has moved on since means nothing.
     timers: BTreeSet<(Instant, PeerId)>,
     sessions: BTreeMap<SessionToken, Session>,
     by_id: BTreeMap<EndpointId, SessionToken>,
-    /// How many sessions ask for each prefix, everything left out.
-    wanted: BTreeMap<String, usize>,
-    /// How many sessions do not take everything, and so need indexes.
-    filtered: usize,
+    demand: Demand,
     joined: Vec<MemberEntry>,
     left: Vec<EndpointId>,
     draining: bool,
@@ -217,19 +57,14 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
         Self {
-            epoch: config.epoch.clamp(1, MAX_EPOCH),
+            order: Order::new(config.epoch),
             config,
-            number: 0,
-            last_seq: 0,
-            window: WindowBuilder::new(),
-            runs: Vec::new(),
             local_next_origin_seq: 1,
             peers: BTreeMap::new(),
             timers: BTreeSet::new(),
             sessions: BTreeMap::new(),
             by_id: BTreeMap::new(),
-            wanted: BTreeMap::new(),
-            filtered: 0,
+            demand: Demand::default(),
             joined: Vec::new(),
             left: Vec::new(),
             draining: false,
@@ -424,23 +259,24 @@ impl Host {
         if let Some(old) = self.by_id.get(&hello.id).copied() {
             self.close(now, old, CloseReason::Replaced);
         }
-        if hello.epoch > self.epoch {
+        if hello.epoch > self.order.epoch() {
             // The joiner has seen a later reign than ours: positions of this one must be above it.
             self.cut_window();
-            self.epoch = (hello.epoch + 1).min(MAX_EPOCH);
+            self.order.rise_above(hello.epoch);
         }
         self.admit(now, peer, &hello, role, session);
     }
 
     fn admit(&mut self, now: Instant, peer: PeerId, hello: &Hello, role: Role, token: SessionToken) {
         self.cut_window();
+        let at = self.order.barrier();
         let welcome = Welcome {
             session: token,
             host: self.config.id,
             role,
-            epoch: self.epoch,
-            number: self.number,
-            last_seq: self.last_seq,
+            epoch: at.epoch,
+            number: at.number,
+            last_seq: at.last_seq,
             max_message: u32::try_from(self.config.max_message).unwrap_or(u32::MAX),
             broadcast: self.config.broadcast.clone(),
             submit: self.config.submit.clone(),
@@ -458,8 +294,8 @@ impl Host {
         };
         self.peers.insert(peer, Peer::Admitted { session: token });
         self.by_id.insert(hello.id, token);
+        self.demand.add(&session);
         self.sessions.insert(token, session);
-        self.filtered += 1;
         self.send(token, &ParentMessage::Welcome(welcome));
     }
 
@@ -496,10 +332,9 @@ impl Host {
                 session.proposed = Some((nonce, Filter::new(prefixes)));
             }
         });
-        let barrier = Barrier { epoch: self.epoch, number: self.number, last_seq: self.last_seq };
         self.outputs.push_back(Output::Broadcast {
             lane: Lane::Barrier(Nonce(nonce)).encode(),
-            body: barrier.encode(),
+            body: self.order.barrier().encode(),
         });
     }
 
@@ -521,25 +356,10 @@ impl Host {
     /// Changes what a session takes, and the sums over all sessions with it.
     fn change_filter(&mut self, token: SessionToken, change: impl FnOnce(&mut Session)) {
         let Some(mut session) = self.sessions.remove(&token) else { return };
-        self.discount(&session);
+        self.demand.remove(&session);
         change(&mut session);
-        self.filtered += usize::from(session.is_filtered());
-        for prefix in session.filters().filter(|filter| !filter.all).flat_map(|filter| &filter.prefixes) {
-            *self.wanted.entry(prefix.clone()).or_default() += 1;
-        }
+        self.demand.add(&session);
         self.sessions.insert(token, session);
-    }
-
-    fn discount(&mut self, session: &Session) {
-        self.filtered -= usize::from(session.is_filtered());
-        for prefix in session.filters().filter(|filter| !filter.all).flat_map(|filter| &filter.prefixes) {
-            if let Some(count) = self.wanted.get_mut(prefix) {
-                *count -= 1;
-                if *count == 0 {
-                    self.wanted.remove(prefix);
-                }
-            }
-        }
     }
 
     fn on_submit(&mut self, now: Instant, frames: Vec<Bytes>) {
@@ -586,98 +406,38 @@ impl Host {
         }
     }
 
-    /// Gives the records of a batch the next seqs, and remembers whom to `tell` of them.
+    /// Gives the records of a batch the next positions, and remembers whom to `tell` of them.
     fn order(&mut self, origin: EndpointId, tell: Option<Recipient>, batch: &Batch) {
-        let mut run: Option<Ordered> = None;
         for (origin_seq, (topic, tail)) in (batch.first_origin_seq..).zip(batch.records()) {
             let topic = &batch.topics[usize::from(topic)];
-            if !self.window.push(topic, origin, origin_seq, tail) {
-                self.tell(tell, run.take());
+            if !self.order.push(tell, origin, origin_seq, topic, tail) {
                 self.cut_window();
-                let fits = self.window.push(topic, origin, origin_seq, tail);
+                let fits = self.order.push(tell, origin, origin_seq, topic, tail);
                 debug_assert!(fits, "the first record of a window always goes in");
             }
-            self.last_seq += 1;
-            let run = run.get_or_insert(Ordered {
-                epoch: self.epoch,
-                number: self.number + 1,
-                first_origin_seq: origin_seq,
-                first_seq: self.last_seq,
-                count: 0,
-            });
-            run.count += 1;
-        }
-        self.tell(tell, run);
-    }
-
-    /// Remembers whom to tell of a run in the open window. Small batches that lie side by side make one run: a child that
-    /// sends many would be owed a control message for each, and soon owe too many answers itself.
-    fn tell(&mut self, recipient: Option<Recipient>, run: Option<Ordered>) {
-        let (Some(recipient), Some(run)) = (recipient, run) else { return };
-        if let Some((last_recipient, last)) = self.runs.last_mut()
-            && *last_recipient == recipient
-            && last.last_origin_seq() + 1 == run.first_origin_seq
-            && last.first_seq + u64::from(last.count) == run.first_seq
-        {
-            // A window holds 1,024 records at most.
-            last.count += run.count;
-        } else {
-            self.runs.push((recipient, run));
         }
     }
 
     /// Closes the open window and puts it out, on the lanes that are asked for.
     fn cut_window(&mut self) {
-        if self.window.is_empty() {
-            return;
-        }
-        self.number += 1;
-        let count = u64::from(self.window.count());
-        let first_seq = self.last_seq - count + 1;
-        let window = std::mem::replace(&mut self.window, WindowBuilder::new());
-        let body = window.finish(self.epoch, self.number, first_seq);
+        let Some(cut) = self.order.cut() else { return };
         self.counters.windows += 1;
-        self.counters.ordered += count;
-        self.outputs.push_back(Output::Window { body: body.clone() });
-        if self.filtered > 0 {
-            self.cut_lanes(&body);
+        self.counters.ordered += cut.records;
+        self.outputs.push_back(Output::Window { body: cut.body.clone() });
+        if self.demand.is_any() {
+            match order::lanes(&cut.body, &self.demand, self.config.max_message) {
+                Ok(lanes) => self.outputs.extend(
+                    lanes.into_iter().map(|(lane, body)| Output::Broadcast { lane: lane.encode(), body }),
+                ),
+                Err(malformed) => debug_assert!(false, "our own window is {malformed}"),
+            }
         }
-        for (recipient, ordered) in std::mem::take(&mut self.runs) {
+        for (recipient, ordered) in cut.runs {
             match recipient {
                 Recipient::Local => self.outputs.push_back(Output::Ordered(ordered)),
                 Recipient::Session(token) => self.send(token, &ParentMessage::Ordered(ordered)),
             }
         }
-    }
-
-    /// Puts out a window's topics that are asked for, then its index: when the index comes, all else must have come.
-    fn cut_lanes(&mut self, body: &Bytes) {
-        let Ok(window) = Window::decode(body, self.config.max_message) else {
-            debug_assert!(false, "our own window does not decode");
-            return;
-        };
-        let mut by_topic: BTreeMap<&str, Vec<&Message>> = BTreeMap::new();
-        for message in &window.messages {
-            by_topic.entry(message.topic.as_str()).or_default().push(message);
-        }
-        for (topic, messages) in &by_topic {
-            let wanted =
-                (0..=topic.len()).filter_map(|end| topic.get(..end)).any(|p| self.wanted.contains_key(p));
-            if wanted {
-                self.outputs.push_back(Output::Broadcast {
-                    lane: Lane::Topic(messages[0].topic.clone()).encode(),
-                    body: TopicPart::encode(window.epoch, window.number, window.first_seq, messages),
-                });
-            }
-        }
-        let index = Index {
-            epoch: window.epoch,
-            number: window.number,
-            first_seq: window.first_seq,
-            last_seq: window.last_seq(),
-            topics: by_topic.values().map(|m| (m[0].topic.clone(), m.len() as u16)).collect(),
-        };
-        self.outputs.push_back(Output::Broadcast { lane: Lane::Index.encode(), body: index.encode() });
     }
 
     fn flush(&mut self) {
@@ -702,12 +462,16 @@ impl Host {
             return;
         }
         self.cut_window();
-        let closing =
-            ParentMessage::Closing { reason: CloseReason::Shutdown, epoch: self.epoch, number: self.number };
+        let closing = self.closing(CloseReason::Shutdown);
         let tokens: Vec<SessionToken> = self.sessions.keys().copied().collect();
         for token in tokens {
             self.send(token, &closing);
         }
+    }
+
+    fn closing(&self, reason: CloseReason) -> ParentMessage {
+        let at = self.order.barrier();
+        ParentMessage::Closing { reason, epoch: at.epoch, number: at.number }
     }
 
     /// Sends a control message within a session, unless the child owes too many answers: then it is cut off.
@@ -726,7 +490,8 @@ impl Host {
         let Some(session) = self.sessions.get(&token) else { return };
         let peer = session.peer.clone();
         self.cut_window();
-        self.send(token, &ParentMessage::Closing { reason, epoch: self.epoch, number: self.number });
+        let closing = self.closing(reason);
+        self.send(token, &closing);
         let leave = if reason == CloseReason::Left { LeaveReason::Left } else { LeaveReason::Closed(reason) };
         self.forget(token, leave);
         // `send` may have cut the peer off already.
@@ -747,9 +512,9 @@ impl Host {
     /// Drops all that is known of a session.
     fn forget(&mut self, token: SessionToken, reason: LeaveReason) -> Option<Session> {
         let session = self.sessions.remove(&token)?;
-        self.discount(&session);
+        self.demand.remove(&session);
         self.by_id.remove(&session.id);
-        self.runs.retain(|(recipient, _)| *recipient != Recipient::Session(token));
+        self.order.forget(token);
         if session.joining.is_none() {
             self.joined.retain(|member| member.id != session.id);
             self.left.push(session.id);

@@ -1,0 +1,159 @@
+//! The one order: positions, and the windows that carry them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::id::{EndpointId, SessionToken};
+use crate::message::{Message, Topic};
+use crate::wire::{Barrier, Index, Lane, MAX_EPOCH, Malformed, Ordered, TopicPart, Window, WindowBuilder};
+
+use super::session::Demand;
+
+/// Who is told the places of messages, because it does not learn them from its echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recipient {
+    /// The host's own application.
+    Local,
+    /// A session that does not take everything.
+    Session(SessionToken),
+}
+
+/// Gives records their positions and collects them into the open window.
+#[derive(Debug)]
+pub(super) struct Order {
+    epoch: u64,
+    /// The number of the last window that was cut.
+    number: u64,
+    /// The seq of the last message that has one.
+    last_seq: u64,
+    window: WindowBuilder,
+    /// Runs in the open window that somebody must be told of.
+    runs: Vec<(Recipient, Ordered)>,
+}
+
+/// A window that was cut.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) body: Bytes,
+    pub(super) records: u64,
+    pub(super) runs: Vec<(Recipient, Ordered)>,
+}
+
+impl Order {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self {
+            epoch: epoch.clamp(1, MAX_EPOCH),
+            number: 0,
+            last_seq: 0,
+            window: WindowBuilder::new(),
+            runs: Vec::new(),
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Where the order stands. The open window is not counted: cut it first.
+    pub(super) fn barrier(&self) -> Barrier {
+        debug_assert!(self.window.is_empty());
+        Barrier { epoch: self.epoch, number: self.number, last_seq: self.last_seq }
+    }
+
+    /// Goes on in an epoch above this one. The open window belongs to the old one: cut it first.
+    pub(super) fn rise_above(&mut self, epoch: u64) {
+        debug_assert!(self.window.is_empty());
+        self.epoch = (epoch + 1).min(MAX_EPOCH);
+    }
+
+    /// Gives a record the next position; `false`, and nothing done, when the open window must be cut first.
+    pub(super) fn push(
+        &mut self,
+        tell: Option<Recipient>,
+        origin: EndpointId,
+        origin_seq: u64,
+        topic: &Topic,
+        tail: &[u8],
+    ) -> bool {
+        if !self.window.push(topic, origin, origin_seq, tail) {
+            return false;
+        }
+        self.last_seq += 1;
+        if let Some(recipient) = tell {
+            self.tell(recipient, origin_seq);
+        }
+        true
+    }
+
+    /// Remembers whom to tell of the last record. Records that lie side by side, in the window as in their origin, make one
+    /// run: a child that sends many small batches would be owed a control message for each, and soon owe too many answers.
+    fn tell(&mut self, recipient: Recipient, origin_seq: u64) {
+        match self.runs.last_mut() {
+            Some((last_recipient, run))
+                if *last_recipient == recipient
+                    && run.last_origin_seq() + 1 == origin_seq
+                    && run.first_seq + u64::from(run.count) == self.last_seq =>
+            {
+                run.count += 1;
+            }
+            _ => self.runs.push((
+                recipient,
+                Ordered {
+                    epoch: self.epoch,
+                    number: self.number + 1,
+                    first_origin_seq: origin_seq,
+                    first_seq: self.last_seq,
+                    count: 1,
+                },
+            )),
+        }
+    }
+
+    /// Nobody is there any more to be told.
+    pub(super) fn forget(&mut self, session: SessionToken) {
+        self.runs.retain(|(recipient, _)| *recipient != Recipient::Session(session));
+    }
+
+    /// Closes the open window; `None` when it is empty.
+    pub(super) fn cut(&mut self) -> Option<Cut> {
+        if self.window.is_empty() {
+            return None;
+        }
+        self.number += 1;
+        let records = u64::from(self.window.count());
+        let window = std::mem::replace(&mut self.window, WindowBuilder::new());
+        let body = window.finish(self.epoch, self.number, self.last_seq - records + 1);
+        Some(Cut { body, records, runs: std::mem::take(&mut self.runs) })
+    }
+}
+
+/// What a window is on the lanes that are asked for: its topics, then its index. When the index comes, all else must have come.
+pub(super) fn lanes(
+    body: &Bytes,
+    demand: &Demand,
+    max_message: usize,
+) -> Result<Vec<(Lane, Bytes)>, Malformed> {
+    let window = Window::decode(body, max_message)?;
+    let mut by_topic: BTreeMap<&Topic, Vec<&Message>> = BTreeMap::new();
+    for message in &window.messages {
+        by_topic.entry(&message.topic).or_default().push(message);
+    }
+    let mut lanes: Vec<(Lane, Bytes)> = by_topic
+        .iter()
+        .filter(|(topic, _)| demand.wants(topic.as_str()))
+        .map(|(topic, messages)| {
+            let part = TopicPart::encode(window.epoch, window.number, window.first_seq, messages);
+            (Lane::Topic((*topic).clone()), part)
+        })
+        .collect();
+    let index = Index {
+        epoch: window.epoch,
+        number: window.number,
+        first_seq: window.first_seq,
+        last_seq: window.last_seq(),
+        topics: by_topic.iter().map(|(topic, messages)| ((*topic).clone(), messages.len() as u16)).collect(),
+    };
+    lanes.push((Lane::Index, index.encode()));
+    Ok(lanes)
+}
