@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::proto::member::Limit;
+
 /// The largest payload by default: 8 MiB (design, section 4).
 pub(crate) const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 /// The largest `max_message` that can be configured: 1 GiB, well inside the 32 bits it travels in (a guess at what anyone wants to hold in memory several times).
@@ -10,8 +12,10 @@ pub(crate) const MAX_MAX_MESSAGE: usize = 1024 * 1024 * 1024;
 pub(crate) const SEND_QUEUE_MESSAGES: usize = 65_536;
 /// How many bytes wait in the send queue by default (a guess: twice the largest message).
 pub(crate) const SEND_QUEUE_BYTES: usize = 16 * 1024 * 1024;
-/// How many batches may be under way to the host (design, section 3: the queues of the zeromq crate hold 100,000 and are never let fill).
-pub(crate) const MAX_IN_FLIGHT: usize = 1000;
+/// How much a client may have under way to the host. The queues of the zeromq crate hold 100,000 batches and are never let fill
+/// (design, section 3: at most 1,000). A child that takes a part of the topics may be owed one control message for each of these
+/// batches, and is cut off at 1,000 unanswered ones: 800 leave room for reports and membership. The bytes are a guess.
+pub(crate) const IN_FLIGHT: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 };
 /// How many members a host takes by default (a guess).
 pub(crate) const MAX_MEMBERS: usize = 10_000;
 /// How many peers may be joining at once (design of the ZMTP engine: 256 half-open connections).

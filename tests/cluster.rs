@@ -478,6 +478,12 @@ async fn a_host_that_others_can_reach_needs_an_authenticator() {
     assert!(matches!(refused, zincmq::HostError::Unprotected { .. }), "{refused}");
 }
 
+#[tokio::test]
+async fn an_empty_token_is_not_mistaken_for_one() {
+    let refused = Host::builder().token("").bind("inproc://empty-token").await.unwrap_err();
+    assert!(matches!(refused, zincmq::HostError::Option { option: "token", .. }), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_keeps_the_host_part_it_dialled() {
     let host = Host::builder().allow_anonymous().bind("tcp://0.0.0.0:0").await.unwrap();

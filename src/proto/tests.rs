@@ -42,7 +42,7 @@ fn member_config(n: u8, prefixes: &[&str]) -> member::Config {
         cluster: CLUSTER.into(),
         token: Bytes::from_static(b"token"),
         prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
-        max_in_flight: 4,
+        in_flight: member::Limit { batches: 4, bytes: 1 << 20 },
         handshake_timeout: Duration::from_secs(5),
         join_timeout: Duration::from_secs(10),
         backoff: (Duration::from_millis(50), Duration::from_secs(2)),
@@ -730,7 +730,7 @@ fn reports_keep_a_busy_session_alive() {
 fn small_batches_that_are_ordered_together_are_told_together() {
     let mut world = World::new();
     let mut config = member_config(2, &["x"]);
-    config.max_in_flight = 2 * MAX_UNANSWERED as usize;
+    config.in_flight.batches = 2 * MAX_UNANSWERED as usize;
     let b = world.add(config);
     world.run();
     // All under way at once: word of each by itself would be more than may be left unanswered.
@@ -762,6 +762,36 @@ fn in_flight_batches_are_bounded() {
     assert!(!world.children[a].machine.can_submit());
     world.run();
     assert!(world.children[a].machine.can_submit());
+}
+
+#[test]
+fn in_flight_bytes_are_bounded_and_come_out_even() {
+    let mut world = World::new();
+    let mut config = member_config(1, &[""]);
+    config.in_flight.bytes = 100;
+    let a = world.add(config);
+    world.run();
+    for _ in 0..3 {
+        assert!(world.children[a].machine.can_submit());
+        world.submit(a, "t", &["0123456789", &"x".repeat(100)]);
+        assert!(!world.children[a].machine.can_submit());
+        world.run();
+    }
+    assert!(world.children[a].machine.can_submit());
+}
+
+#[test]
+fn a_loss_that_overtakes_the_farewell_is_told_as_the_hosts_end() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.input(host::Input::Drain);
+    world.collect();
+    let Some(Packet::ToChild(_, closing)) = world.packets.pop_front() else { panic!("the word of the end") };
+    world.children[a].machine.handle_input(world.now, closing);
+    world.children[a].machine.handle_input(world.now, member::Input::Lost { reason: "cut".into() });
+    world.run();
+    let reason = "the host shut down".to_owned();
+    assert!(world.children[a].events.contains(&member::Event::Disconnected { reason }));
 }
 
 #[test]

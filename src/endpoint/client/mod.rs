@@ -246,7 +246,7 @@ impl ClientBuilder {
             cluster: self.cluster,
             token: self.token,
             prefixes: self.prefixes.clone(),
-            max_in_flight: config::MAX_IN_FLIGHT,
+            in_flight: config::IN_FLIGHT,
             handshake_timeout: self.handshake_timeout,
             join_timeout: self.join_timeout,
             backoff: self.backoff,

@@ -76,6 +76,7 @@ pub struct HostBuilder {
     id: EndpointId,
     cluster: String,
     authenticator: Option<Arc<dyn Authenticator>>,
+    empty_token: bool,
     broadcast: Option<Address>,
     submit: Option<Address>,
     advertise: Option<Address>,
@@ -94,6 +95,7 @@ impl Default for HostBuilder {
             id: EndpointId::random(),
             cluster: config::DEFAULT_CLUSTER.to_owned(),
             authenticator: None,
+            empty_token: false,
             broadcast: None,
             submit: None,
             advertise: None,
@@ -136,8 +138,10 @@ impl HostBuilder {
         self
     }
 
-    /// Only those who show this token may join. It travels in the clear: see [`Authenticator`].
-    pub fn token(self, token: impl Into<Bytes>) -> Self {
+    /// Only those who show this token may join; it must not be empty. It travels in the clear: see [`Authenticator`].
+    pub fn token(mut self, token: impl Into<Bytes>) -> Self {
+        let token = token.into();
+        self.empty_token = token.is_empty();
         self.authenticator(SharedToken::new(token))
     }
 
@@ -277,6 +281,11 @@ impl HostBuilder {
         }
         if self.cluster.is_empty() || self.cluster.len() > 255 {
             return Err(HostError::Option { option: "cluster", rule: "has 1 to 255 bytes" });
+        }
+        if self.empty_token {
+            let rule =
+                "is not empty: whoever shows none would have it; say allow_anonymous() if everyone may join";
+            return Err(HostError::Option { option: "token", rule });
         }
         if self.max_message == 0 || self.max_message > config::MAX_MAX_MESSAGE {
             return Err(HostError::Option { option: "max_message", rule: "is 1 to 2^30 bytes" });

@@ -8,14 +8,29 @@ use crate::wire::{MAX_RECORDS, Ordered, Window};
 /// The batches of a member that are under way, and what is known of their messages.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// First origin_seq and count of each batch of which something is open.
-    batches: VecDeque<(u64, u16)>,
-    limit: usize,
+    /// The batches of which something is open.
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    limit: Limit,
     next_origin_seq: u64,
     /// The lowest origin_seq whose fate is open.
     open_from: u64,
     /// Places told by the parent of messages in windows that delivery has not reached yet.
     told: VecDeque<Ordered>,
+}
+
+/// How much may be under way: a batch is taken while there is room for any.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) batches: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+struct Batch {
+    first_origin_seq: u64,
+    count: u16,
+    bytes: usize,
 }
 
 /// What a place told or seen comes to.
@@ -27,12 +42,19 @@ pub(super) struct Resolved {
 }
 
 impl InFlight {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), limit, next_origin_seq: 1, open_from: 1, told: VecDeque::new() }
+    pub(super) fn new(limit: Limit) -> Self {
+        Self {
+            batches: VecDeque::new(),
+            bytes: 0,
+            limit,
+            next_origin_seq: 1,
+            open_from: 1,
+            told: VecDeque::new(),
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.batches.len() < self.limit
+        self.batches.len() < self.limit.batches && self.bytes < self.limit.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -44,16 +66,17 @@ impl InFlight {
         self.next_origin_seq
     }
 
-    pub(super) fn submit(&mut self, first_origin_seq: u64, count: u16) {
+    pub(super) fn submit(&mut self, first_origin_seq: u64, count: u16, bytes: usize) {
         self.next_origin_seq = first_origin_seq + u64::from(count);
-        self.batches.push_back((first_origin_seq, count));
+        self.bytes += bytes;
+        self.batches.push_back(Batch { first_origin_seq, count, bytes });
     }
 
     /// The parent told places. They count when delivery has passed their window, so that they cannot overtake an echo.
     /// `false` when there are more than can be.
     pub(super) fn on_told(&mut self, ordered: Ordered) -> bool {
         // Each tells of at least one message under way: whoever sends more is not to be believed.
-        let plausible = self.told.len() < self.limit * MAX_RECORDS;
+        let plausible = self.told.len() < self.limit.batches * MAX_RECORDS;
         if plausible {
             self.told.push_back(ordered);
         }
@@ -77,7 +100,9 @@ impl InFlight {
         // What is older was ordered in a window that was lost.
         let unknown_up_to = (ordered.first_origin_seq > self.open_from).then(|| ordered.first_origin_seq - 1);
         self.open_from = last + 1;
-        while self.batches.front().is_some_and(|(first, count)| first + u64::from(*count) <= self.open_from) {
+        let settled = |batch: &Batch| batch.first_origin_seq + u64::from(batch.count) <= last + 1;
+        while let Some(batch) = self.batches.front().filter(|batch| settled(batch)) {
+            self.bytes -= batch.bytes;
             self.batches.pop_front();
         }
         Some(Resolved { unknown_up_to, ordered })
@@ -90,6 +115,7 @@ impl InFlight {
             return None;
         }
         self.batches.clear();
+        self.bytes = 0;
         self.open_from = self.next_origin_seq;
         Some(self.next_origin_seq - 1)
     }

@@ -10,6 +10,8 @@ use crate::message::{Message, Position};
 use crate::role::Role;
 use crate::wire::{MemberEntry, Ordered, RefusalCode};
 
+pub(crate) use super::in_flight::Limit;
+
 /// What a member is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -18,8 +20,8 @@ pub(crate) struct Config {
     pub(crate) token: Bytes,
     /// What to take at first; the empty prefix takes everything.
     pub(crate) prefixes: BTreeSet<String>,
-    /// How many batches may be under way, submitted and without a place.
-    pub(crate) max_in_flight: usize,
+    /// How much may be under way, submitted and without a place.
+    pub(crate) in_flight: Limit,
     /// How long the parent may take for each step from hello to barrier.
     pub(crate) handshake_timeout: Duration,
     /// How long the first join may take in all.

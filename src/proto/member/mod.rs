@@ -9,7 +9,7 @@ mod filter;
 mod in_flight;
 mod interface;
 
-pub(crate) use interface::{Config, Counters, End, Event, Input, Output};
+pub(crate) use interface::{Config, Counters, End, Event, Input, Limit, Output};
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -121,7 +121,7 @@ impl Member {
             control: ControlCount::default(),
             host: None,
             delivery: Delivery::default(),
-            in_flight: InFlight::new(config.max_in_flight),
+            in_flight: InFlight::new(config.in_flight),
             filter: Filter(config.prefixes.clone()),
             pending: None,
             wanted: None,
@@ -402,7 +402,7 @@ impl Member {
 
     fn on_submit(&mut self, first_origin_seq: u64, count: u16, body: Bytes) {
         let session = self.session.filter(|_| self.can_submit());
-        self.in_flight.submit(first_origin_seq, count);
+        self.in_flight.submit(first_origin_seq, count, body.len());
         match session {
             Some(session) => {
                 self.outputs.push_back(Output::Submit { head: SubmitHead { session }.encode(), body });
@@ -576,6 +576,8 @@ impl Member {
         if self.leaving {
             return self.end(End::Left);
         }
+        // The loss of a connection may overtake the parent's farewell.
+        let reason = if self.closing.is_some() { "the host shut down" } else { reason };
         if matches!(self.state, State::Live | State::Leaving { .. }) {
             self.outputs.push_back(Output::Event(Event::Disconnected { reason: reason.to_owned() }));
         }
