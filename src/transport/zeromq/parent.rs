@@ -14,6 +14,7 @@ use super::control::{Command, ControlTask};
 #[cfg(unix)]
 use super::ipc::IpcFile;
 use super::listen::{Listening, refused};
+use super::options;
 use crate::id::SessionToken;
 use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, Frames,
@@ -47,7 +48,7 @@ pub(super) async fn bind(addresses: &BindAddresses) -> Result<ParentLink, BindEr
 
     let mut router = RouterSocket::new();
     let mut publisher = PubSocket::new();
-    let mut puller = Puller(PullSocket::new());
+    let mut puller = Puller(PullSocket::with_options(options()));
     let monitor = router.monitor();
     let broadcast_monitor = publisher.monitor();
     for (listening, channel) in
