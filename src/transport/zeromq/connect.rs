@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use ::zeromq::util::PeerIdentity;
-use ::zeromq::{Socket, SocketOptions, ZmqError};
+use ::zeromq::{Socket, ZmqError};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 
-use super::Monitor;
+use super::{Monitor, options};
 use crate::transport::{Address, DialError};
 
 /// How long one attempt may take. Within one the crate retries refused connections at doubling intervals, so a longer one
@@ -30,7 +30,7 @@ pub(super) async fn connect<S: Socket>(
         if left.is_zero() {
             return Err(DialError::Unreachable { address: address.clone(), reason });
         }
-        let mut options = SocketOptions::default();
+        let mut options = options();
         options.connect_timeout(left.min(ATTEMPT));
         if let Some(identity) = &identity {
             options.peer_identity(identity.clone());

@@ -17,6 +17,7 @@ mod thread;
 
 use std::time::Duration;
 
+use ::zeromq::SocketOptions;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
@@ -74,4 +75,17 @@ impl Transport for ZeromqTransport {
 /// Waits until the queue has room, and tells whether it is still open. The room is sure only to the one who fills the queue.
 async fn has_room<T>(queue: &mpsc::Sender<T>) -> bool {
     queue.reserve().await.is_ok()
+}
+
+/// How much is read at once, at most. The crate makes room for a frame at once only when that is more than two chunks, and
+/// otherwise copies what it has of the frame while it grows; with its 64 KiB that hits every full window. It also zeroes a
+/// chunk before each read. Measured from 8 to 256 KiB: 16 KiB costs least, for messages of 64 B, 1 KiB and 64 KiB alike.
+const READ_CHUNK: usize = 16 * 1024;
+
+/// Options of sockets that receive windows or batches.
+fn options() -> SocketOptions {
+    let mut options = SocketOptions::default();
+    // The crate's defaults but for the chunk.
+    options.read_buffer(128, READ_CHUNK, 2);
+    options
 }

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::control::{Command, ControlTask};
+use super::options;
 use crate::transport::{Frames, ParentEvent};
 
 /// How long what was queued for the peers may still go out once the link was dropped: last words, not a backlog.
@@ -68,7 +69,7 @@ fn run(parts: Parts, ready: oneshot::Sender<io::Result<Publisher>>) {
 async fn serve(parts: Parts) -> Result<(Publisher, impl Future<Output = ()>), ZmqError> {
     let mut router = RouterSocket::new();
     let mut socket = PubSocket::new();
-    let mut puller = Puller(PullSocket::new());
+    let mut puller = Puller(PullSocket::with_options(options()));
     let monitors = (router.monitor(), socket.monitor());
     router.bind_listener(parts.control).await?;
     socket.bind_listener(parts.broadcast).await?;
