@@ -209,6 +209,9 @@ pub enum SubscribeError {
         /// The limit.
         limit: usize,
     },
+    /// It was asked for inside a handler, which must not wait for the broadcast channel: it would wait for itself. Nothing changed.
+    #[error("a handler must not wait for a change of subscriptions: let a task of its own ask for it")]
+    WouldBlock,
     /// The endpoint has ended.
     #[error("the endpoint is shut down")]
     Closed,

@@ -56,7 +56,7 @@ impl fmt::Debug for JoinRequest {
 pub trait Authenticator: Send + Sync + 'static {
     /// The role the endpoint gets, or the reason why it is refused, which it is told.
     ///
-    /// The host goes on meanwhile; an answer that takes longer than the handshake timeout comes too late.
+    /// The host goes on meanwhile. Must be cancel safe: an answer that takes longer than the handshake timeout is dropped.
     ///
     /// # Errors
     /// The reason for the refusal, at most 255 bytes of which travel.

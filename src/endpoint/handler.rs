@@ -49,7 +49,7 @@ pub(crate) fn in_handler() -> bool {
 /// ```
 #[async_trait]
 pub trait MessageHandler: Send + Sync + 'static {
-    /// Handles one message.
+    /// Handles one message. Never cancelled by the endpoint; it ends with the runtime.
     ///
     /// # Errors
     /// Any error is reported; the message counts as handled.
@@ -58,7 +58,7 @@ pub trait MessageHandler: Send + Sync + 'static {
     /// Handles messages that came in together, by default one after the other.
     ///
     /// Take from the batch what you handle. After an error or a panic, the handler is called again with what is left;
-    /// what is left after `Ok` is passed over.
+    /// what is left after `Ok` is passed over. Never cancelled by the endpoint; it ends with the runtime.
     ///
     /// # Errors
     /// As [`handle`](Self::handle).

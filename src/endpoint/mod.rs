@@ -94,7 +94,8 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
     ///
     /// An endpoint that was given no prefix at its start takes everything, by the empty prefix: `unsubscribe("")` first
     /// to take less. While a client is disconnected the change counts from its next session on.
-    /// Cancel safe: when cancelled, the change comes into force all the same.
+    /// The proof comes with the broadcasts: do not wait for it where you read [`messages`](Self::messages), but in a task of its own.
+    /// Inside a handler this is an error. Cancel safe: when cancelled, the change comes into force all the same.
     ///
     /// # Errors
     /// [`SubscribeError`]; nothing changed.
@@ -135,7 +136,7 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
 
     /// Ends the endpoint: sends what waits, waits until all of it has its place, says goodbye. A host first waits for its members to leave.
     ///
-    /// Takes at most the time given by `shutdown_timeout` in the builder. Cancel safe: called again, it goes on waiting. Streams end, handlers finish what they have.
+    /// Takes at most the time given by `shutdown_timeout` in the builder; inside a handler always that, since it waits for handlers. Cancel safe: called again, it goes on waiting. Streams end, handlers finish what they have.
     async fn shutdown(&self) -> ShutdownReport;
 }
 

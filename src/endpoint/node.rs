@@ -125,6 +125,9 @@ impl Node {
         &self,
         change: impl FnOnce(&mut BTreeSet<String>) -> Result<(), SubscribeError>,
     ) -> Result<(), SubscribeError> {
+        if handler::in_handler() {
+            return Err(SubscribeError::WouldBlock);
+        }
         // Reserved first: from the change of the set to its dispatch nothing waits, so commands leave in the order of changes.
         let permit = self.commands.reserve().await.map_err(|_| SubscribeError::Closed)?;
         let (done, answer) = oneshot::channel();
@@ -217,6 +220,8 @@ impl Node {
     }
 
     pub(crate) async fn shutdown(&self) -> ShutdownReport {
+        // The driver keeps to the deadline from when it is told; its tasks have what is left of it.
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
         let mut ended = self.ended.subscribe();
         // A closed channel means that the end has come, or is about to.
         let _ = self.commands.send(Command::Shutdown).await;
@@ -226,7 +231,7 @@ impl Node {
         };
         self.tasks.close();
         // Handlers have until the deadline, too; after it they are left to themselves.
-        let _ = tokio::time::timeout(self.shutdown_timeout, self.tasks.wait()).await;
+        let _ = tokio::time::timeout_at(deadline, self.tasks.wait()).await;
         report
     }
 }

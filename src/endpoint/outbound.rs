@@ -88,22 +88,7 @@ impl Outbound {
 
     /// Takes a message, or hands it back.
     pub(crate) fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
-        let mut state = lock(&self.state);
-        match state.push(&message, self.limit) {
-            Ok((receipt, was_idle)) => {
-                drop(state);
-                if was_idle {
-                    self.work.notify_one();
-                }
-                Ok(receipt)
-            }
-            Err(Refusal::Full) => Err(SendError::Full { message: Box::new(message) }),
-            Err(Refusal::Final(error)) => {
-                let limit = state.max_message;
-                drop(state);
-                Err(error(Box::new(message), limit))
-            }
-        }
+        self.send_or_register(message, None)
     }
 
     /// Takes the message out of `slot` as soon as there is room for it, or hands it back in the error.
@@ -116,19 +101,41 @@ impl Outbound {
             debug_assert!(false, "polled after completion");
             return Poll::Pending;
         };
-        match self.try_send(message) {
+        match self.send_or_register(message, Some(cx.waker())) {
             Err(SendError::Full { message }) => {
-                let mut state = lock(&self.state);
-                // Room may have come between the attempt and the lock: then try again at once.
-                if state.has_room(self.limit) {
-                    cx.waker().wake_by_ref();
-                } else {
-                    state.waiting.push(cx.waker().clone());
-                }
                 *slot = Some(*message);
                 Poll::Pending
             }
             result => Poll::Ready(result),
+        }
+    }
+
+    /// Takes a message; when there is no room, hands it back and remembers whom to wake, under one lock.
+    fn send_or_register(&self, message: Message, waker: Option<&Waker>) -> Result<Receipt, SendError> {
+        let mut state = lock(&self.state);
+        match state.push(&message, self.limit) {
+            Ok((receipt, was_idle)) => {
+                drop(state);
+                if was_idle {
+                    self.work.notify_one();
+                }
+                Ok(receipt)
+            }
+            Err(Refusal::Full) => {
+                // One entry for a task, however often it asks.
+                if let Some(waker) = waker
+                    && !state.waiting.iter().any(|waiting| waiting.will_wake(waker))
+                {
+                    state.waiting.push(waker.clone());
+                }
+                drop(state);
+                Err(SendError::Full { message: Box::new(message) })
+            }
+            Err(Refusal::Final(error)) => {
+                let limit = state.max_message;
+                drop(state);
+                Err(error(Box::new(message), limit))
+            }
         }
     }
 
@@ -165,9 +172,9 @@ impl Outbound {
     pub(crate) fn on_ordered(&self, ordered: Ordered) {
         let mut state = lock(&self.state);
         let last = ordered.last_origin_seq();
-        for (_, fates) in state.in_flight.iter().take_while(|(_, fates)| fates.first <= last) {
-            // Nobody but this queue: no receipt was kept.
-            if Arc::strong_count(fates) > 1 {
+        for (end, fates) in state.in_flight.iter().take_while(|(_, fates)| fates.first <= last) {
+            // A batch that is settled, and of which no receipt was kept, is of interest to nobody.
+            if Arc::strong_count(fates) > 1 || *end > last {
                 fates.update(|known| known.runs.push(ordered));
             }
         }
@@ -199,36 +206,56 @@ impl Outbound {
         lock(&self.state).max_message = max_message;
     }
 
-    /// Opens or closes the way. Whoever waits for room is woken to learn of it.
-    pub(crate) fn set_gate(&self, gate: Gate) {
+    /// Opens or closes the way. Whoever waits for room is woken to learn of it. What an endpoint that may not send had accepted
+    /// before is never sent; returns how many messages those are.
+    pub(crate) fn set_gate(&self, gate: Gate) -> usize {
         let mut state = lock(&self.state);
         if state.gate != Gate::Closed {
             state.gate = gate;
         }
+        let given_up = if state.gate == Gate::ReadOnly { state.give_up() } else { GivenUp::default() };
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
+        given_up.tell()
     }
 
     /// Gives up what waits and what is under way: its fate is unknown, or it was never sent. Returns how many messages that are.
+    /// The gate was closed before, so nobody waits for room.
     pub(crate) fn abandon(&self) -> (usize, u64) {
         let unknown = self.on_unknown(u64::MAX - 1);
-        let mut state = lock(&self.state);
-        let abandoned: Vec<_> =
-            std::mem::take(&mut state.full).into_iter().chain(state.open.take()).collect();
-        let unsent = std::mem::take(&mut state.messages);
-        state.bytes = 0;
-        drop(state);
-        for (_, fates) in abandoned {
+        let given_up = lock(&self.state).give_up();
+        (given_up.tell(), unknown)
+    }
+}
+
+/// What was accepted and will never be sent.
+#[derive(Debug, Default)]
+struct GivenUp {
+    messages: usize,
+    fates: Vec<Arc<Fates>>,
+}
+
+impl GivenUp {
+    /// Tells those who kept receipts; returns how many messages there are.
+    fn tell(self) -> usize {
+        for fates in self.fates {
             fates.update(|known| known.never_sent = true);
         }
-        (unsent, unknown)
+        self.messages
     }
 }
 
 impl State {
     fn has_room(&self, limit: QueueLimit) -> bool {
         self.messages < limit.messages && self.bytes < limit.bytes
+    }
+
+    fn give_up(&mut self) -> GivenUp {
+        let batches = std::mem::take(&mut self.full).into_iter().chain(self.open.take());
+        let fates = batches.map(|(_, fates)| fates).collect();
+        self.bytes = 0;
+        GivenUp { messages: std::mem::take(&mut self.messages), fates }
     }
 
     fn push(&mut self, message: &Message, limit: QueueLimit) -> Result<(Receipt, bool), Refusal> {
@@ -370,8 +397,8 @@ mod tests {
         Message::new("t", text.to_owned()).unwrap()
     }
 
-    fn run(first_origin_seq: u64, count: u16, first_seq: u64) -> Ordered {
-        Ordered { epoch: 7, number: 1, first_origin_seq, first_seq, count }
+    fn run(first_origin_seq: u64, count: u32, first_seq: u64) -> Ordered {
+        Ordered { epoch: 7, first_origin_seq, first_seq, count }
     }
 
     #[test]

@@ -60,7 +60,14 @@ impl Sender {
         if self.slot.is_none() {
             return Poll::Ready(Ok(()));
         }
-        self.outbound.poll_send(cx, &mut self.slot).map_ok(drop)
+        match self.outbound.poll_send(cx, &mut self.slot) {
+            // As in `send`: a handler that waits for room would wait for itself.
+            Poll::Pending if in_handler() => match self.slot.take() {
+                Some(message) => Poll::Ready(Err(SendError::WouldBlock { message: Box::new(message) })),
+                None => Poll::Pending,
+            },
+            result => result.map_ok(drop),
+        }
     }
 }
 

@@ -199,7 +199,12 @@ impl ChannelAddress {
     #[must_use]
     pub fn relative(control: &Address, channel: &Address) -> Self {
         match (control, channel) {
-            (Address::Tcp { host: a, .. }, Address::Tcp { host: b, port }) if a == b => Self::Port(*port),
+            // Bound to all addresses, it is found at the one that was dialled, too.
+            (Address::Tcp { host: a, .. }, Address::Tcp { host: b, port })
+                if a == b || matches!(b.as_str(), "0.0.0.0" | "::") =>
+            {
+                Self::Port(*port)
+            }
             (Address::Ipc(a), Address::Ipc(b)) => {
                 match b.to_str().zip(a.to_str()).and_then(|(b, a)| b.strip_prefix(a)) {
                     Some(suffix) if suffix.is_empty() || suffix.starts_with('.') => {
@@ -300,6 +305,9 @@ mod tests {
         let port = ChannelAddress::relative(&bound, &parse("tcp://0.0.0.0:1001"));
         assert_eq!(port.to_string(), ":1001");
         assert_eq!(port.resolve(&parse("tcp://[fe80::1]:1000")), parse("tcp://[fe80::1]:1001"));
+
+        let anywhere = ChannelAddress::relative(&parse("tcp://10.0.0.2:1"), &parse("tcp://0.0.0.0:2"));
+        assert_eq!(anywhere, ChannelAddress::Port(2));
 
         let suffix = ChannelAddress::relative(&parse("ipc:///a/s"), &parse("ipc:///a/s.pub"));
         assert_eq!(suffix.to_string(), ".pub");

@@ -70,6 +70,7 @@ pub(crate) enum RefusalCode {
     Full = 5,
     Closing = 6,
     Malformed = 7,
+    Busy = 8,
 }
 
 impl RefusalCode {
@@ -82,28 +83,56 @@ impl RefusalCode {
             5 => Self::Full,
             6 => Self::Closing,
             7 => Self::Malformed,
+            8 => Self::Busy,
             _ => return None,
         })
     }
 }
 
-/// The places of a run of a child's messages, for a child that does not receive their topics.
-///
-/// Messages that were submitted together are ordered together, so a run has consecutive seqs.
+/// The places of a run of an endpoint's messages: the k-th has `first_origin_seq + k` and `first_seq + k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ordered {
     pub(crate) epoch: u64,
-    /// The window they are in.
-    pub(crate) number: u64,
     pub(crate) first_origin_seq: u64,
     pub(crate) first_seq: u64,
-    pub(crate) count: u16,
+    pub(crate) count: u32,
 }
 
 impl Ordered {
     /// The origin_seq of the run's last message.
     pub(crate) fn last_origin_seq(&self) -> u64 {
         self.first_origin_seq + u64::from(self.count) - 1
+    }
+
+    /// Takes in the run that follows, if it goes on where this one ends.
+    pub(crate) fn extend(&mut self, next: &Self) -> bool {
+        let adjacent = self.epoch == next.epoch
+            && self.last_origin_seq() + 1 == next.first_origin_seq
+            && self.first_seq + u64::from(self.count) == next.first_seq;
+        match self.count.checked_add(next.count).filter(|_| adjacent) {
+            Some(count) => {
+                self.count = count;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The encoded length of a run.
+    const BYTES: usize = 8 * 3 + 4;
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let run = Self {
+            epoch: reader.u64()?,
+            first_origin_seq: reader.u64()?,
+            first_seq: reader.u64()?,
+            count: reader.u32()?,
+        };
+        let in_range = |first: u64| first > 0 && first.checked_add(run.count.into()).is_some();
+        if run.count == 0 || !in_range(run.first_origin_seq) || !in_range(run.first_seq) {
+            return Err(Malformed("seqs out of range"));
+        }
+        Ok(run)
     }
 }
 
@@ -166,7 +195,8 @@ pub(crate) enum ParentMessage {
         code: RefusalCode,
         reason: String,
     },
-    Ordered(Ordered),
+    /// Where the child's messages stand.
+    Ordered(Vec<Ordered>),
     /// Who came and who went.
     Membership {
         joined: Vec<MemberEntry>,
@@ -304,13 +334,15 @@ impl ParentMessage {
                 buffer.put_u8(*code as u8);
                 put_text(&mut buffer, reason);
             }
-            Self::Ordered(ordered) => {
+            Self::Ordered(runs) => {
                 put_prefix(&mut buffer, kind::ORDERED);
-                buffer.put_u64(ordered.epoch);
-                buffer.put_u64(ordered.number);
-                buffer.put_u64(ordered.first_origin_seq);
-                buffer.put_u64(ordered.first_seq);
-                buffer.put_u16(ordered.count);
+                buffer.put_u16(runs.len() as u16);
+                for run in runs {
+                    buffer.put_u64(run.epoch);
+                    buffer.put_u64(run.first_origin_seq);
+                    buffer.put_u64(run.first_seq);
+                    buffer.put_u32(run.count);
+                }
             }
             Self::Membership { joined, left } => {
                 put_prefix(&mut buffer, kind::MEMBERSHIP);
@@ -352,18 +384,9 @@ impl ParentMessage {
                 reason: reader.text()?.to_owned(),
             },
             kind::ORDERED => {
-                let ordered = Ordered {
-                    epoch: reader.u64()?,
-                    number: reader.u64()?,
-                    first_origin_seq: reader.u64()?,
-                    first_seq: reader.u64()?,
-                    count: reader.u16()?,
-                };
-                let in_range = |first: u64| first > 0 && first.checked_add(ordered.count.into()).is_some();
-                if ordered.count == 0 || !in_range(ordered.first_origin_seq) || !in_range(ordered.first_seq) {
-                    return Err(Malformed("seqs out of range"));
-                }
-                Self::Ordered(ordered)
+                let count = reader.u16()?;
+                reader.at_most(count, Ordered::BYTES)?;
+                Self::Ordered((0..count).map(|_| Ordered::read(&mut reader)).collect::<Result<_, _>>()?)
             }
             kind::MEMBERSHIP => {
                 let joined = members(&mut reader)?;

@@ -199,11 +199,15 @@ fn parent_message() -> impl Strategy<Value = ParentMessage> {
                 })
             }),
         ".{0,60}".prop_map(|reason| ParentMessage::Refused { code: RefusalCode::Cluster, reason }),
-        (any::<u64>(), any::<u64>(), 1_u64..1 << 60, 1_u64..1 << 60, 1_u16..1025).prop_map(
-            |(epoch, number, first_origin_seq, first_seq, count)| {
-                ParentMessage::Ordered(Ordered { epoch, number, first_origin_seq, first_seq, count })
-            }
-        ),
+        vec((any::<u64>(), 1_u64..1 << 60, 1_u64..1 << 60, 1_u32..), 0..9).prop_map(|runs| {
+            let run = |(epoch, first_origin_seq, first_seq, count)| Ordered {
+                epoch,
+                first_origin_seq,
+                first_seq,
+                count,
+            };
+            ParentMessage::Ordered(runs.into_iter().map(run).collect())
+        }),
         (members(), vec(id(), 0..9)).prop_map(|(joined, left)| ParentMessage::Membership { joined, left }),
         any::<[u64; 2]>().prop_map(|[epoch, number]| ParentMessage::Closing {
             reason: CloseReason::Shutdown,

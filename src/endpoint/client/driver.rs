@@ -248,11 +248,21 @@ impl Driver {
             }
             Heard::Event(ChildEvent::Control(frames)) => Input::Control { frames },
             Heard::Event(ChildEvent::Lost(channel)) => {
+                self.take_in_what_came();
                 Input::Lost { reason: format!("the {channel} connection was lost") }
             }
             Heard::Broadcast(frames) => Input::Broadcast { frames },
         };
         self.machine.handle_input(self.clock.now(), input);
+    }
+
+    /// Takes in all broadcasts that came before a connection was lost, room or not: there are no more than the link's queue holds.
+    fn take_in_what_came(&mut self) {
+        while let Link::Up(ChildLink { broadcasts, .. }) = &mut self.link {
+            let Ok(frames) = broadcasts.try_recv() else { break };
+            self.machine.handle_input(self.clock.now(), Input::Broadcast { frames });
+        }
+        self.perform();
     }
 
     /// Does what the machine wants done.

@@ -29,8 +29,8 @@ use super::super::node::{Command, Node};
 use super::super::outbound::Gate;
 use super::super::stats::set_counters;
 
-/// Runs a host. Never waits for a peer's queue, nor for the host's own consumers: while they have no room it takes no more
-/// messages in, and goes on with all else.
+/// Runs a host. Never waits for a peer's queue, nor for the host's own consumers: while they have no room it takes in no more
+/// messages that they would see, and goes on with all else.
 #[derive(Debug)]
 pub(super) struct Driver {
     node: Arc<Node>,
@@ -38,11 +38,20 @@ pub(super) struct Driver {
     link: ParentLink,
     clock: Clock,
     inbound: Inbound,
-    subscriptions: Arc<Mutex<BTreeSet<String>>>,
+    consumers: Consumption,
     examiner: Examiner,
     /// Whether a shutdown was asked for, and when it must be done.
     draining: Option<Instant>,
     drained: bool,
+}
+
+/// What the host's own consumers take.
+#[derive(Debug)]
+pub(super) struct Consumption {
+    /// Shared with the listener, which filters by it.
+    pub(super) subscriptions: Arc<Mutex<BTreeSet<String>>>,
+    /// Whether they see the host's own messages.
+    pub(super) echo: bool,
 }
 
 impl Driver {
@@ -52,7 +61,7 @@ impl Driver {
         link: ParentLink,
         authenticator: Arc<dyn Authenticator>,
         handshake_timeout: Duration,
-        subscriptions: Arc<Mutex<BTreeSet<String>>>,
+        consumers: Consumption,
         inbound: mpsc::Sender<Delivery>,
     ) -> Self {
         node.set_members([MemberEntry { id: node.id, role: Role::Host }]);
@@ -62,7 +71,7 @@ impl Driver {
             link,
             clock: Clock::start(),
             inbound: Inbound::new(inbound),
-            subscriptions,
+            consumers,
             examiner: Examiner {
                 authenticator,
                 timeout: handshake_timeout,
@@ -92,7 +101,7 @@ impl Driver {
                 Some(frames) = self.link.submits.recv(), if has_room => {
                     self.machine.handle_input(self.clock.now(), Input::Submit { frames });
                 }
-                () = node.outbound.work(), if has_room => {}
+                () = node.outbound.work(), if self.takes_own(has_room) => {}
             }
             self.take_what_waits();
             self.machine.handle_input(self.clock.now(), Input::Flush);
@@ -105,6 +114,8 @@ impl Driver {
         }
         let members = self.machine.members().count();
         node.end(members);
+        // Nobody is to stay connected to a host that does nothing any more.
+        drop(self.link);
         self.inbound.finish(node.shutdown_timeout).await;
     }
 
@@ -115,12 +126,14 @@ impl Driver {
             let Ok(event) = self.link.events.try_recv() else { break };
             self.on_event(event);
         }
-        if !self.inbound.has_room() {
-            return;
+        if self.inbound.has_room() {
+            for _ in 0..PER_WAKE {
+                let Ok(frames) = self.link.submits.try_recv() else { break };
+                self.machine.handle_input(now, Input::Submit { frames });
+            }
         }
-        for _ in 0..PER_WAKE {
-            let Ok(frames) = self.link.submits.try_recv() else { break };
-            self.machine.handle_input(now, Input::Submit { frames });
+        if !self.takes_own(self.inbound.has_room()) {
+            return;
         }
         for _ in 0..PER_WAKE {
             let Some(batch) = self.node.outbound.take() else { break };
@@ -129,10 +142,16 @@ impl Driver {
         }
     }
 
+    /// Whether the host's own messages are taken in. What its consumers do not see needs no room there: else a consumer that waits
+    /// for what it sends would wait for itself.
+    fn takes_own(&self, has_room: bool) -> bool {
+        has_room || !self.consumers.echo
+    }
+
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Subscribe { prefixes, done } => {
-                *lock(&self.subscriptions) = prefixes;
+                *lock(&self.consumers.subscriptions) = prefixes;
                 // A caller that is gone does not mind.
                 let _ = done.send(());
             }
@@ -177,8 +196,8 @@ impl Driver {
         let deliver = !self.node.consumers.is_empty();
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Window { body } => {
-                    if deliver {
+                Output::Window { body, foreign } => {
+                    if deliver && (foreign || self.consumers.echo) {
                         self.inbound.push(Delivery::Window(body.clone()));
                     }
                     self.link.channels.broadcast(Lane::Whole.encode(), body);

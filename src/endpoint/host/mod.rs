@@ -163,7 +163,7 @@ impl HostBuilder {
     }
 
     /// The address that members can reach the host at, where that is not the one they dial: the other channels are named with
-    /// its host part. For hosts behind a translated address. Default: members keep the host part they dialled.
+    /// its host part, and port 0 stands for the one that was bound. For hosts behind a translated address. Default: members keep the host part they dialled.
     pub fn advertise(mut self, address: impl TryInto<Address, Error: Into<AddressError>>) -> Self {
         self.advertise = self.address(address);
         self
@@ -265,12 +265,18 @@ impl HostBuilder {
             link,
             authenticator,
             self.handshake_timeout,
-            subscriptions,
+            driver::Consumption { subscriptions, echo: self.echo },
             inbound,
         );
         node.tasks.spawn(listener.run(received));
         node.tasks.spawn(driver.run(commands));
-        let address = self.advertise.unwrap_or_else(|| bound.control.clone());
+        let address = match (self.advertise, &bound.control) {
+            (Some(advertised @ Address::Tcp { port: 0, .. }), Address::Tcp { port, .. }) => {
+                advertised.with_port(*port)
+            }
+            (Some(advertised), _) => advertised,
+            (None, control) => control.clone(),
+        };
         tracing::info!(endpoint = %node.id, %address, "host is up");
         Ok(Host { guard: Arc::new(DropGuard(node)), address, bound })
     }

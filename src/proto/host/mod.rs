@@ -17,13 +17,13 @@ use bytes::Bytes;
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::role::Role;
 use crate::wire::{
-    Batch, ChildMessage, CloseReason, Hello, Lane, MAX_PREFIXES, MemberEntry, Nonce, PROTOCOL_VERSION,
-    ParentMessage, RefusalCode, SubmitHead, Welcome,
+    Batch, ChildMessage, CloseReason, Hello, Lane, MAX_PREFIXES, MemberEntry, Nonce, Ordered,
+    PROTOCOL_VERSION, ParentMessage, RefusalCode, SubmitHead, Welcome,
 };
 
 use super::{ControlCount, Instant};
-use order::{Order, Recipient};
-use session::{Demand, Filter, Peer, Session};
+use order::Order;
+use session::{Demand, Filter, Peer, Recipient, Session};
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -40,7 +40,11 @@ const EPOCH_SLACK: u64 = 1 << 41;
 pub(crate) struct Host {
     config: Config,
     order: Order,
+    /// The places given since the last flush, which their senders are to be told.
+    placed: BTreeMap<Recipient, Vec<Ordered>>,
     local_next_origin_seq: u64,
+    /// Whether the open window holds messages of others than the host.
+    foreign: bool,
     peers: BTreeMap<PeerId, Peer>,
     /// When to look at a peer again. An entry whose peer has moved on since means nothing.
     timers: BTreeSet<(Instant, PeerId)>,
@@ -58,8 +62,10 @@ impl Host {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             order: Order::new(config.epoch),
+            placed: BTreeMap::new(),
             config,
             local_next_origin_seq: 1,
+            foreign: false,
             peers: BTreeMap::new(),
             timers: BTreeSet::new(),
             sessions: BTreeMap::new(),
@@ -102,11 +108,14 @@ impl Host {
         {
             self.timers.pop_first();
             match self.peers.get(&peer) {
-                Some(Peer::Examined { deadline: actual, .. } | Peer::Closing { deadline: actual })
-                    if *actual == deadline =>
-                {
+                Some(Peer::Examined { deadline: actual, .. }) if *actual == deadline => {
                     self.peers.remove(&peer);
                     self.outputs.push_back(Output::Disconnect { peer, session: None });
+                }
+                Some(Peer::Closing { deadline: actual, session }) if *actual == deadline => {
+                    let session = *session;
+                    self.peers.remove(&peer);
+                    self.outputs.push_back(Output::Disconnect { peer, session });
                 }
                 Some(Peer::Admitted { session }) => {
                     let session = *session;
@@ -130,9 +139,17 @@ impl Host {
         match input {
             Input::Control { peer, frames } => self.on_control(now, peer, &frames),
             Input::ControlClosed { peer } => {
-                if let Some(Peer::Admitted { session }) = self.peers.remove(&peer) {
-                    self.forget(session, LeaveReason::Disconnected);
-                    self.outputs.push_back(Output::Disconnect { peer, session: Some(session) });
+                let session = match self.peers.remove(&peer) {
+                    Some(Peer::Admitted { session }) => {
+                        self.forget(session, LeaveReason::Disconnected);
+                        Some(session)
+                    }
+                    Some(Peer::Closing { session, .. }) => session,
+                    Some(Peer::Examined { .. }) | None => None,
+                };
+                // Its broadcast connection is to go with it.
+                if session.is_some() {
+                    self.outputs.push_back(Output::Disconnect { peer, session });
                 }
             }
             Input::BroadcastClosed { session } => {
@@ -191,7 +208,7 @@ impl Host {
         } else if self.sessions.len() >= self.config.max_members {
             Some((RefusalCode::Full, format!("the host takes at most {} members", self.config.max_members)))
         } else if self.handshakes() >= self.config.max_handshakes {
-            Some((RefusalCode::Full, "too many peers are joining at once".to_owned()))
+            Some((RefusalCode::Busy, "too many peers are joining at once".to_owned()))
         } else {
             self.duplicate(&hello)
         };
@@ -225,7 +242,7 @@ impl Host {
         self.outputs.push_back(Output::Control { peer: peer.clone(), frame });
         self.outputs.push_back(Output::Event(Event::Refused { peer: peer.clone(), id, code, reason }));
         let deadline = self.arm(now + HANG_UP, &peer);
-        self.peers.insert(peer, Peer::Closing { deadline });
+        self.peers.insert(peer, Peer::Closing { deadline, session: None });
     }
 
     fn on_verdict(&mut self, now: Instant, peer: PeerId, verdict: Verdict) {
@@ -375,13 +392,14 @@ impl Host {
             self.counters.unknown_sessions += 1;
             return;
         };
+        // A batch of a session that is not taken leaves a hole in its numbers: the session starts anew.
         if !session.role.may_send() {
             self.counters.forbidden_submits += 1;
-            return;
+            return self.close(now, token, CloseReason::Violation);
         }
         let Ok(batch) = Batch::decode(body, self.config.max_message) else {
             self.counters.malformed_submits += 1;
-            return;
+            return self.close(now, token, CloseReason::Violation);
         };
         // Exactly the next: what came before was ordered, what comes later shows a loss between child and host.
         match batch.first_origin_seq.cmp(&session.next_origin_seq) {
@@ -389,8 +407,8 @@ impl Host {
             std::cmp::Ordering::Greater => self.close(now, token, CloseReason::Violation),
             std::cmp::Ordering::Equal => {
                 session.next_origin_seq += batch.len() as u64;
-                let (id, tell) = (session.id, session.is_filtered().then_some(Recipient::Session(token)));
-                self.order(id, tell, &batch);
+                let id = session.id;
+                self.order(id, Recipient::Session(token), &batch);
             }
         }
     }
@@ -400,20 +418,42 @@ impl Host {
             Ok(batch) => {
                 debug_assert_eq!(batch.first_origin_seq, self.local_next_origin_seq);
                 self.local_next_origin_seq = batch.first_origin_seq + batch.len() as u64;
-                self.order(self.config.id, Some(Recipient::Local), &batch);
+                self.order(self.config.id, Recipient::Local, &batch);
             }
             Err(malformed) => debug_assert!(false, "our own batch is {malformed}"),
         }
     }
 
-    /// Gives the records of a batch the next positions, and remembers whom to `tell` of them.
-    fn order(&mut self, origin: EndpointId, tell: Option<Recipient>, batch: &Batch) {
+    /// Gives the records of a batch the next positions.
+    fn order(&mut self, origin: EndpointId, sender: Recipient, batch: &Batch) {
+        let run = Ordered {
+            epoch: self.order.epoch(),
+            first_origin_seq: batch.first_origin_seq,
+            first_seq: self.order.next_seq(),
+            count: batch.len() as u32,
+        };
         for (origin_seq, (topic, tail)) in (batch.first_origin_seq..).zip(batch.records()) {
             let topic = &batch.topics[usize::from(topic)];
-            if !self.order.push(tell, origin, origin_seq, topic, tail) {
+            if !self.order.push(origin, origin_seq, topic, tail) {
                 self.cut_window();
-                let fits = self.order.push(tell, origin, origin_seq, topic, tail);
+                let fits = self.order.push(origin, origin_seq, topic, tail);
                 debug_assert!(fits, "the first record of a window always goes in");
+            }
+            self.foreign |= sender != Recipient::Local;
+        }
+        let runs = self.placed.entry(sender).or_default();
+        if !runs.last_mut().is_some_and(|last| last.extend(&run)) {
+            runs.push(run);
+        }
+    }
+
+    /// Tells all senders the places of their messages. Once for all that was ordered together: a child that sends many small batches
+    /// would otherwise be owed a control message for each, and soon owe too many answers itself.
+    fn tell_places(&mut self) {
+        for (sender, runs) in std::mem::take(&mut self.placed) {
+            match sender {
+                Recipient::Local => self.outputs.extend(runs.into_iter().map(Output::Ordered)),
+                Recipient::Session(token) => self.send(token, &ParentMessage::Ordered(runs)),
             }
         }
     }
@@ -423,7 +463,8 @@ impl Host {
         let Some(cut) = self.order.cut() else { return };
         self.counters.windows += 1;
         self.counters.ordered += cut.records;
-        self.outputs.push_back(Output::Window { body: cut.body.clone() });
+        let foreign = std::mem::take(&mut self.foreign);
+        self.outputs.push_back(Output::Window { body: cut.body.clone(), foreign });
         if self.demand.is_any() {
             match order::lanes(&cut.body, &self.demand, self.config.max_message) {
                 Ok(lanes) => self.outputs.extend(
@@ -432,16 +473,11 @@ impl Host {
                 Err(malformed) => debug_assert!(false, "our own window is {malformed}"),
             }
         }
-        for (recipient, ordered) in cut.runs {
-            match recipient {
-                Recipient::Local => self.outputs.push_back(Output::Ordered(ordered)),
-                Recipient::Session(token) => self.send(token, &ParentMessage::Ordered(ordered)),
-            }
-        }
     }
 
     fn flush(&mut self) {
         self.cut_window();
+        self.tell_places();
         if !self.joined.is_empty() || !self.left.is_empty() {
             let message = ParentMessage::Membership {
                 joined: std::mem::take(&mut self.joined),
@@ -462,6 +498,7 @@ impl Host {
             return;
         }
         self.cut_window();
+        self.tell_places();
         let closing = self.closing(CloseReason::Shutdown);
         let tokens: Vec<SessionToken> = self.sessions.keys().copied().collect();
         for token in tokens {
@@ -490,6 +527,7 @@ impl Host {
         let Some(session) = self.sessions.get(&token) else { return };
         let peer = session.peer.clone();
         self.cut_window();
+        self.tell_places();
         let closing = self.closing(reason);
         self.send(token, &closing);
         let leave = if reason == CloseReason::Left { LeaveReason::Left } else { LeaveReason::Closed(reason) };
@@ -497,7 +535,7 @@ impl Host {
         // `send` may have cut the peer off already.
         if self.peers.contains_key(&peer) {
             let deadline = self.arm(now + HANG_UP, &peer);
-            self.peers.insert(peer, Peer::Closing { deadline });
+            self.peers.insert(peer, Peer::Closing { deadline, session: Some(token) });
         }
     }
 
@@ -514,7 +552,7 @@ impl Host {
         let session = self.sessions.remove(&token)?;
         self.demand.remove(&session);
         self.by_id.remove(&session.id);
-        self.order.forget(token);
+        self.placed.remove(&Recipient::Session(token));
         if session.joining.is_none() {
             self.joined.retain(|member| member.id != session.id);
             self.left.push(session.id);

@@ -4,20 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::id::{EndpointId, SessionToken};
+use crate::id::EndpointId;
 use crate::message::{Message, Topic};
-use crate::wire::{Barrier, Index, Lane, MAX_EPOCH, Malformed, Ordered, TopicPart, Window, WindowBuilder};
+use crate::wire::{Barrier, Index, Lane, MAX_EPOCH, Malformed, TopicPart, Window, WindowBuilder};
 
 use super::session::Demand;
-
-/// Who is told the places of messages, because it does not learn them from its echo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recipient {
-    /// The host's own application.
-    Local,
-    /// A session that does not take everything.
-    Session(SessionToken),
-}
 
 /// Gives records their positions and collects them into the open window.
 #[derive(Debug)]
@@ -28,8 +19,6 @@ pub(super) struct Order {
     /// The seq of the last message that has one.
     last_seq: u64,
     window: WindowBuilder,
-    /// Runs in the open window that somebody must be told of.
-    runs: Vec<(Recipient, Ordered)>,
 }
 
 /// A window that was cut.
@@ -37,18 +26,11 @@ pub(super) struct Order {
 pub(super) struct Cut {
     pub(super) body: Bytes,
     pub(super) records: u64,
-    pub(super) runs: Vec<(Recipient, Ordered)>,
 }
 
 impl Order {
     pub(super) fn new(epoch: u64) -> Self {
-        Self {
-            epoch: epoch.clamp(1, MAX_EPOCH),
-            number: 0,
-            last_seq: 0,
-            window: WindowBuilder::new(),
-            runs: Vec::new(),
-        }
+        Self { epoch: epoch.clamp(1, MAX_EPOCH), number: 0, last_seq: 0, window: WindowBuilder::new() }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -67,52 +49,16 @@ impl Order {
         self.epoch = (epoch + 1).min(MAX_EPOCH);
     }
 
+    /// The seq that the next record gets.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.last_seq + 1
+    }
+
     /// Gives a record the next position; `false`, and nothing done, when the open window must be cut first.
-    pub(super) fn push(
-        &mut self,
-        tell: Option<Recipient>,
-        origin: EndpointId,
-        origin_seq: u64,
-        topic: &Topic,
-        tail: &[u8],
-    ) -> bool {
-        if !self.window.push(topic, origin, origin_seq, tail) {
-            return false;
-        }
-        self.last_seq += 1;
-        if let Some(recipient) = tell {
-            self.tell(recipient, origin_seq);
-        }
-        true
-    }
-
-    /// Remembers whom to tell of the last record. Records that lie side by side, in the window as in their origin, make one
-    /// run: a child that sends many small batches would be owed a control message for each, and soon owe too many answers.
-    fn tell(&mut self, recipient: Recipient, origin_seq: u64) {
-        match self.runs.last_mut() {
-            Some((last_recipient, run))
-                if *last_recipient == recipient
-                    && run.last_origin_seq() + 1 == origin_seq
-                    && run.first_seq + u64::from(run.count) == self.last_seq =>
-            {
-                run.count += 1;
-            }
-            _ => self.runs.push((
-                recipient,
-                Ordered {
-                    epoch: self.epoch,
-                    number: self.number + 1,
-                    first_origin_seq: origin_seq,
-                    first_seq: self.last_seq,
-                    count: 1,
-                },
-            )),
-        }
-    }
-
-    /// Nobody is there any more to be told.
-    pub(super) fn forget(&mut self, session: SessionToken) {
-        self.runs.retain(|(recipient, _)| *recipient != Recipient::Session(session));
+    pub(super) fn push(&mut self, origin: EndpointId, origin_seq: u64, topic: &Topic, tail: &[u8]) -> bool {
+        let taken = self.window.push(topic, origin, origin_seq, tail);
+        self.last_seq += u64::from(taken);
+        taken
     }
 
     /// Closes the open window; `None` when it is empty.
@@ -124,7 +70,7 @@ impl Order {
         let records = u64::from(self.window.count());
         let window = std::mem::replace(&mut self.window, WindowBuilder::new());
         let body = window.finish(self.epoch, self.number, self.last_seq - records + 1);
-        Some(Cut { body, records, runs: std::mem::take(&mut self.runs) })
+        Some(Cut { body, records })
     }
 }
 

@@ -15,8 +15,17 @@ pub(super) enum Peer {
     Examined { hello: Hello, deadline: Instant },
     /// It has a session.
     Admitted { session: SessionToken },
-    /// It was told to go.
-    Closing { deadline: Instant },
+    /// It was told to go, and its session, if it had one, is over.
+    Closing { deadline: Instant, session: Option<SessionToken> },
+}
+
+/// Who submitted messages, and so is told their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Recipient {
+    /// The host's own application.
+    Local,
+    /// A child.
+    Session(SessionToken),
 }
 
 /// What a session takes.
@@ -49,7 +58,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Whether the child sees its own messages only by chance, and so is told their places.
+    /// Whether the child does not take everything, and so needs indexes.
     pub(super) fn is_filtered(&self) -> bool {
         !self.filter.all || self.proposed.as_ref().is_some_and(|(_, filter)| !filter.all)
     }

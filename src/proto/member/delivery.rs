@@ -1,7 +1,7 @@
 //! Windows in the order of their numbers: what has been taken in, and where there was a hole.
 
 use crate::message::{Message, Position};
-use crate::wire::{Barrier, Index, MAX_EPOCH, TopicPart, Window};
+use crate::wire::{Barrier, Index, MAX_EPOCH, MAX_RECORDS, TopicPart, Window};
 
 use super::filter::Filter;
 
@@ -66,7 +66,10 @@ impl Delivery {
         }
         // Parts of an earlier window whose index never came are of no use: its loss shows by the numbers.
         self.parts.retain(|other| other.number == part.number);
-        self.parts.push(part);
+        // A window has no more topics than records; a parent that sends more is in error, which the index will show.
+        if self.parts.len() < MAX_RECORDS {
+            self.parts.push(part);
+        }
     }
 
     /// The index comes after the parts, so it tells whether they are all there. `None` when the window was had before.

@@ -19,8 +19,8 @@ use bytes::Bytes;
 use crate::id::{EndpointId, SessionToken};
 use crate::message::Position;
 use crate::wire::{
-    Barrier, ChildMessage, CloseReason, Hello, Index, Lane, Nonce, Ordered, PROTOCOL_VERSION, ParentMessage,
-    RefusalCode, SubmitHead, TopicPart, Welcome, Window,
+    Barrier, ChildMessage, CloseReason, Hello, Index, Lane, MemberEntry, Nonce, Ordered, PROTOCOL_VERSION,
+    ParentMessage, RefusalCode, SubmitHead, TopicPart, Welcome, Window,
 };
 
 use delivery::{Delivery, Hole, Taken};
@@ -177,8 +177,8 @@ impl Member {
             State::Joining { deadline, .. } if *deadline <= now => {
                 self.fail(now, "the broadcast channel stays silent");
             }
-            // The answer is a courtesy: what matters was ordered before.
-            State::Leaving { deadline } if *deadline <= now => self.end(End::Left),
+            // The answer is a courtesy: what matters was ordered before. `fail` ends a member that wants to leave.
+            State::Leaving { deadline } if *deadline <= now => self.fail(now, "the host does not answer"),
             State::Backoff { until } if *until <= now => {
                 self.state = State::Dialling;
                 self.outputs.push_back(Output::Dial);
@@ -313,23 +313,8 @@ impl Member {
         match message {
             ParentMessage::Welcome(welcome) => self.on_welcome(welcome),
             ParentMessage::Refused { code, reason } => self.on_refused(now, code, reason),
-            ParentMessage::Ordered(ordered) => {
-                if self.in_flight.on_told(ordered) {
-                    self.take_told();
-                } else {
-                    self.counters.malformed_control += 1;
-                }
-            }
-            ParentMessage::Membership { mut joined, mut left } => {
-                if joined.iter().any(|member| member.id == self.config.id) {
-                    self.on_confirmed(now);
-                }
-                joined.retain(|member| member.id != self.config.id);
-                left.retain(|id| *id != self.config.id);
-                if !joined.is_empty() || !left.is_empty() {
-                    self.outputs.push_back(Output::Event(Event::Membership { joined, left }));
-                }
-            }
+            ParentMessage::Ordered(runs) => runs.into_iter().for_each(|run| self.on_ordered(run)),
+            ParentMessage::Membership { joined, left } => self.on_membership(now, joined, left),
             ParentMessage::Closing { reason, number, .. } => self.on_closing(now, reason, number),
             ParentMessage::Received { .. } => {}
         }
@@ -348,6 +333,27 @@ impl Member {
             session: welcome.session,
         });
         self.state = State::Attaching { welcome };
+    }
+
+    /// Who came and went. Until the member is live, that belongs to the list it was welcomed with.
+    fn on_membership(&mut self, now: Instant, mut joined: Vec<MemberEntry>, mut left: Vec<EndpointId>) {
+        let is_confirmed = joined.iter().any(|member| member.id == self.config.id);
+        joined.retain(|member| member.id != self.config.id);
+        left.retain(|id| *id != self.config.id);
+        let known = match &mut self.state {
+            State::Attaching { welcome } | State::Joining { welcome, .. } => Some(&mut welcome.members),
+            State::Confirming { joined: Event::Joined { members, .. }, .. } => Some(members),
+            _ => None,
+        };
+        if let Some(known) = known {
+            known.retain(|member| !left.contains(&member.id) && joined.iter().all(|new| new.id != member.id));
+            known.append(&mut joined);
+        } else if !joined.is_empty() || !left.is_empty() {
+            self.outputs.push_back(Output::Event(Event::Membership { joined, left }));
+        }
+        if is_confirmed {
+            self.on_confirmed(now);
+        }
     }
 
     fn on_confirmed(&mut self, now: Instant) {
@@ -370,9 +376,11 @@ impl Member {
         }
         let first_join = self.join_deadline.is_some();
         match code {
-            // The host may come back, and for a member that was admitted once room and name may become free again.
+            // The host may come back, room may become free; and for a member that was admitted once, its name, too.
             RefusalCode::Closing => self.fail(now, &reason),
             RefusalCode::DuplicateId | RefusalCode::Full if !first_join => self.fail(now, &reason),
+            // Others that are joining will be done soon.
+            RefusalCode::Busy => self.fail(now, &reason),
             _ => self.end(End::Refused { code, reason }),
         }
     }
@@ -444,10 +452,7 @@ impl Member {
         if !self.is_receiving() || !self.filter.takes_all() {
             return;
         }
-        let runs = in_flight::own_runs(&window, self.config.id);
-        if let Some(mut taken) = self.delivery.on_window(window) {
-            self.tell_hole(taken.hole.take());
-            runs.into_iter().for_each(|run| self.on_ordered(run));
+        if let Some(taken) = self.delivery.on_window(window) {
             self.deliver(taken);
         }
     }
@@ -475,7 +480,6 @@ impl Member {
         if !messages.is_empty() {
             self.outputs.push_back(Output::Deliver { messages });
         }
-        self.take_told();
     }
 
     fn tell_hole(&mut self, hole: Option<Hole>) {
@@ -504,7 +508,6 @@ impl Member {
                 let hole = self.delivery.on_barrier(barrier);
                 self.tell_hole(hole);
                 self.outputs.push_back(Output::Subscribed { ticket: pending.ticket });
-                self.take_told();
                 self.next_subscription(now);
             }
             _ => {}
@@ -528,13 +531,8 @@ impl Member {
         };
     }
 
-    fn take_told(&mut self) {
-        while let Some(ordered) = self.in_flight.take_told(self.delivery.number()) {
-            self.on_ordered(ordered);
-        }
-    }
-
-    /// Own messages have places, by their echo or by the parent's word.
+    /// Own messages have places, by the parent's word. It comes on control, so a member learns of them whether or not it takes their
+    /// topics, and however far its consumers are behind in the broadcasts.
     fn on_ordered(&mut self, ordered: Ordered) {
         if let Some(resolved) = self.in_flight.on_ordered(ordered) {
             self.outputs.extend(resolved.unknown_up_to.map(|up_to| Output::Unknown { up_to }));
@@ -554,8 +552,8 @@ impl Member {
             && self.in_flight.is_empty()
             && !behind
         {
-            self.say(now, &ChildMessage::Leave);
             self.state = State::Leaving { deadline: now + self.config.handshake_timeout };
+            self.say(now, &ChildMessage::Leave);
         }
     }
 
