@@ -204,6 +204,74 @@ over_every_transport! {
         assert_eq!(last.len(), 4);
     }
 
+    async fn those_who_answer_what_they_receive_never_stand_still(kind: Kind) {
+        const ASKED: u64 = 20_000;
+        let host = Host::builder().bind(address(kind)).await.unwrap();
+        let (asks, streams, handles) = (join(&host).await, join(&host).await, join(&host).await);
+        let (done, mut answered) = tokio::sync::mpsc::unbounded_channel();
+        // A stream and a handler that wait for the place of each answer, while they are flooded; and a host that answers twice.
+        let (mut messages, sender, tell) = (streams.messages(), streams.sender(), done.clone());
+        tokio::spawn(async move {
+            for _ in 0..ASKED / 10 {
+                while next(&mut messages).await.topic().as_str() != "ask" {}
+                sender.send(message("stream", "x")).await.unwrap().ordered().await.unwrap();
+            }
+            tell.send("stream").unwrap();
+        });
+        let (sender, count, tell) = (handles.sender(), AtomicUsize::new(0), done.clone());
+        let state = Arc::new((sender, count, tell));
+        handles
+            .handle("ask", move |_| {
+                let state = Arc::clone(&state);
+                async move {
+                    let (sender, count, tell) = &*state;
+                    let count = count.fetch_add(1, Ordering::Relaxed) as u64;
+                    if count < ASKED / 10 {
+                        sender.send(message("handler", "x")).await.unwrap().ordered().await.unwrap();
+                    } else if count == ASKED - 1 {
+                        tell.send("handler").unwrap();
+                    }
+                }
+            })
+            .unwrap();
+        let (mut messages, sender) = (host.messages(), host.sender());
+        tokio::spawn(async move {
+            for _ in 0..ASKED {
+                while next(&mut messages).await.topic().as_str() != "ask" {}
+                for _ in 0..2 {
+                    sender.send(message("host", "x")).await.unwrap();
+                }
+            }
+            done.send("host").unwrap();
+            // Read on: a stream that is kept and not read holds up the others.
+            while messages.next().await.is_some() {}
+        });
+        for i in 0..ASKED {
+            asks.send(message("ask", i.to_string())).await.unwrap();
+        }
+        for _ in 0..3 {
+            soon(answered.recv()).await.unwrap();
+        }
+    }
+
+    async fn those_who_join_at_once_know_each_other(kind: Kind) {
+        let host = host(kind).await;
+        let mut joins = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let address = host.address().clone();
+            joins.spawn(async move { Client::builder().join(address).await.unwrap() });
+        }
+        let clients = soon(joins.join_all()).await;
+        assert_eq!(host.members().len(), 11);
+        for client in &clients {
+            let mut events = client.events();
+            while client.members().len() < 11 {
+                soon(events.next()).await.unwrap();
+            }
+            assert_eq!(client.members(), host.members());
+        }
+    }
+
     async fn a_client_with_prefixes_sees_its_topics_in_the_total_order(kind: Kind) {
         let host = host(kind).await;
         let filtered = soon(Client::builder().subscribe("a.").subscribe("c").join(host.address())).await.unwrap();

@@ -156,7 +156,7 @@ class ZincClient:
                 self.events.append(("reset", messages[0]))  # windows were missed: never hide it
             self.number = number
             for message in messages:
-                if message.origin == self.id:
+                if message.origin == self.id:  # the echo; ORDERED on control says the same, and may be earlier
                     self.ordered = message.origin_seq
                 self.events.append(("ordered" if message.origin == self.id else "message", message))
 
@@ -167,7 +167,7 @@ class ZincClient:
         return events
 
     def send(self, topic, payload):
-        """Submits a batch of one message. At most 1,000 batches, and 20,000 messages, should be under way."""
+        """Submits a batch of one message. At most 800 batches, and 20,000 messages, should be under way."""
         head = struct.pack(">QHH", self.next_origin_seq, 1, 1) + text(topic)
         body = head + b"\0\0\0" + varint(len(payload)) + payload  # topic 0, data of raw bytes, no headers
         self.submit.send_multipart((SUBMIT + self.session, body))

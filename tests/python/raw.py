@@ -49,11 +49,11 @@ def window(epoch, number, first_seq, records, topics=("t",), origins=((b"o" * 16
 
 
 class FilteredClient(ZincClient):
-    """A client that takes the topics of some prefixes: it reads the lanes I and T, and is told the places of its messages."""
+    """A client that takes the topics of some prefixes: it reads the lanes I and T."""
 
     def __init__(self, address, *prefixes):
         self.prefixes, self.lanes = prefixes, (b"I", *(b"T" + prefix.encode() for prefix in prefixes))
-        self.parts, self.told = [], []
+        self.parts = []
         super().__init__(address)
 
     def matches(self, topic):
@@ -62,14 +62,10 @@ class FilteredClient(ZincClient):
     def on_control(self, frame):
         super().on_control(frame)
         if frame[:3] == ORDERED:
-            self.told.append(Reader(frame).numbers("QQQQH"))
-            self.take_told()
-
-    def take_told(self):
-        """Word of a window counts when delivery has reached that window."""
-        while self.told and self.told[0][1] <= self.number:
-            _, _, first_origin_seq, _, count = self.told.pop(0)
-            self.ordered = max(self.ordered, first_origin_seq + count - 1)
+            reader = Reader(frame)
+            for _ in range(*reader.numbers("H")):
+                _, first_origin_seq, _, count = reader.numbers("QQQI")
+                self.ordered = first_origin_seq + count - 1
 
     def on_broadcast(self, lane, body):
         super().on_broadcast(lane, body)
@@ -98,4 +94,3 @@ class FilteredClient(ZincClient):
             raise ValueError(f"window {number} after {self.number} has {len(messages)} of {due} records")
         self.number, self.parts = number, []
         self.events += [("ordered" if message.origin == self.id else "message", message) for message in messages]
-        self.take_told()

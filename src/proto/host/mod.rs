@@ -392,14 +392,13 @@ impl Host {
             self.counters.unknown_sessions += 1;
             return;
         };
-        // A batch of a session that is not taken leaves a hole in its numbers: the session starts anew.
         if !session.role.may_send() {
             self.counters.forbidden_submits += 1;
-            return self.close(now, token, CloseReason::Violation);
+            return;
         }
         let Ok(batch) = Batch::decode(body, self.config.max_message) else {
             self.counters.malformed_submits += 1;
-            return self.close(now, token, CloseReason::Violation);
+            return;
         };
         // Exactly the next: what came before was ordered, what comes later shows a loss between child and host.
         match batch.first_origin_seq.cmp(&session.next_origin_seq) {
