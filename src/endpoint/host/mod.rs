@@ -4,6 +4,7 @@ mod driver;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -232,7 +233,7 @@ impl HostBuilder {
         let machine = machine::Host::new(machine::Config {
             id: self.id,
             cluster: self.cluster,
-            epoch: unix_millis(),
+            epoch: fresh_epoch(),
             max_message: self.max_message,
             max_members: self.max_members,
             max_handshakes: config::MAX_HANDSHAKES,
@@ -329,8 +330,24 @@ impl HostBuilder {
     }
 }
 
-/// The first epoch of a host without memory (design, section 4).
-fn unix_millis() -> u64 {
+/// The first epoch of a host without memory: the Unix time in milliseconds (design, section 4), and in one process never the
+/// same twice, since a host may be dropped and bound again within a millisecond.
+fn fresh_epoch() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let next = |last: u64| now.max(last.saturating_add(1));
+    // The closure always gives a value.
+    LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fresh_epoch;
+
+    #[test]
+    fn every_host_of_a_process_opens_a_higher_epoch() {
+        let epochs: Vec<u64> = (0..1000).map(|_| fresh_epoch()).collect();
+        assert!(epochs.is_sorted_by(|a, b| a < b));
+    }
 }
