@@ -11,7 +11,7 @@ use futures::Stream;
 use tokio::sync::Notify;
 
 use crate::error::RecvError;
-use crate::message::Message;
+use crate::message::{Message, Position};
 use crate::sync::lock;
 
 /// A run of messages in order, as they came in: consecutive but for those that were not asked for.
@@ -20,6 +20,8 @@ use crate::sync::lock;
 #[derive(Debug, Clone)]
 pub struct Batch {
     messages: Run,
+    /// Where the message stood that was taken last.
+    last_taken: Option<Position>,
 }
 
 #[derive(Debug, Clone)]
@@ -32,11 +34,11 @@ enum Run {
 
 impl Batch {
     pub(crate) fn new(messages: Arc<Vec<Message>>) -> Self {
-        Self { messages: Run::Shared(messages, 0) }
+        Self { messages: Run::Shared(messages, 0), last_taken: None }
     }
 
     /// The same batch, to be read: when all other consumers are done with it its messages are moved out, not cloned.
-    fn unshared(self) -> Self {
+    pub(super) fn unshared(self) -> Self {
         let messages = match self.messages {
             Run::Shared(messages, 0) => match Arc::try_unwrap(messages) {
                 Ok(messages) => Run::Own(messages.into_iter()),
@@ -44,7 +46,7 @@ impl Batch {
             },
             other => other,
         };
-        Self { messages }
+        Self { messages, last_taken: self.last_taken }
     }
 
     /// The messages that are left, in order.
@@ -54,6 +56,11 @@ impl Batch {
             Run::Shared(messages, taken) => &messages[*taken..],
             Run::Own(messages) => messages.as_slice(),
         }
+    }
+
+    /// Where the message stood that was taken last.
+    pub(super) fn last_taken(&self) -> Option<Position> {
+        self.last_taken
     }
 
     /// How many messages are left.
@@ -71,7 +78,7 @@ impl Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { messages: Run::Own(vec::IntoIter::default()) }
+        Self { messages: Run::Own(vec::IntoIter::default()), last_taken: None }
     }
 }
 
@@ -79,14 +86,16 @@ impl Iterator for Batch {
     type Item = Message;
 
     fn next(&mut self) -> Option<Message> {
-        match &mut self.messages {
+        let message = match &mut self.messages {
             Run::Shared(messages, taken) => {
                 let message = messages.get(*taken)?.clone();
                 *taken += 1;
-                Some(message)
+                message
             }
-            Run::Own(messages) => messages.next(),
-        }
+            Run::Own(messages) => messages.next()?,
+        };
+        self.last_taken = message.position();
+        Some(message)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -255,9 +255,10 @@ async fn work(
 ) {
     while let Some(item) = queue.pop().await {
         // Holes are told to streams and by events: a handler has nothing to do with them.
-        let Item::Batch(mut batch) = item else { continue };
+        let Item::Batch(batch) = item else { continue };
+        let mut batch = batch.unshared();
         while !batch.is_empty() {
-            let before = batch.clone();
+            let before = batch.len();
             let call = AssertUnwindSafe(handler.handle_batch(&mut batch)).catch_unwind();
             let error = match IN_HANDLER.scope((), call).await {
                 Ok(Ok(())) => break,
@@ -265,12 +266,14 @@ async fn work(
                 Err(panic) => format!("panicked: {}", panic_text(&*panic)),
             };
             // The culprit is what was taken last. A handler that took nothing would fail for ever: the rest is given up.
-            let taken = before.len() - batch.len();
-            let (culprit, messages) = match taken {
-                0 => (before.as_slice().first(), std::mem::take(&mut batch).len() as u64),
-                _ => (before.as_slice().get(taken - 1), 1),
+            let (position, messages) = if batch.len() == before {
+                (
+                    batch.next().and_then(|message| message.position()),
+                    std::mem::take(&mut batch).len() as u64 + 1,
+                )
+            } else {
+                (batch.last_taken(), 1)
             };
-            let position = culprit.and_then(Message::position);
             report(Failure { handler: name.clone(), position, error, messages });
         }
     }
