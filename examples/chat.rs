@@ -56,8 +56,11 @@ async fn chat(endpoint: &dyn Endpoint, name: &str) -> Result<(), Box<dyn Error>>
             },
             message = messages.next() => match message {
                 Some(Ok(message)) => {
-                    let line: Line = message.decode()?;
-                    println!("{}: {}", line.name, line.text);
+                    match message.decode::<Line>() {
+                        Ok(line) => println!("{}: {}", line.name, line.text),
+                        // Others may use the cluster for other things.
+                        Err(error) => println!("* not a line of chat: {error}"),
+                    }
                 }
                 Some(Err(hole)) => println!("* {hole}"),
                 None => break,
@@ -73,6 +76,6 @@ async fn chat(endpoint: &dyn Endpoint, name: &str) -> Result<(), Box<dyn Error>>
         }
     }
     let report = endpoint.shutdown().await;
-    println!("* left; {} lines unsent", report.unsent);
+    println!("* left; {} lines unsent, {} of unknown fate", report.unsent, report.unknown);
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::transport::{Address, AddressError, BindError};
 #[non_exhaustive]
 pub enum SendError {
     /// The payload is over the cluster's limit.
-    #[error("the payload has {} bytes, the cluster takes at most {limit}: split it, or raise max_message on the host", .message.payload().len())]
+    #[error("the payload has {} bytes, the cluster takes at most {limit}: split it, or let the host be built with a larger max_message", .message.payload().len())]
     TooLarge {
         /// The message.
         message: Box<Message>,

@@ -44,7 +44,8 @@ pub fn fuzz_decoders(frame: &bytes::Bytes) {
 /// What most programs use.
 pub mod prelude {
     pub use crate::{
-        Client, Endpoint, EndpointExt, EndpointId, Event, HandlerError, Host, Message, MessageHandler,
-        Position, RecvError, Role, SendError, Topic, TopicError,
+        Client, Endpoint, EndpointExt, EndpointId, Event, Events, HandlerError, Host, JoinRequest, Message,
+        MessageHandler, Messages, Position, Receipt, RecvError, Role, SendError, Sender, Topic, TopicError,
+        authenticate_fn,
     };
 }

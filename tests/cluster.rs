@@ -16,7 +16,7 @@ use common::{Kind, address, soon};
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use zincmq::prelude::*;
 use zincmq::{
-    HandlerOptions, JoinError, Messages, OrderKey, ReceiptError, RefusalReason, SharedToken, SubscribeError,
+    HandlerOptions, JoinError, OrderKey, ReceiptError, RefusalReason, SharedToken, SubscribeError,
     authenticate_fn,
 };
 
@@ -179,7 +179,7 @@ over_every_transport! {
                     let mut under_way = std::collections::VecDeque::new();
                     for i in 1..=ALL / 4 {
                         if under_way.len() == IN_FLIGHT {
-                            let oldest: zincmq::Receipt = under_way.pop_front().unwrap();
+                            let oldest: Receipt = under_way.pop_front().unwrap();
                             oldest.ordered().await.unwrap();
                         }
                         under_way.push_back(sender.send(message(&format!("t{}", i % 8), "x")).await.unwrap());
@@ -690,6 +690,7 @@ async fn a_shut_down_endpoint_says_so() {
     let _ = soon(client.shutdown()).await;
     assert!(soon(messages.next()).await.is_none());
     while soon(events.next()).await.is_some() {}
+    assert!(soon(events.next()).await.is_none(), "ended again");
     assert_eq!(soon(client.subscribe("x")).await, Err(SubscribeError::Closed));
     assert!(soon(client.messages().next()).await.is_none());
     assert_eq!(soon(client.shutdown()).await, zincmq::ShutdownReport::default());

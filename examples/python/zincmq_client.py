@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A zincmq client in Python: joins an open cluster, receives, and sends. Needs pyzmq, and follows docs/protocol.md.
+"""A zincmq client in Python: joins an open cluster, receives, and sends. Needs pyzmq (pip install pyzmq), and follows docs/protocol.md.
 
     zincmq_client.py ADDR [--send TOPIC TEXT]... [--count N]
 

@@ -116,7 +116,8 @@ impl Events {
             };
             Some((event, receiver))
         });
-        Self(stream.boxed())
+        // Polled again after its end, it ends again.
+        Self(stream.fuse().boxed())
     }
 }
 

@@ -157,7 +157,7 @@ impl HandlerOptions {
         Self::default()
     }
 
-    /// The name under which failures are reported.
+    /// The name under which failures are reported, the prefix by default: name handlers where a prefix has several.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();

@@ -62,8 +62,9 @@ pub struct ShutdownReport {
 /// The trait is object-safe, for code that does not care which it has. The hot path is elsewhere: [`sender`](Self::sender)
 /// gives a [`Sender`] that boxes no future, [`messages`](Self::messages) a stream that offers whole batches.
 ///
-/// Dropping the last handle ends the endpoint without waiting: what it had not sent is lost.
-/// [`shutdown`](Self::shutdown) ends it in order.
+/// Clones of a [`Host`] or [`Client`] keep the endpoint alive; senders, streams and events do not. Dropping the last clone ends it
+/// without waiting: what it had not sent is lost. [`shutdown`](Self::shutdown) ends it in order. A handler that holds a clone keeps
+/// its endpoint alive until it is removed: let it hold a [`Sender`] instead.
 #[async_trait]
 pub trait Endpoint: Send + Sync + fmt::Debug {
     /// Who this endpoint is.
@@ -92,8 +93,8 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
 
     /// Takes topics of this prefix, too. Returns when that is in force: messages ordered from then on are delivered.
     ///
-    /// An endpoint that was given no prefix at its start takes everything, by the empty prefix: `unsubscribe("")` first
-    /// to take less. While a client is disconnected the change counts from its next session on.
+    /// An endpoint that was given no prefix at its start takes everything, by the empty prefix. To take less, subscribe to what is
+    /// wanted and then `unsubscribe("")`: in this order nothing is missed. While a client is disconnected the change counts from its next session on.
     /// The proof comes with the broadcasts: do not wait for it where you read [`messages`](Self::messages), but in a task of its own.
     /// Inside a handler this is an error. Cancel safe: when cancelled, the change comes into force all the same.
     ///
@@ -144,12 +145,21 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
 pub trait EndpointExt: Endpoint {
     /// Lets a handler see the messages of a prefix from now on, one at a time, in order.
     ///
+    /// A closure names its parameter's type, `Message`, and returns nothing or a `Result` whose error becomes a [`HandlerError`].
+    /// What was delivered between `join` and this call the handler does not see: where that matters, read
+    /// [`join_with_messages`](ClientBuilder::join_with_messages).
+    ///
     /// ```no_run
     /// use zincmq::prelude::*;
     ///
     /// # async fn example(endpoint: &dyn Endpoint) -> Result<(), TopicError> {
     /// endpoint.handle("sensor.", |message: Message| async move {
     ///     println!("{}: {} bytes", message.topic(), message.payload().len());
+    /// })?;
+    /// endpoint.handle("sensor.", |message: Message| async move {
+    ///     let celsius: f64 = message.decode()?;
+    ///     println!("{celsius} degrees");
+    ///     Ok::<(), HandlerError>(())
     /// })?;
     /// # Ok(())
     /// # }

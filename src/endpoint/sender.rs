@@ -14,7 +14,20 @@ use super::outbound::{Outbound, Receipt};
 
 /// Sends messages of one endpoint. Cloning is cheap; clones share the endpoint's send queue and its order.
 ///
-/// Also a [`Sink`] of messages: flushing it means that all were accepted into the send queue, not that they have their place.
+/// Also a [`Sink`] of messages, without receipts: flushing or closing it means that all were accepted into the send queue, not that
+/// they have their place; it can be used on after a close.
+///
+/// ```no_run
+/// use futures::{SinkExt, StreamExt, stream};
+/// use zincmq::prelude::*;
+///
+/// # async fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut sink = client.sender();
+/// let mut numbers = stream::iter(0..10).map(|n| Ok(Message::new("number", n.to_string()).expect("a topic")));
+/// sink.send_all(&mut numbers).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Sender {
     outbound: Arc<Outbound>,

@@ -68,7 +68,7 @@ pub enum EncodeError {
 #[non_exhaustive]
 pub enum DecodeError {
     /// The payload is of another codec.
-    #[error("the payload is {actual}, not {expected}: decode it with the method for {actual}")]
+    #[error("the payload is {actual}, not {expected}: use the method for {actual} (payload() for raw bytes)")]
     OtherCodec {
         /// What the called method decodes.
         expected: Codec,

@@ -19,7 +19,7 @@ pub(super) async fn show(cluster: Cluster, narrator: &mut Narrator) -> Result<()
     let reason = leaves(&mut events, left).await?;
     check(reason == LeaveReason::Left, || format!("Bob said goodbye to the host ({reason:?})"))?;
     leaves(&mut at_ada, left).await?;
-    narrator.holds("Bob says goodbye: the host knows why he is gone, and Ada is told, too.")?;
+    narrator.holds("Bob says goodbye: the host knows why he is gone, and Ada that he is.")?;
     narrator.fact(&Fact::Left { id: left, told: 2 })?;
 
     narrator.step("Shutting down")?;

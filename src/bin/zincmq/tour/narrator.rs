@@ -121,7 +121,7 @@ impl Narrator {
 }
 
 /// The widest line, in characters: what is easy to read.
-const WIDTH: usize = 90;
+const WIDTH: usize = 78;
 
 /// Breaks text between words. Lines after the first are indented as far as `lead` goes: its blanks, or those and its mark.
 fn wrapped(lead: &str, text: &str) -> String {
