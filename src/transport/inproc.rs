@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use super::{
     Transport,
 };
 use crate::id::SessionToken;
+use crate::sync::lock;
 
 /// How many control messages may wait: at the parent from all children, at each child.
 const CONTROL_QUEUE: usize = 1_024;
@@ -426,9 +427,4 @@ impl Drop for InprocChild {
     fn drop(&mut self) {
         self.hub.close(&mut lock(&self.hub.children), &self.peer);
     }
-}
-
-/// Locks; a panic elsewhere leaves what is locked here whole, as nothing in between can panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
