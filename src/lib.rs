@@ -11,6 +11,7 @@ mod config;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod endpoint;
 mod error;
+mod flow;
 mod id;
 mod message;
 mod proto;
@@ -26,6 +27,7 @@ pub use endpoint::{
     Member, MessageHandler, Messages, OrderKey, Receipt, Sender, SharedToken, ShutdownReport, Stats,
     authenticate_fn,
 };
+pub use flow::{EvictReason, Eviction, HighWaterMark, Lag, SlowPolicy};
 pub use error::{HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError, SubscribeError};
 pub use id::{EndpointId, IdError, SessionToken};
 pub use message::{

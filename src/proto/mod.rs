@@ -14,9 +14,15 @@
 
 pub(crate) mod host;
 pub(crate) mod member;
+#[cfg(any(test, feature = "test-utils"))]
+mod mutant;
 mod rng;
 mod time;
 
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) use mutant::Mutant;
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) use rng::Rng;
 pub(crate) use time::Instant;
 
 /// How many control messages a peer may leave unanswered before its session ends (design: the queues of the zeromq

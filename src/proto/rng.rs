@@ -1,15 +1,15 @@
 //! A small seeded generator for jitter and nonces: never for secrets.
 
 /// SplitMix64 (Steele, Lea and Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
-#[derive(Debug)]
-pub(super) struct Rng(u64);
+#[derive(Debug, Clone)]
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +18,7 @@ impl Rng {
     }
 
     /// Half to all of `duration`, evenly spread: jitter that keeps clients from coming back in step.
-    pub(super) fn jitter(&mut self, duration: std::time::Duration) -> std::time::Duration {
+    pub(crate) fn jitter(&mut self, duration: std::time::Duration) -> std::time::Duration {
         let fraction = (self.next() >> 40) as f64 / (1_u64 << 24) as f64;
         duration.mul_f64(0.5 + fraction / 2.0)
     }

@@ -2,13 +2,19 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use std::time::Duration;
+
+use crate::flow::HighWaterMark;
+pub(crate) use crate::flow::{EvictReason, Eviction, Lag};
 use crate::id::{EndpointId, SessionToken};
+use crate::message::Position;
 use crate::role::Role;
 
+use super::lane::Barrier;
 use super::{MAX_PREFIXES, Malformed, Reader, kind, put_prefix};
 
 /// The version of the protocol: what the messages mean, as against how they look ([`super::VERSION`]).
-pub(crate) const PROTOCOL_VERSION: u16 = 1;
+pub(crate) const PROTOCOL_VERSION: u16 = 2;
 /// The highest epoch: far above any Unix time in milliseconds, and low enough that no sum overflows (a guess).
 pub(crate) const MAX_EPOCH: u64 = 1 << 62;
 /// The highest origin_seq a child may begin with: nobody gets there by counting, and from here nobody counts beyond 64 bits.
@@ -24,8 +30,12 @@ pub(crate) struct Hello {
     pub(crate) id: EndpointId,
     /// The session this one continues, if any: it is replaced.
     pub(crate) resume: Option<SessionToken>,
+    /// The incarnation of the last host it was a member of; 0 for none.
+    pub(crate) incarnation: u64,
     /// The highest epoch the child has seen; 0 for none.
     pub(crate) epoch: u64,
+    /// The origin_seq of the first message in its outbox; 0 when that is empty.
+    pub(crate) first_open: u64,
     /// The origin_seq of the next message it will submit.
     pub(crate) next_origin_seq: u64,
     /// What it shows to the parent's authenticator.
@@ -39,16 +49,45 @@ pub(crate) struct MemberEntry {
     pub(crate) role: Role,
 }
 
+/// What a parent knows of what a child sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum OriginState {
+    /// Nothing: it begins with what the hello says.
+    New = 0,
+    /// What is ordered: the rest is to be sent again.
+    Known = 1,
+    /// It was known, and has been forgotten: the fate of what is in the outbox can not be told.
+    Forgotten = 2,
+}
+
+/// What a parent expects of its children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// How far they may fall behind. The grace is the parent's own affair, and zero here.
+    pub(crate) marks: HighWaterMark,
+    /// How often something is to be heard.
+    pub(crate) heartbeat: Duration,
+    /// After how long without a word a peer counts as dead.
+    pub(crate) lease: Duration,
+    /// Prefixes of the topics of which a consumer that falls behind keeps the newest message.
+    pub(crate) conflatable: Vec<String>,
+}
+
 /// A parent admits a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Welcome {
     pub(crate) session: SessionToken,
     pub(crate) host: EndpointId,
+    /// Tells this life of the host from all others.
+    pub(crate) incarnation: u64,
     pub(crate) role: Role,
     /// The epoch, the last window and the last seq there are.
-    pub(crate) epoch: u64,
-    pub(crate) number: u64,
-    pub(crate) last_seq: u64,
+    pub(crate) at: Barrier,
+    pub(crate) origin: OriginState,
+    /// The last origin_seq of the child's that is ordered, or will never be: it goes on with the next.
+    pub(crate) last_origin_seq: u64,
+    pub(crate) terms: Terms,
     /// The largest payload, in bytes.
     pub(crate) max_message: u32,
     /// The broadcast channel: `:PORT`, a suffix, or a whole address.
@@ -71,6 +110,17 @@ pub(crate) enum RefusalCode {
     Closing = 6,
     Malformed = 7,
     Busy = 8,
+    Quarantined = 9,
+}
+
+/// A parent does not admit a child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: RefusalCode,
+    /// After how long another attempt may fare better; zero where the parent cannot tell.
+    pub(crate) retry_after: Duration,
+    /// For people.
+    pub(crate) reason: String,
 }
 
 impl RefusalCode {
@@ -84,6 +134,7 @@ impl RefusalCode {
             6 => Self::Closing,
             7 => Self::Malformed,
             8 => Self::Busy,
+            9 => Self::Quarantined,
             _ => return None,
         })
     }
@@ -165,6 +216,17 @@ impl CloseReason {
     }
 }
 
+/// How far a child has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ack {
+    /// All windows up to here have arrived.
+    pub(crate) stored: Position,
+    /// All consumers are done with all messages up to here.
+    pub(crate) handled: Position,
+    /// Up to this origin_seq the child knows what became of its messages.
+    pub(crate) confirmed: u64,
+}
+
 /// What a child says to its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ChildMessage {
@@ -180,6 +242,12 @@ pub(crate) enum ChildMessage {
     },
     /// The child wants to go.
     Leave,
+    Ack(Ack),
+    /// The windows of these numbers did not arrive.
+    Repair {
+        first: u64,
+        last: u64,
+    },
     /// How many control messages arrived in this session.
     Received {
         count: u64,
@@ -190,11 +258,7 @@ pub(crate) enum ChildMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ParentMessage {
     Welcome(Welcome),
-    /// No admission; `reason` is for people.
-    Refused {
-        code: RefusalCode,
-        reason: String,
-    },
+    Refused(Refusal),
     /// Where the child's messages stand.
     Ordered(Vec<Ordered>),
     /// Who came and who went.
@@ -207,6 +271,21 @@ pub(crate) enum ParentMessage {
         reason: CloseReason,
         epoch: u64,
         number: u64,
+    },
+    /// A window that was asked for: encoded as on the broadcast channel.
+    Repaired(Bytes),
+    /// The windows that were asked for are not there any more: delivery goes on behind this one.
+    Missed(Barrier),
+    /// The session ends, because the child is too slow or unwanted.
+    Evicted(Eviction),
+    /// Messages are missing on the submit channel: what is in the outbox from this origin_seq on is to be sent again.
+    Resend {
+        from: u64,
+    },
+    /// A sign of life.
+    Pulse {
+        /// Whether the parent leaves submissions unread for now, because its members are behind.
+        paced: bool,
     },
     /// How many control messages arrived in this session.
     Received {
@@ -224,7 +303,9 @@ impl ChildMessage {
                 put_text(&mut buffer, &hello.cluster);
                 buffer.put_slice(hello.id.as_bytes());
                 buffer.put_slice(&hello.resume.map_or([0; SessionToken::LENGTH], |token| *token.as_bytes()));
+                buffer.put_u64(hello.incarnation);
                 buffer.put_u64(hello.epoch);
+                buffer.put_u64(hello.first_open);
                 buffer.put_u64(hello.next_origin_seq);
                 buffer.put_u16(hello.token.len() as u16);
                 buffer.put_slice(&hello.token);
@@ -242,6 +323,17 @@ impl ChildMessage {
                 buffer.put_u64(*nonce);
             }
             Self::Leave => put_prefix(&mut buffer, kind::LEAVE),
+            Self::Ack(ack) => {
+                put_prefix(&mut buffer, kind::ACK);
+                put_position(&mut buffer, ack.stored);
+                put_position(&mut buffer, ack.handled);
+                buffer.put_u64(ack.confirmed);
+            }
+            Self::Repair { first, last } => {
+                put_prefix(&mut buffer, kind::REPAIR);
+                buffer.put_u64(*first);
+                buffer.put_u64(*last);
+            }
             Self::Received { count } => put_received(&mut buffer, *count),
         }
         buffer.freeze()
@@ -267,28 +359,48 @@ impl ChildMessage {
                     return Err(Malformed("the nil id belongs to nobody"));
                 }
                 let resume = SessionToken::from_slice(reader.slice(SessionToken::LENGTH)?);
-                let (epoch, next_origin_seq) = (reader.u64()?, reader.u64()?);
+                let (incarnation, epoch) = (reader.u64()?, reader.u64()?);
+                let (first_open, next_origin_seq) = (reader.u64()?, reader.u64()?);
                 if next_origin_seq == 0 || next_origin_seq > MAX_ORIGIN_SEQ || epoch > MAX_EPOCH {
                     return Err(Malformed("origin_seq or epoch out of range"));
+                }
+                if first_open >= next_origin_seq {
+                    return Err(Malformed("the outbox begins behind its end"));
                 }
                 let length = usize::from(reader.u16()?);
                 if length > MAX_TOKEN {
                     return Err(Malformed("token over the limit"));
                 }
                 let token = Bytes::copy_from_slice(reader.slice(length)?);
-                Self::Hello(Hello { version, cluster, id, resume, epoch, next_origin_seq, token })
+                Self::Hello(Hello {
+                    version,
+                    cluster,
+                    id,
+                    resume,
+                    incarnation,
+                    epoch,
+                    first_open,
+                    next_origin_seq,
+                    token,
+                })
             }
             kind::SUBSCRIBE => {
-                let nonce = reader.u64()?;
-                let count = usize::from(reader.u16()?);
-                if count > MAX_PREFIXES {
-                    return Err(Malformed("too many prefixes"));
-                }
-                let prefixes = (0..count).map(|_| prefix(&mut reader)).collect::<Result<_, _>>()?;
-                Self::Subscribe { nonce, prefixes }
+                Self::Subscribe { nonce: reader.u64()?, prefixes: prefixes(&mut reader)? }
             }
             kind::LIVE => Self::Live { nonce: reader.u64()? },
             kind::LEAVE => Self::Leave,
+            kind::ACK => Self::Ack(Ack {
+                stored: position(&mut reader)?,
+                handled: position(&mut reader)?,
+                confirmed: reader.u64()?,
+            }),
+            kind::REPAIR => {
+                let (first, last) = (reader.u64()?, reader.u64()?);
+                if first == 0 || first > last || last >= u64::MAX - 1 {
+                    return Err(Malformed("window numbers out of range"));
+                }
+                Self::Repair { first, last }
+            }
             kind::RECEIVED => Self::Received { count: reader.u64()? },
             _ => return Err(Malformed("unknown type of control message")),
         };
@@ -305,7 +417,9 @@ impl Hello {
             cluster: String::new(),
             id: EndpointId::NIL,
             resume: None,
+            incarnation: 0,
             epoch: 0,
+            first_open: 0,
             next_origin_seq: 1,
             token: Bytes::new(),
         }
@@ -320,19 +434,48 @@ impl ParentMessage {
                 put_prefix(&mut buffer, kind::WELCOME);
                 buffer.put_slice(welcome.session.as_bytes());
                 buffer.put_slice(welcome.host.as_bytes());
+                buffer.put_u64(welcome.incarnation);
                 buffer.put_u8(welcome.role as u8);
-                buffer.put_u64(welcome.epoch);
-                buffer.put_u64(welcome.number);
-                buffer.put_u64(welcome.last_seq);
+                welcome.at.put_place(&mut buffer);
+                buffer.put_u8(welcome.origin as u8);
+                buffer.put_u64(welcome.last_origin_seq);
+                put_terms(&mut buffer, &welcome.terms);
                 buffer.put_u32(welcome.max_message);
                 put_text(&mut buffer, &welcome.broadcast);
                 put_text(&mut buffer, &welcome.submit);
                 put_members(&mut buffer, &welcome.members);
             }
-            Self::Refused { code, reason } => {
+            Self::Refused(refusal) => {
                 put_prefix(&mut buffer, kind::REFUSED);
-                buffer.put_u8(*code as u8);
-                put_text(&mut buffer, reason);
+                buffer.put_u8(refusal.code as u8);
+                put_millis(&mut buffer, refusal.retry_after);
+                put_text(&mut buffer, &refusal.reason);
+            }
+            Self::Repaired(window) => return window.clone(),
+            Self::Missed(at) => {
+                put_prefix(&mut buffer, kind::MISSED);
+                at.put_place(&mut buffer);
+            }
+            Self::Evicted(eviction) => {
+                put_prefix(&mut buffer, kind::EVICTED);
+                buffer.put_u8(eviction.reason as u8);
+                buffer.put_u64(eviction.lag.messages);
+                buffer.put_u64(eviction.lag.bytes);
+                put_millis(&mut buffer, eviction.lag.age);
+                put_position(&mut buffer, eviction.position);
+                put_millis(&mut buffer, eviction.retry_after);
+                buffer.put_slice(
+                    &eviction.resume.map_or([0; SessionToken::LENGTH], |token| *token.as_bytes()),
+                );
+                put_text(&mut buffer, &eviction.text);
+            }
+            Self::Resend { from } => {
+                put_prefix(&mut buffer, kind::RESEND);
+                buffer.put_u64(*from);
+            }
+            Self::Pulse { paced } => {
+                put_prefix(&mut buffer, kind::PULSE);
+                buffer.put_u8(u8::from(*paced));
             }
             Self::Ordered(runs) => {
                 put_prefix(&mut buffer, kind::ORDERED);
@@ -366,23 +509,43 @@ impl ParentMessage {
     pub(crate) fn decode(frame: &Bytes) -> Result<Self, Malformed> {
         let (kind, mut reader) = Reader::open_any(frame)?;
         let message = match kind {
+            // Its own decoder reads it, and knows how large a payload may be.
+            kind::WINDOW => return Ok(Self::Repaired(frame.clone())),
             kind::WELCOME => Self::Welcome(Welcome {
                 session: SessionToken::from_slice(reader.slice(SessionToken::LENGTH)?)
                     .ok_or(Malformed("invalid session token"))?,
                 host: reader.id()?,
+                incarnation: reader.u64()?,
                 role: role(&mut reader)?,
-                epoch: reader.u64()?,
-                number: reader.u64()?,
-                last_seq: reader.u64()?,
+                at: Barrier::read_place(&mut reader)?,
+                origin: origin_state(&mut reader)?,
+                last_origin_seq: origin_seq(&mut reader)?,
+                terms: terms(&mut reader)?,
                 max_message: reader.u32()?,
                 broadcast: reader.text()?.to_owned(),
                 submit: reader.text()?.to_owned(),
                 members: members(&mut reader)?,
             }),
-            kind::REFUSED => Self::Refused {
+            kind::REFUSED => Self::Refused(Refusal {
                 code: RefusalCode::from_byte(reader.u8()?).ok_or(Malformed("unknown refusal"))?,
+                retry_after: millis(&mut reader)?,
                 reason: reader.text()?.to_owned(),
-            },
+            }),
+            kind::MISSED => Self::Missed(Barrier::read_place(&mut reader)?),
+            kind::EVICTED => Self::Evicted(Eviction {
+                reason: EvictReason::from_byte(reader.u8()?).ok_or(Malformed("unknown reason"))?,
+                lag: Lag {
+                    messages: reader.u64()?,
+                    bytes: reader.u64()?,
+                    age: millis(&mut reader)?,
+                },
+                position: position(&mut reader)?,
+                retry_after: millis(&mut reader)?,
+                resume: SessionToken::from_slice(reader.slice(SessionToken::LENGTH)?),
+                text: reader.text()?.to_owned(),
+            }),
+            kind::RESEND => Self::Resend { from: origin_seq(&mut reader)? },
+            kind::PULSE => Self::Pulse { paced: flag(&mut reader)? },
             kind::ORDERED => {
                 let count = reader.u16()?;
                 reader.at_most(count, Ordered::BYTES)?;
@@ -428,6 +591,84 @@ impl FloorCharBoundary for str {
     fn floor_char_boundary_at(&self, index: usize) -> usize {
         (0..=index.min(self.len())).rev().find(|at| self.is_char_boundary(*at)).unwrap_or(0)
     }
+}
+
+fn put_position(buffer: &mut BytesMut, position: Position) {
+    buffer.put_u64(position.epoch);
+    buffer.put_u64(position.seq);
+}
+
+fn position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {
+    let position = Position { epoch: reader.u64()?, seq: reader.u64()? };
+    if position.epoch > MAX_EPOCH || position.seq >= u64::MAX - 1 {
+        return Err(Malformed("epoch or seq out of range"));
+    }
+    Ok(position)
+}
+
+/// Puts a span of time in milliseconds; 49 days stand for all that are longer.
+fn put_millis(buffer: &mut BytesMut, span: Duration) {
+    buffer.put_u32(u32::try_from(span.as_millis()).unwrap_or(u32::MAX));
+}
+
+fn millis(reader: &mut Reader<'_>) -> Result<Duration, Malformed> {
+    Ok(Duration::from_millis(reader.u32()?.into()))
+}
+
+fn flag(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed("a flag is 0 or 1")),
+    }
+}
+
+fn origin_seq(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let origin_seq = reader.u64()?;
+    if origin_seq > MAX_ORIGIN_SEQ {
+        return Err(Malformed("origin_seq out of range"));
+    }
+    Ok(origin_seq)
+}
+
+fn origin_state(reader: &mut Reader<'_>) -> Result<OriginState, Malformed> {
+    match reader.u8()? {
+        0 => Ok(OriginState::New),
+        1 => Ok(OriginState::Known),
+        2 => Ok(OriginState::Forgotten),
+        _ => Err(Malformed("unknown state of an origin")),
+    }
+}
+
+fn put_terms(buffer: &mut BytesMut, terms: &Terms) {
+    buffer.put_u64(terms.marks.messages);
+    buffer.put_u64(terms.marks.bytes);
+    put_millis(buffer, terms.marks.age);
+    put_millis(buffer, terms.heartbeat);
+    put_millis(buffer, terms.lease);
+    buffer.put_u16(terms.conflatable.len() as u16);
+    for prefix in &terms.conflatable {
+        put_text(buffer, prefix);
+    }
+}
+
+fn terms(reader: &mut Reader<'_>) -> Result<Terms, Malformed> {
+    let marks = HighWaterMark::new().messages(reader.u64()?).bytes(reader.u64()?).age(millis(reader)?);
+    let (heartbeat, lease) = (millis(reader)?, millis(reader)?);
+    let none = [marks.age, heartbeat, lease].iter().any(Duration::is_zero);
+    if none || marks.messages == 0 || marks.bytes == 0 {
+        return Err(Malformed("a mark, heartbeat or lease of nothing"));
+    }
+    let conflatable = prefixes(reader)?;
+    Ok(Terms { marks, heartbeat, lease, conflatable })
+}
+
+fn prefixes(reader: &mut Reader<'_>) -> Result<Vec<String>, Malformed> {
+    let count = usize::from(reader.u16()?);
+    if count > MAX_PREFIXES {
+        return Err(Malformed("too many prefixes"));
+    }
+    (0..count).map(|_| prefix(reader)).collect()
 }
 
 fn prefix(reader: &mut Reader<'_>) -> Result<String, Malformed> {

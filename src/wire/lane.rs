@@ -87,6 +87,8 @@ pub(crate) struct TopicPart {
     pub(crate) epoch: u64,
     pub(crate) number: u64,
     pub(crate) messages: Vec<Message>,
+    /// The encoded length, in bytes.
+    pub(crate) bytes: usize,
 }
 
 impl TopicPart {
@@ -152,7 +154,7 @@ impl TopicPart {
             });
         }
         reader.end()?;
-        Ok(Self { epoch, number, messages })
+        Ok(Self { epoch, number, messages, bytes: body.len() })
     }
 }
 
@@ -207,7 +209,35 @@ impl Index {
     }
 }
 
-/// Published on request: proves that the subscriptions made before it are live, and names the last window before it.
+/// What came on lane `W` or `I`: what the lane is for, or a heartbeat, which names the last window published before it.
+#[derive(Debug)]
+pub(crate) enum LaneBody<T> {
+    Heartbeat(Barrier),
+    Content(T),
+}
+
+impl LaneBody<super::Window> {
+    /// Decodes what came on lane `W`.
+    pub(crate) fn decode_whole(body: &Bytes, max_message: usize) -> Result<Self, Malformed> {
+        match Reader::open_any(body)?.0 {
+            kind::HEARTBEAT => Barrier::decode_heartbeat(body).map(Self::Heartbeat),
+            _ => super::Window::decode(body, max_message).map(Self::Content),
+        }
+    }
+}
+
+impl LaneBody<Index> {
+    /// Decodes what came on lane `I`.
+    pub(crate) fn decode_index(body: &Bytes) -> Result<Self, Malformed> {
+        match Reader::open_any(body)?.0 {
+            kind::HEARTBEAT => Barrier::decode_heartbeat(body).map(Self::Heartbeat),
+            _ => Index::decode(body).map(Self::Content),
+        }
+    }
+}
+
+/// Where the order stands. Published on request, it proves that the subscriptions made before it are live, and names the last
+/// window before it; published regularly, as a heartbeat, it shows a lost tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Barrier {
     pub(crate) epoch: u64,
@@ -219,18 +249,42 @@ pub(crate) struct Barrier {
 
 impl Barrier {
     pub(crate) fn encode(self) -> Bytes {
+        self.put(kind::BARRIER)
+    }
+
+    pub(crate) fn encode_heartbeat(self) -> Bytes {
+        self.put(kind::HEARTBEAT)
+    }
+
+    fn put(self, kind: u8) -> Bytes {
         let mut buffer = BytesMut::with_capacity(3 + 8 * 3);
-        put_prefix(&mut buffer, kind::BARRIER);
-        buffer.put_u64(self.epoch);
-        buffer.put_u64(self.number);
-        buffer.put_u64(self.last_seq);
+        put_prefix(&mut buffer, kind);
+        self.put_place(&mut buffer);
         buffer.freeze()
     }
 
+    pub(super) fn put_place(self, buffer: &mut BytesMut) {
+        buffer.put_u64(self.epoch);
+        buffer.put_u64(self.number);
+        buffer.put_u64(self.last_seq);
+    }
+
     pub(crate) fn decode(body: &Bytes) -> Result<Self, Malformed> {
-        let mut reader = Reader::open(body, kind::BARRIER)?;
-        let barrier = Self { epoch: reader.u64()?, number: reader.u64()?, last_seq: reader.u64()? };
+        Self::read(Reader::open(body, kind::BARRIER)?)
+    }
+
+    pub(crate) fn decode_heartbeat(body: &Bytes) -> Result<Self, Malformed> {
+        Self::read(Reader::open(body, kind::HEARTBEAT)?)
+    }
+
+    fn read(mut reader: Reader<'_>) -> Result<Self, Malformed> {
+        let barrier = Self::read_place(&mut reader)?;
         reader.end()?;
+        Ok(barrier)
+    }
+
+    pub(super) fn read_place(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let barrier = Self { epoch: reader.u64()?, number: reader.u64()?, last_seq: reader.u64()? };
         if barrier.epoch > MAX_EPOCH || barrier.number >= u64::MAX - 1 || barrier.last_seq >= u64::MAX - 1 {
             return Err(Malformed("epoch, window number or seq out of range"));
         }

@@ -17,10 +17,10 @@ mod window;
 
 pub(crate) use batch::{Batch, BatchBuilder, SubmitHead};
 pub(crate) use control::{
-    ChildMessage, CloseReason, Hello, MAX_EPOCH, MAX_TOKEN, MemberEntry, Ordered, PROTOCOL_VERSION,
-    ParentMessage, RefusalCode, Welcome,
+    Ack, ChildMessage, CloseReason, EvictReason, Eviction, Hello, Lag, MAX_EPOCH, MAX_TOKEN, MemberEntry, Ordered,
+    OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
 };
-pub(crate) use lane::{Barrier, Index, Lane, Nonce, TopicPart};
+pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart};
 pub(crate) use reader::{Malformed, Reader};
 pub(crate) use window::{Window, WindowBuilder};
 
@@ -42,16 +42,23 @@ mod kind {
     pub(super) const TOPIC_PART: u8 = 0x02;
     pub(super) const INDEX: u8 = 0x03;
     pub(super) const BARRIER: u8 = 0x04;
+    pub(super) const HEARTBEAT: u8 = 0x05;
     pub(super) const SUBMIT: u8 = 0x10;
     pub(super) const HELLO: u8 = 0x20;
     pub(super) const SUBSCRIBE: u8 = 0x21;
     pub(super) const LIVE: u8 = 0x22;
     pub(super) const LEAVE: u8 = 0x23;
+    pub(super) const ACK: u8 = 0x24;
+    pub(super) const REPAIR: u8 = 0x25;
     pub(super) const WELCOME: u8 = 0x30;
     pub(super) const REFUSED: u8 = 0x31;
     pub(super) const ORDERED: u8 = 0x32;
     pub(super) const MEMBERSHIP: u8 = 0x33;
     pub(super) const CLOSING: u8 = 0x34;
+    pub(super) const MISSED: u8 = 0x35;
+    pub(super) const EVICTED: u8 = 0x36;
+    pub(super) const RESEND: u8 = 0x37;
+    pub(super) const PULSE: u8 = 0x38;
     pub(super) const RECEIVED: u8 = 0x40;
 }
 
@@ -82,8 +89,8 @@ fn reserve(records: &mut bytes::BytesMut, added: usize) {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode_everything(frame: &bytes::Bytes) {
     const MAX_MESSAGE: usize = 1 << 20;
-    let _ = Window::decode(frame, MAX_MESSAGE);
-    let _ = Index::decode(frame);
+    let _ = LaneBody::decode_whole(frame, MAX_MESSAGE);
+    let _ = LaneBody::decode_index(frame);
     let _ = Barrier::decode(frame);
     let _ = Lane::decode(frame);
     let _ = SubmitHead::decode(frame);

@@ -25,6 +25,10 @@ pub(crate) struct Window {
     pub(crate) first_seq: u64,
     /// The records, of seqs `first_seq` and following.
     pub(crate) messages: Vec<Message>,
+    /// The origins of the records, each with its last origin_seq here. One whose numbers jump may stand there twice.
+    pub(crate) origins: Vec<(EndpointId, u64)>,
+    /// The encoded length, in bytes.
+    pub(crate) bytes: usize,
 }
 
 impl Window {
@@ -59,7 +63,9 @@ impl Window {
             });
         }
         reader.end()?;
-        Ok(Self { epoch, number, first_seq, messages })
+        let last_of = |((id, _), next): (&(EndpointId, u64), u64)| (*id, next - 1);
+        let origins = origins.iter().zip(next_of).map(last_of).collect();
+        Ok(Self { epoch, number, first_seq, messages, origins, bytes: body.len() })
     }
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::flow::{Eviction, HighWaterMark, Lag};
 use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::message::Position;
 use crate::role::Role;
 use crate::wire::{CloseReason, Ordered, RefusalCode};
 
@@ -13,17 +15,57 @@ use crate::wire::{CloseReason, Ordered, RefusalCode};
 pub(crate) struct Config {
     pub(crate) id: EndpointId,
     pub(crate) cluster: String,
+    /// A random number that tells this life of the host from all others; not 0.
+    pub(crate) incarnation: u64,
     /// The epoch to open: the Unix time in milliseconds where there is no memory of an earlier one.
     pub(crate) epoch: u64,
+    /// The origin_seq of the first batch of the host's own.
+    pub(crate) first_origin_seq: u64,
     pub(crate) max_message: usize,
     pub(crate) max_members: usize,
     /// How many peers may be under examination at once.
     pub(crate) max_handshakes: usize,
     /// How long a peer may take from its hello to its membership.
     pub(crate) handshake_timeout: Duration,
+    pub(crate) marks: HighWaterMark,
+    /// Which member sets the pace: the share of members, in percent, that are at least as fast. 0 is the fastest, 50 the median, 100 the slowest.
+    pub(crate) pace_percentile: u8,
+    /// Prefixes of topics of which consumers that fall behind keep the newest message.
+    pub(crate) conflatable: Vec<String>,
+    /// How much is kept to repair from: at least the marks.
+    pub(crate) ring: RingLimit,
+    /// How often the order's end is told on the broadcast channel.
+    pub(crate) heartbeat: Duration,
+    /// After how long without a word a member counts as dead.
+    pub(crate) lease: Duration,
+    /// How long what a member sent is remembered once it has no session.
+    pub(crate) origin_ttl: Duration,
+    /// Of how many endpoints that is remembered.
+    pub(crate) max_origins: usize,
+    /// How long an evicted member stays away: at first, and at most. It doubles each time.
+    pub(crate) quarantine: (Duration, Duration),
+    /// How many bytes of repairs a member gets at once, and in each second (a token bucket).
+    pub(crate) repair_rate: RepairRate,
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) mutant: Option<crate::proto::Mutant>,
     /// Where children find the other channels, as the join answer names them.
     pub(crate) broadcast: String,
     pub(crate) submit: String,
+}
+
+/// A bound in messages and in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RingLimit {
+    pub(crate) messages: u64,
+    /// Of windows as published, and 128 for each.
+    pub(crate) bytes: u64,
+}
+
+/// A token bucket of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RepairRate {
+    pub(crate) burst: u64,
+    pub(crate) per_second: u64,
 }
 
 /// What happens to a host.
@@ -39,8 +81,13 @@ pub(crate) enum Input {
     Verdict { peer: PeerId, verdict: Verdict },
     /// A message on the submit channel, its frames as they came.
     Submit { frames: Vec<Bytes> },
-    /// A batch of the host's own.
+    /// A batch of the host's own. Only while [`Host::takes_submits`](super::Host::takes_submits), but for what must go out before the end.
     Local { body: Bytes },
+    /// All of the host's own consumers are done with all messages up to this seq; `None` when there are none. Until this is said
+    /// for the first time, there are none.
+    LocalHandled { seq: Option<u64> },
+    /// Evict a member, for the application's reason.
+    Kick { id: EndpointId, text: String },
     /// Nothing more is waiting: what was ordered goes out.
     Flush,
     /// Shut down: say so to all members, and say [`Output::Drained`] when they have left.
@@ -65,6 +112,8 @@ pub(crate) enum Output {
     Broadcast { lane: Bytes, body: Bytes },
     /// Send on the control channel.
     Control { peer: PeerId, frame: Bytes },
+    /// Cut the broadcast connection of a session; its control connection stays for the last word.
+    CutBroadcast { session: SessionToken },
     /// Cut a peer's connections.
     Disconnect { peer: PeerId, session: Option<SessionToken> },
     /// Ask the authenticator, and answer with [`Input::Verdict`].
@@ -82,6 +131,8 @@ pub(crate) enum Output {
 pub(crate) enum Event {
     Joined { id: EndpointId, role: Role },
     Left { id: EndpointId, reason: LeaveReason },
+    /// It was too slow, or unwanted; also told as `Left`.
+    Evicted { id: EndpointId, eviction: Eviction },
     Refused { peer: PeerId, id: EndpointId, code: RefusalCode, reason: String },
 }
 
@@ -94,6 +145,18 @@ pub(crate) enum LeaveReason {
     Disconnected,
     /// The host ended the session.
     Closed(CloseReason),
+    /// The host evicted it.
+    Evicted,
+}
+
+/// Where a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemberLag {
+    pub(crate) id: EndpointId,
+    pub(crate) session: SessionToken,
+    pub(crate) lag: Lag,
+    pub(crate) stored: Position,
+    pub(crate) handled: Position,
 }
 
 /// What a host counts.
@@ -106,4 +169,14 @@ pub(crate) struct Counters {
     pub(crate) unknown_sessions: u64,
     pub(crate) forbidden_submits: u64,
     pub(crate) duplicates: u64,
+    /// Windows sent again.
+    pub(crate) repaired_windows: u64,
+    /// Requests for windows that the ring had no more.
+    pub(crate) missed_repairs: u64,
+    /// Requests to members to send again what was lost on the submit channel.
+    pub(crate) resends_asked: u64,
+    pub(crate) evictions: u64,
+    /// How often the pace was slowed.
+    pub(crate) pauses: u64,
+    pub(crate) forgotten_origins: u64,
 }
