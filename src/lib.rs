@@ -27,8 +27,8 @@ pub use endpoint::{
     Member, MessageHandler, Messages, OrderKey, Receipt, Sender, SharedToken, ShutdownReport, Stats,
     authenticate_fn,
 };
-pub use flow::{EvictReason, Eviction, HighWaterMark, Lag, SlowPolicy};
 pub use error::{HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError, SubscribeError};
+pub use flow::{EvictReason, Eviction, HighWaterMark, Lag, SlowPolicy};
 pub use id::{EndpointId, IdError, SessionToken};
 pub use message::{
     Codec, DecodeError, EncodeError, Headers, HeadersError, Message, MessageKind, Position, Topic, TopicError,

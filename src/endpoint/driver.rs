@@ -103,7 +103,7 @@ pub(super) fn reason(code: RefusalCode, text: String) -> RefusalReason {
         RefusalCode::Version => RefusalReason::WrongVersion(text),
         RefusalCode::Unauthorized => RefusalReason::Unauthorized(text),
         RefusalCode::DuplicateId => RefusalReason::DuplicateId(text),
-        RefusalCode::Full | RefusalCode::Busy => RefusalReason::Full(text),
+        RefusalCode::Full | RefusalCode::Busy | RefusalCode::Quarantined => RefusalReason::Full(text),
         RefusalCode::Closing => RefusalReason::Closing(text),
         RefusalCode::Malformed => RefusalReason::Malformed(text),
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::host::{self, Host, LeaveReason, Verdict};
+use super::host::{self, Host, LeaveReason, RepairRate, RingLimit, Verdict};
 use super::member::{self, End, Member};
 use super::{Instant, MAX_UNANSWERED};
+use crate::flow::{EvictReason, HighWaterMark};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
 use crate::role::Role;
@@ -26,7 +27,20 @@ fn host_config() -> host::Config {
     host::Config {
         id: id(100),
         cluster: CLUSTER.into(),
+        incarnation: 77,
         epoch: 1000,
+        first_origin_seq: 1,
+        marks: HighWaterMark::new(),
+        pace_percentile: 50,
+        conflatable: Vec::new(),
+        ring: RingLimit { messages: 1_000_000, bytes: 64 << 20 },
+        heartbeat: Duration::from_millis(100),
+        lease: Duration::from_secs(10),
+        origin_ttl: Duration::from_secs(3600),
+        max_origins: 100,
+        quarantine: (Duration::from_secs(1), Duration::from_secs(60)),
+        repair_rate: RepairRate { burst: 4 << 20, per_second: 32 << 20 },
+        mutant: None,
         max_message: 1 << 20,
         max_members: 10,
         max_handshakes: 3,
@@ -42,7 +56,11 @@ fn member_config(n: u8, prefixes: &[&str]) -> member::Config {
         cluster: CLUSTER.into(),
         token: Bytes::from_static(b"token"),
         prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
-        in_flight: member::Limit { batches: 4, bytes: 1 << 20 },
+        outbox: member::Limit { batches: 4, bytes: 1 << 20 },
+        first_origin_seq: 1,
+        rejoin: true,
+        origin_ttl: Duration::from_secs(3600),
+        mutant: None,
         handshake_timeout: Duration::from_secs(5),
         join_timeout: Duration::from_secs(10),
         backoff: (Duration::from_millis(50), Duration::from_secs(2)),
@@ -66,6 +84,8 @@ struct Child {
     events: Vec<member::Event>,
     subscribed: Vec<u64>,
     end: Option<End>,
+    /// Its consumers handle nothing.
+    stalled: bool,
 }
 
 /// Everything that is under way, in order.
@@ -92,7 +112,7 @@ impl World {
     fn new() -> Self {
         Self {
             now: Instant::since_start(Duration::ZERO),
-            host: Host::new(host_config()),
+            host: Host::new(host_config(), Instant::START),
             children: Vec::new(),
             packets: VecDeque::new(),
             host_events: Vec::new(),
@@ -120,6 +140,7 @@ impl World {
             events: Vec::new(),
             subscribed: Vec::new(),
             end: None,
+            stalled: false,
         });
         self.children.len() - 1
     }
@@ -218,6 +239,13 @@ impl World {
                         .push_back(Packet::ToChild(child, member::Input::Control { frames: vec![frame] }));
                 }
             }
+            host::Output::CutBroadcast { session } => {
+                if let Some(child) = self.children.iter().position(|child| child.attached == Some(session)) {
+                    self.children[child].attached = None;
+                    let reason = "the broadcast connection was cut".into();
+                    self.packets.push_back(Packet::ToChild(child, member::Input::LostChannel { reason }));
+                }
+            }
             host::Output::Disconnect { peer, .. } => {
                 if let Some(child) = self.children.iter().position(|child| child.peer == peer) {
                     self.children[child].attached = None;
@@ -281,7 +309,12 @@ impl World {
             member::Output::Submit { head, body } => {
                 self.packets.push_back(Packet::ToHost(host::Input::Submit { frames: vec![head, body] }));
             }
-            member::Output::Deliver { messages } => child.delivered.extend(messages),
+            member::Output::Deliver { messages, up_to } => {
+                child.delivered.extend(messages);
+                if !child.stalled {
+                    child.machine.handle_input(self.now, member::Input::Handled { up_to });
+                }
+            }
             member::Output::Ordered(ordered) => child.ordered.push(ordered),
             member::Output::Unknown { up_to } => child.unknown.push(up_to),
             member::Output::Subscribed { ticket } => child.subscribed.push(ticket),

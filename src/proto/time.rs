@@ -8,6 +8,9 @@ use std::time::Duration;
 pub(crate) struct Instant(Duration);
 
 impl Instant {
+    /// The fixed moment itself.
+    pub(crate) const START: Self = Self(Duration::ZERO);
+
     /// The moment this long after the fixed one.
     pub(crate) const fn since_start(elapsed: Duration) -> Self {
         Self(elapsed)
@@ -16,6 +19,11 @@ impl Instant {
     /// How long after the fixed moment.
     pub(crate) const fn elapsed(self) -> Duration {
         self.0
+    }
+
+    /// How long after another moment; zero if it is not after it.
+    pub(crate) const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

@@ -384,9 +384,7 @@ impl ChildMessage {
                     token,
                 })
             }
-            kind::SUBSCRIBE => {
-                Self::Subscribe { nonce: reader.u64()?, prefixes: prefixes(&mut reader)? }
-            }
+            kind::SUBSCRIBE => Self::Subscribe { nonce: reader.u64()?, prefixes: prefixes(&mut reader)? },
             kind::LIVE => Self::Live { nonce: reader.u64()? },
             kind::LEAVE => Self::Leave,
             kind::ACK => Self::Ack(Ack {
@@ -464,9 +462,8 @@ impl ParentMessage {
                 put_millis(&mut buffer, eviction.lag.age);
                 put_position(&mut buffer, eviction.position);
                 put_millis(&mut buffer, eviction.retry_after);
-                buffer.put_slice(
-                    &eviction.resume.map_or([0; SessionToken::LENGTH], |token| *token.as_bytes()),
-                );
+                buffer
+                    .put_slice(&eviction.resume.map_or([0; SessionToken::LENGTH], |token| *token.as_bytes()));
                 put_text(&mut buffer, &eviction.text);
             }
             Self::Resend { from } => {
@@ -534,11 +531,7 @@ impl ParentMessage {
             kind::MISSED => Self::Missed(Barrier::read_place(&mut reader)?),
             kind::EVICTED => Self::Evicted(Eviction {
                 reason: EvictReason::from_byte(reader.u8()?).ok_or(Malformed("unknown reason"))?,
-                lag: Lag {
-                    messages: reader.u64()?,
-                    bytes: reader.u64()?,
-                    age: millis(&mut reader)?,
-                },
+                lag: Lag { messages: reader.u64()?, bytes: reader.u64()?, age: millis(&mut reader)? },
                 position: position(&mut reader)?,
                 retry_after: millis(&mut reader)?,
                 resume: SessionToken::from_slice(reader.slice(SessionToken::LENGTH)?),

@@ -280,7 +280,7 @@ impl Driver {
                 Output::AddLane { prefix } => self.with_channels(|channels| channels.subscribe(&prefix)),
                 Output::RemoveLane { prefix } => self.with_channels(|channels| channels.unsubscribe(&prefix)),
                 Output::Submit { head, body } => self.with_channels(|channels| channels.submit(head, body)),
-                Output::Deliver { messages } => self.inbound.push(Delivery::Messages(messages)),
+                Output::Deliver { messages, .. } => self.inbound.push(Delivery::Messages(messages)),
                 Output::Ordered(ordered) => {
                     self.node.outbound.on_ordered(ordered);
                     self.node.counters.confirmed.fetch_add(ordered.count.into(), Ordering::Relaxed);
@@ -336,7 +336,15 @@ impl Driver {
     fn on_machine_event(&mut self, event: MachineEvent) {
         let node = &self.node;
         match event {
-            MachineEvent::Joined { host, role, max_message, position, members } => {
+            MachineEvent::Evicted(_) => {}
+            MachineEvent::Joined(crate::proto::member::Joined {
+                host,
+                role,
+                max_message,
+                position,
+                members,
+                ..
+            }) => {
                 node.outbound.set_max_message(max_message);
                 node.set_role(role);
                 let known = [MemberEntry { id: host, role: Role::Host }, MemberEntry { id: node.id, role }];

@@ -246,7 +246,12 @@ impl ClientBuilder {
             cluster: self.cluster,
             token: self.token,
             prefixes: self.prefixes.clone(),
-            in_flight: config::IN_FLIGHT,
+            outbox: config::IN_FLIGHT,
+            first_origin_seq: 1,
+            rejoin: true,
+            origin_ttl: Duration::from_secs(3600),
+            #[cfg(any(test, feature = "test-utils"))]
+            mutant: None,
             handshake_timeout: self.handshake_timeout,
             join_timeout: self.join_timeout,
             backoff: self.backoff,
@@ -284,7 +289,7 @@ impl ClientBuilder {
             Ok(Err(machine::End::TimedOut { reason })) => {
                 Err(JoinError::TimedOut { address, waited: self.join_timeout, reason })
             }
-            Ok(Err(machine::End::Left)) | Err(_) => Err(JoinError::TimedOut {
+            Ok(Err(machine::End::Left | machine::End::Evicted(_))) | Err(_) => Err(JoinError::TimedOut {
                 address,
                 waited: self.join_timeout,
                 reason: "the runtime is shutting down".to_owned(),

@@ -208,6 +208,7 @@ impl Driver {
                     published = true;
                 }
                 Output::Control { peer, frame } => self.send_control(peer, frame),
+                Output::CutBroadcast { .. } => {}
                 Output::Disconnect { peer, session } => self.disconnect(&peer, session),
                 Output::Authenticate { peer, id, token } => self.examiner.examine(peer, id, token),
                 Output::Ordered(ordered) => {
@@ -237,6 +238,7 @@ impl Driver {
     fn on_machine_event(&mut self, event: MachineEvent) {
         match event {
             MachineEvent::Joined { id, role } => self.node.on_joined(MemberEntry { id, role }),
+            MachineEvent::Evicted { .. } => {}
             MachineEvent::Left { id, reason } => self.node.on_left(id, leave_reason(reason)),
             MachineEvent::Refused { peer, id, code, reason: text } => {
                 let address = self.examiner.address(&peer);
@@ -266,7 +268,7 @@ fn leave_reason(reason: MachineLeave) -> LeaveReason {
         MachineLeave::Left | MachineLeave::Closed(CloseReason::Left | CloseReason::Shutdown) => {
             LeaveReason::Left
         }
-        MachineLeave::Disconnected => LeaveReason::Disconnected,
+        MachineLeave::Evicted | MachineLeave::Disconnected => LeaveReason::Disconnected,
         MachineLeave::Closed(CloseReason::Replaced) => LeaveReason::Replaced,
         MachineLeave::Closed(CloseReason::Violation) => LeaveReason::Violation,
         MachineLeave::Closed(CloseReason::Unresponsive) => LeaveReason::Unresponsive,

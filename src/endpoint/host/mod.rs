@@ -230,17 +230,34 @@ impl HostBuilder {
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 
-        let machine = machine::Host::new(machine::Config {
-            id: self.id,
-            cluster: self.cluster,
-            epoch: fresh_epoch(),
-            max_message: self.max_message,
-            max_members: self.max_members,
-            max_handshakes: config::MAX_HANDSHAKES,
-            handshake_timeout: self.handshake_timeout,
-            broadcast,
-            submit,
-        });
+        let machine = machine::Host::new(
+            machine::Config {
+                id: self.id,
+                cluster: self.cluster,
+                incarnation: fresh_epoch(),
+                epoch: fresh_epoch(),
+                first_origin_seq: 1,
+                marks: crate::flow::HighWaterMark::new(),
+                pace_percentile: 50,
+                conflatable: Vec::new(),
+                ring: machine::RingLimit { messages: 1_000_000, bytes: 64 << 20 },
+                heartbeat: Duration::from_millis(100),
+                lease: Duration::from_secs(10),
+                origin_ttl: Duration::from_secs(3600),
+                max_origins: 100_000,
+                quarantine: (Duration::from_secs(1), Duration::from_secs(60)),
+                repair_rate: machine::RepairRate { burst: 4 << 20, per_second: 32 << 20 },
+                #[cfg(any(test, feature = "test-utils"))]
+                mutant: None,
+                max_message: self.max_message,
+                max_members: self.max_members,
+                max_handshakes: config::MAX_HANDSHAKES,
+                handshake_timeout: self.handshake_timeout,
+                broadcast,
+                submit,
+            },
+            crate::proto::Instant::START,
+        );
         let prefixes = BTreeSet::from([String::new()]);
         let (node, commands) = Node::new(
             self.id,

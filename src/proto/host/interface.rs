@@ -129,11 +129,25 @@ pub(crate) enum Output {
 /// What the application may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    Joined { id: EndpointId, role: Role },
-    Left { id: EndpointId, reason: LeaveReason },
+    Joined {
+        id: EndpointId,
+        role: Role,
+    },
+    Left {
+        id: EndpointId,
+        reason: LeaveReason,
+    },
     /// It was too slow, or unwanted; also told as `Left`.
-    Evicted { id: EndpointId, eviction: Eviction },
-    Refused { peer: PeerId, id: EndpointId, code: RefusalCode, reason: String },
+    Evicted {
+        id: EndpointId,
+        eviction: Eviction,
+    },
+    Refused {
+        peer: PeerId,
+        id: EndpointId,
+        code: RefusalCode,
+        reason: String,
+    },
 }
 
 /// Why a member is gone.

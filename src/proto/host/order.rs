@@ -24,6 +24,8 @@ pub(super) struct Order {
 /// A window that was cut.
 #[derive(Debug)]
 pub(super) struct Cut {
+    pub(super) number: u64,
+    pub(super) last_seq: u64,
     pub(super) body: Bytes,
     pub(super) records: u64,
 }
@@ -37,6 +39,16 @@ impl Order {
         self.epoch
     }
 
+    /// The number of the last window that was cut.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The seq of the last message, the open window's included.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
     /// Where the order stands. The open window is not counted: cut it first.
     pub(super) fn barrier(&self) -> Barrier {
         debug_assert!(self.window.is_empty());
@@ -47,11 +59,6 @@ impl Order {
     pub(super) fn rise_above(&mut self, epoch: u64) {
         debug_assert!(self.window.is_empty());
         self.epoch = (epoch + 1).min(MAX_EPOCH);
-    }
-
-    /// The seq that the next record gets.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.last_seq + 1
     }
 
     /// Gives a record the next position; `false`, and nothing done, when the open window must be cut first.
@@ -70,7 +77,7 @@ impl Order {
         let records = u64::from(self.window.count());
         let window = std::mem::replace(&mut self.window, WindowBuilder::new());
         let body = window.finish(self.epoch, self.number, self.last_seq - records + 1);
-        Some(Cut { body, records })
+        Some(Cut { number: self.number, last_seq: self.last_seq, body, records })
     }
 }
 

@@ -1,23 +1,88 @@
-//! Windows in the order of their numbers: what has been taken in, and where there was a hole.
+//! Windows in the order of their numbers: what came is handed on without a gap, what is missing is named.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::id::EndpointId;
 use crate::message::{Message, Position};
 use crate::wire::{Barrier, Index, MAX_EPOCH, MAX_RECORDS, TopicPart, Window};
 
+use super::super::Instant;
 use super::filter::Filter;
+use super::seen::Seen;
+
+/// How many windows are asked for at once (a guess: 4 MiB of common windows).
+const PER_REQUEST: u64 = 64;
+
+/// How many changes of what is taken may wait for their window (a guess: one for each of many sessions that came to nothing).
+const MAX_SWITCHES: usize = 16;
 
 /// How far a member has come in the order, over all its sessions.
-#[derive(Debug, Default)]
+///
+/// Windows go in as they come, in any order and more than once. [`next`](Self::next) gives them out in the order of their numbers;
+/// [`wanted`](Self::wanted) names those that are missing before others.
+#[derive(Debug)]
 pub(super) struct Delivery {
+    /// The incarnation of the host that the numbers belong to; 0 before the first.
+    incarnation: u64,
     /// The highest epoch seen.
     epoch: u64,
-    /// The last window taken in.
+    /// What is broadcast under a lower epoch belongs to no session of now.
+    floor: u64,
+    /// The last window given out.
     number: u64,
     /// The last position passed; `None` before the first session.
     position: Option<Position>,
+    /// The last window known to have been published.
+    head: u64,
+    /// What the windows given out next are filtered by.
+    filter: Filter,
+    /// The filters that count behind later windows.
+    switches: VecDeque<(u64, Filter)>,
+    /// The next window, if it has come.
+    due: Option<Piece>,
+    /// Windows that came ahead of a gap.
+    ahead: BTreeMap<u64, Piece>,
+    ahead_messages: u64,
+    ahead_bytes: u64,
+    /// How much may wait there, in messages and bytes.
+    ahead_limit: (u64, u64),
     /// Parts of one window that wait for its index.
     parts: Vec<TopicPart>,
-    lost_windows: u64,
-    duplicates: u64,
+    /// What was seen of each origin in this incarnation.
+    seen: Seen,
+    had: Option<Had>,
+    counters: DeliveryCounters,
+}
+
+/// What was seen before this incarnation: its origins may send that again.
+#[derive(Debug)]
+struct Had {
+    seen: Seen,
+    /// What was taken then.
+    filter: Filter,
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DeliveryCounters {
+    pub(super) missed_windows: u64,
+    pub(super) repaired_windows: u64,
+    pub(super) lost_windows: u64,
+    pub(super) set_aside: u64,
+    pub(super) duplicates: u64,
+}
+
+/// A window that came.
+#[derive(Debug)]
+struct Piece {
+    number: u64,
+    epoch: u64,
+    last_seq: u64,
+    messages: Vec<Message>,
+    /// The origins of a whole window; one made of parts has its messages alone.
+    origins: Option<Vec<(EndpointId, u64)>>,
+    bytes: u64,
 }
 
 /// A jump: what lay between was not received.
@@ -27,41 +92,150 @@ pub(super) struct Hole {
     pub(super) resume_at: Position,
 }
 
-/// What came of a window: perhaps a hole, then messages.
+/// What a window came to.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) hole: Option<Hole>,
     pub(super) messages: Vec<Message>,
+    pub(super) up_to: Position,
+    pub(super) bytes: u64,
 }
 
 impl Delivery {
+    pub(super) fn new(filter: Filter) -> Self {
+        Self {
+            incarnation: 0,
+            epoch: 0,
+            floor: 0,
+            number: 0,
+            position: None,
+            head: 0,
+            filter,
+            switches: VecDeque::new(),
+            due: None,
+            ahead: BTreeMap::new(),
+            ahead_messages: 0,
+            ahead_bytes: 0,
+            ahead_limit: (0, 0),
+            parts: Vec::new(),
+            seen: Seen::default(),
+            had: None,
+            counters: DeliveryCounters::default(),
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
 
+    /// The last window given out.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    pub(super) fn lost_windows(&self) -> u64 {
-        self.lost_windows
+    pub(super) fn position(&self) -> Option<Position> {
+        self.position
     }
 
-    pub(super) fn duplicates(&self) -> u64 {
-        self.duplicates
+    pub(super) fn counters(&self) -> DeliveryCounters {
+        self.counters
     }
 
-    /// A whole window; `None` when it was had before.
-    pub(super) fn on_window(&mut self, window: Window) -> Option<Taken> {
-        let hole = self.advance(window.epoch, window.number, window.first_seq)?;
-        self.position = Some(Position { epoch: window.epoch, seq: window.last_seq() });
-        Some(Taken { hole, messages: window.messages })
+    /// How much may wait ahead of a gap.
+    pub(super) fn set_limit(&mut self, messages: u64, bytes: u64) {
+        self.ahead_limit = (messages, bytes);
+    }
+
+    /// The first barrier of a session, whose lanes bring what `filter` takes behind it. With the same incarnation of the host
+    /// delivery goes on where it was; with another it jumps, and what is sent again by those whose messages were had is known.
+    pub(super) fn begin(
+        &mut self,
+        barrier: Barrier,
+        incarnation: u64,
+        filter: &Filter,
+        remember: Option<Instant>,
+    ) -> Option<Hole> {
+        self.forget_parts();
+        self.floor = barrier.epoch;
+        self.epoch = self.epoch.max(barrier.epoch);
+        if self.incarnation == incarnation && barrier.number >= self.number && self.position.is_some() {
+            self.head = self.head.max(barrier.number);
+            self.switch_at(barrier.number, filter.clone());
+            return None;
+        }
+        let resume_at = Position { epoch: barrier.epoch, seq: barrier.last_seq + 1 };
+        let hole = self.position.map(|after| Hole { after: Some(after), resume_at });
+        let seen = std::mem::take(&mut self.seen);
+        if let Some(until) = remember.filter(|_| self.position.is_some()) {
+            let mut all = self.had.take().map(|had| had.seen).unwrap_or_default();
+            all.merge(seen);
+            self.had = Some(Had { seen: all, filter: self.filter.clone(), until });
+        }
+        self.incarnation = incarnation;
+        self.head = barrier.number;
+        self.filter = filter.clone();
+        self.switches.clear();
+        self.due = None;
+        self.ahead.clear();
+        (self.ahead_messages, self.ahead_bytes) = (0, 0);
+        self.go_to(barrier);
+        hole
+    }
+
+    /// From behind this window on another filter counts.
+    pub(super) fn switch_at(&mut self, number: u64, filter: Filter) {
+        let last = self.switches.back().map_or(&self.filter, |(_, filter)| filter);
+        if *last != filter {
+            if self.switches.len() == MAX_SWITCHES {
+                self.switches.pop_back();
+            }
+            self.switches.push_back((number, filter));
+        }
+        self.switch(self.number);
+    }
+
+    /// All windows up to this one are done with.
+    fn switch(&mut self, number: u64) {
+        while self.switches.front().is_some_and(|(at, _)| *at <= number) {
+            if let Some((_, filter)) = self.switches.pop_front() {
+                self.filter = filter;
+            }
+        }
+    }
+
+    /// The windows up to this one have been published.
+    pub(super) fn on_head(&mut self, at: Barrier) {
+        if at.epoch >= self.floor {
+            self.epoch = self.epoch.max(at.epoch);
+            self.head = self.head.max(at.number);
+        }
+    }
+
+    /// A whole window on the broadcast channel.
+    pub(super) fn on_window(&mut self, window: Window) {
+        if window.epoch < self.floor {
+            self.counters.duplicates += 1;
+        } else {
+            self.put(Piece::whole(window));
+        }
+    }
+
+    /// A whole window that was asked for.
+    pub(super) fn on_repaired(&mut self, window: Window) {
+        let piece = Piece::whole(window);
+        if piece.number > self.number && !self.ahead.contains_key(&piece.number) {
+            self.counters.repaired_windows += 1;
+        }
+        self.put(piece);
     }
 
     /// The records of one topic: they wait for the index.
     pub(super) fn on_part(&mut self, part: TopicPart) {
-        if part.number <= self.number {
-            self.duplicates += 1;
+        if part.number <= self.number || part.epoch < self.floor {
+            self.counters.duplicates += 1;
             return;
         }
         // Parts of an earlier window whose index never came are of no use: its loss shows by the numbers.
@@ -72,78 +246,171 @@ impl Delivery {
         }
     }
 
-    /// The index comes after the parts, so it tells whether they are all there. `None` when the window was had before.
-    pub(super) fn on_index(&mut self, index: &Index, filter: &Filter) -> Option<Taken> {
+    /// The index comes after the parts, so it tells whether they are all there. If not, the window is missing like any other.
+    pub(super) fn on_index(&mut self, index: &Index, filter: &Filter, trust_blindly: bool) {
         let mut parts = std::mem::take(&mut self.parts);
+        if index.epoch < self.floor {
+            self.counters.duplicates += 1;
+            return;
+        }
         parts.retain(|part| part.number == index.number && part.epoch == index.epoch);
+        let bytes = parts.iter().map(|part| part.bytes as u64).sum();
         let mut messages: Vec<Message> = parts.into_iter().flat_map(|part| part.messages).collect();
         messages.retain(|message| filter.matches(message.topic.as_str()));
         let topics = index.topics.iter().filter(|(topic, _)| filter.matches(topic.as_str()));
         let due: usize = topics.map(|(_, count)| usize::from(*count)).sum();
-
-        let mut hole = self.advance(index.epoch, index.number, index.first_seq)?;
-        if messages.len() == due {
+        if messages.len() == due || trust_blindly {
             messages.sort_by_key(Message::position);
-        } else {
-            // A topic's part was lost: a part of a window is never shown.
-            messages.clear();
-            self.lose(1);
-            let resume_at = Position { epoch: index.epoch, seq: index.last_seq + 1 };
-            hole = Some(Hole { after: self.position, resume_at });
+            self.put(Piece {
+                number: index.number,
+                epoch: index.epoch,
+                last_seq: index.last_seq,
+                messages,
+                origins: None,
+                bytes,
+            });
+        } else if index.number > self.number {
+            self.head = self.head.max(index.number);
         }
-        self.position = Some(Position { epoch: index.epoch, seq: index.last_seq });
-        Some(Taken { hole, messages })
     }
 
-    /// The first barrier of a session: delivery goes on behind it. With another host, or behind windows that this one has
-    /// published since, that is a hole.
-    pub(super) fn begin(&mut self, barrier: Barrier, same_host: bool) -> Option<Hole> {
-        let missed_nothing = same_host && self.epoch == barrier.epoch && self.number == barrier.number;
-        let hole = self.position.filter(|_| !missed_nothing).map(|after| Hole {
-            after: Some(after),
-            resume_at: Position { epoch: barrier.epoch, seq: barrier.last_seq + 1 },
-        });
-        self.epoch = self.epoch.max(barrier.epoch);
-        self.number = barrier.number;
-        self.position = Some(Position { epoch: barrier.epoch, seq: barrier.last_seq });
-        self.forget_parts();
-        hole
+    fn put(&mut self, piece: Piece) {
+        let waits = |this: &Self| this.due.is_some() && piece.number == this.number + 1;
+        if piece.number <= self.number || piece.epoch > MAX_EPOCH || waits(self) {
+            self.counters.duplicates += 1;
+            return;
+        }
+        self.epoch = self.epoch.max(piece.epoch);
+        self.head = self.head.max(piece.number);
+        if piece.number == self.number + 1 {
+            self.due = Some(piece);
+            return;
+        }
+        let (messages, bytes) = (piece.messages.len() as u64, piece.bytes);
+        let (max_messages, max_bytes) = self.ahead_limit;
+        if self.ahead.contains_key(&piece.number) {
+            self.counters.duplicates += 1;
+        } else if self.ahead_messages + messages > max_messages || self.ahead_bytes + bytes > max_bytes {
+            // It is asked for when its turn comes.
+            self.counters.set_aside += 1;
+        } else {
+            self.ahead_messages += messages;
+            self.ahead_bytes += bytes;
+            self.ahead.insert(piece.number, piece);
+        }
     }
 
-    /// A later barrier: all that was published before it has come by now, or never will.
-    pub(super) fn on_barrier(&mut self, barrier: Barrier) -> Option<Hole> {
-        self.forget_parts();
-        let lost = barrier.number.checked_sub(self.number).filter(|lost| *lost > 0)?;
-        self.lose(lost);
-        let resume_at = Position { epoch: barrier.epoch, seq: barrier.last_seq + 1 };
+    /// The next window, if it is there.
+    pub(super) fn next(&mut self, skip_gaps: bool) -> Option<Taken> {
+        let piece = match self.due.take() {
+            Some(piece) => piece,
+            None => {
+                let first = self.ahead.first_entry()?;
+                if *first.key() != self.number + 1 && !skip_gaps {
+                    return None;
+                }
+                let piece = first.remove();
+                self.ahead_messages -= piece.messages.len() as u64;
+                self.ahead_bytes -= piece.bytes;
+                piece
+            }
+        };
+        self.switch(piece.number - 1);
+        let Piece { number, epoch, last_seq, mut messages, origins, bytes } = piece;
+        self.number = number;
+        match origins {
+            Some(origins) => {
+                origins.iter().for_each(|(id, last)| self.seen.note(*id, *last));
+                // What was made of parts was filtered as it came.
+                if !self.filter.takes_all() {
+                    messages.retain(|message| self.filter.matches(message.topic.as_str()));
+                }
+            }
+            None => messages.iter().for_each(|message| self.seen.note(message.origin, message.origin_seq)),
+        }
+        if let Some(had) = &self.had {
+            let before = messages.len();
+            messages.retain(|message| !had.contains(message));
+            self.counters.duplicates += (before - messages.len()) as u64;
+        }
+        let up_to = Position { epoch, seq: last_seq };
+        self.position = Some(up_to);
+        Some(Taken { messages, up_to, bytes })
+    }
+
+    /// The windows that are missing first, from and to.
+    pub(super) fn wanted(&self) -> Option<(u64, u64)> {
+        let first = self.number + 1;
+        if self.due.is_some() || first > self.head {
+            return None;
+        }
+        let end = self.ahead.first_key_value().map_or(self.head, |(number, _)| number - 1);
+        Some((first, end.min(self.number + PER_REQUEST)))
+    }
+
+    /// So many windows are asked for.
+    pub(super) fn on_asked(&mut self, windows: u64) {
+        self.counters.missed_windows = self.counters.missed_windows.saturating_add(windows);
+    }
+
+    /// What is missing is not there any more: delivery goes on behind this window.
+    pub(super) fn on_missed(&mut self, at: Barrier) -> Option<Hole> {
+        if at.number <= self.number {
+            return None;
+        }
+        let resume_at = Position { epoch: at.epoch, seq: at.last_seq + 1 };
         let hole = Hole { after: self.position, resume_at };
-        self.number = barrier.number;
-        self.position = Some(Position { epoch: barrier.epoch, seq: barrier.last_seq });
+        // A parent in error can claim any number of windows, again and again.
+        self.counters.lost_windows = self.counters.lost_windows.saturating_add(at.number - self.number);
+        self.switch(at.number);
+        self.epoch = self.epoch.max(at.epoch);
+        self.head = self.head.max(at.number);
+        self.due = None;
+        self.ahead = self.ahead.split_off(&(at.number + 1));
+        self.ahead_messages = self.ahead.values().map(|piece| piece.messages.len() as u64).sum();
+        self.ahead_bytes = self.ahead.values().map(|piece| piece.bytes).sum();
+        self.go_to(at);
         Some(hole)
+    }
+
+    fn go_to(&mut self, at: Barrier) {
+        self.number = at.number;
+        self.position = Some(Position { epoch: at.epoch, seq: at.last_seq });
+        if let Some(piece) = self.ahead.remove(&(self.number + 1)) {
+            self.ahead_messages -= piece.messages.len() as u64;
+            self.ahead_bytes -= piece.bytes;
+            self.due = Some(piece);
+        }
     }
 
     pub(super) fn forget_parts(&mut self) {
         self.parts.clear();
     }
 
-    /// Goes on to a window; `None` when it was had before. Where windows are missing before it, there is a hole.
-    fn advance(&mut self, epoch: u64, number: u64, first_seq: u64) -> Option<Option<Hole>> {
-        if epoch < self.epoch || number <= self.number || epoch > MAX_EPOCH {
-            self.duplicates += 1;
-            return None;
-        }
-        self.epoch = epoch;
-        let missing = number - self.number - 1;
-        self.number = number;
-        if missing == 0 {
-            return Some(None);
-        }
-        self.lose(missing);
-        Some(Some(Hole { after: self.position, resume_at: Position { epoch, seq: first_seq } }))
-    }
-
-    /// Counts windows that never came. A parent in error can claim any number of them, again and again.
-    fn lose(&mut self, windows: u64) {
-        self.lost_windows = self.lost_windows.saturating_add(windows);
+    /// Forgets what was seen before this incarnation, when nobody sends that again any more.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.had.take_if(|had| had.until <= now);
     }
 }
+
+impl Had {
+    fn contains(&self, message: &Message) -> bool {
+        self.seen.last(&message.origin) >= message.origin_seq && self.filter.matches(message.topic.as_str())
+    }
+}
+
+impl Piece {
+    fn whole(window: Window) -> Self {
+        Self {
+            number: window.number,
+            epoch: window.epoch,
+            last_seq: window.last_seq(),
+            messages: window.messages,
+            origins: Some(window.origins),
+            bytes: window.bytes as u64,
+        }
+    }
+}
+
+/// How long what was seen is remembered, at the least, beyond the time that an origin may be away.
+pub(super) const MEMORY_SLACK: Duration = Duration::from_secs(60);

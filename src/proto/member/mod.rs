@@ -1,37 +1,46 @@
-//! A child's side: joins, keeps its subscription whole, knows which of its messages have their place.
-
+//! A child's side: joins, keeps its subscription whole, sends until its messages have their places.
 //!
-//! [`Member`] is the machine and its sessions; it keeps three smaller ones: [`delivery::Delivery`] is how far it has come in the
-//! order, [`in_flight::InFlight`] what it submitted and has no place yet, [`filter::Filter`] what it takes.
+//! [`Member`] is the machine: here, it takes inputs and ends sessions; [`joining`] begins them, [`receiving`] is the way of messages
+//! through it. It keeps smaller ones: [`delivery::Delivery`] is how far it has come in the order, [`acks::Acks`] what it says of
+//! that, [`outbox::Outbox`] what it submitted and has no place yet, [`filter::Filter`] what it takes.
 
+mod acks;
 mod delivery;
 mod filter;
-mod in_flight;
 mod interface;
+mod joining;
+mod outbox;
+mod receiving;
+mod seen;
 
-pub(crate) use interface::{Config, Counters, End, Event, Input, Limit, Output};
+pub(crate) use interface::{Config, Counters, End, Event, Input, Joined, Limit, Output};
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::flow::{EvictReason, Eviction, Lag};
 use crate::id::{EndpointId, SessionToken};
 use crate::message::Position;
 use crate::wire::{
-    Barrier, ChildMessage, CloseReason, Hello, Index, Lane, MemberEntry, Nonce, Ordered, PROTOCOL_VERSION,
-    ParentMessage, RefusalCode, SubmitHead, TopicPart, Welcome, Window,
+    ChildMessage, CloseReason, Nonce, Ordered, ParentMessage, Refusal, RefusalCode, SubmitHead, Terms,
+    Welcome,
 };
 
-use delivery::{Delivery, Hole, Taken};
+use acks::Acks;
+use delivery::Delivery;
 use filter::Filter;
-use in_flight::InFlight;
+use outbox::Outbox;
 
 use super::rng::Rng;
 use super::{ControlCount, Instant};
 
-/// How long to wait for a barrier before asking again, at first and at most (guesses: a few round trips; twice a second).
-const BARRIER_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long the parent's last word is waited for when another connection than control was lost (a guess: the same as the time in
+/// which parents let last words out).
+const LAST_WORD: Duration = Duration::from_millis(500);
+/// After how long an endpoint that evicted itself comes back (a guess: as a host's first quarantine).
+const SELF_EVICTED: Duration = Duration::from_secs(1);
 
 /// A subscription asked for, whose barrier has not come.
 #[derive(Debug)]
@@ -63,7 +72,9 @@ enum State {
     },
     /// The subscription is live; the parent's word that it counts the endpoint as a member is due.
     Confirming {
-        joined: Event,
+        joined: Joined,
+        /// What is in the outbox behind this origin_seq is to be sent again.
+        last_origin_seq: u64,
         deadline: Instant,
     },
     Live,
@@ -93,19 +104,45 @@ pub(crate) struct Member {
     /// The largest payload, by the parent's word.
     max_message: usize,
     control: ControlCount,
-    host: Option<EndpointId>,
+    /// What the parent expects, by its welcome.
+    terms: Option<Terms>,
     delivery: Delivery,
-    in_flight: InFlight,
-    /// What is in force.
+    acks: Acks,
+    /// The windows last asked for.
+    asked: Option<Asked>,
+    outbox: Outbox,
+    /// When something last became of what is in the outbox, or nothing was to be expected.
+    outbox_moved_at: Instant,
+    /// What is in force on the broadcast channel. What is delivered follows, when it has come to the barrier's window.
     filter: Filter,
     pending: Option<Pending>,
+    /// Subscriptions that are in force once this window has been delivered.
+    settling: Option<(u64, u64)>,
     /// The latest wish, if it came while another was pending.
     wanted: Option<(Filter, u64)>,
     /// The parent shuts down: nothing more is submitted, and the session ends behind this window.
     closing: Option<u64>,
     leaving: bool,
+    /// Another connection than control was lost, for this reason; the parent's last word is waited for.
+    broken: Option<(Instant, String)>,
+    /// The time as last told.
+    now: Instant,
+    /// When the member last woke from a sleep of its own.
+    awake_since: Instant,
+    /// When anything last came by the broadcast and by the control channel.
+    heard_broadcast: Instant,
+    heard_control: Instant,
     outputs: VecDeque<Output>,
     counters: Counters,
+}
+
+/// A request for windows.
+#[derive(Debug)]
+struct Asked {
+    last: u64,
+    /// The first that was missing when it was last looked.
+    first: u64,
+    again_at: Instant,
 }
 
 impl Member {
@@ -119,14 +156,23 @@ impl Member {
             session: None,
             max_message: 0,
             control: ControlCount::default(),
-            host: None,
-            delivery: Delivery::default(),
-            in_flight: InFlight::new(config.in_flight),
+            terms: None,
+            delivery: Delivery::new(Filter(config.prefixes.clone())),
+            acks: Acks::default(),
+            asked: None,
+            outbox: Outbox::new(config.outbox, config.first_origin_seq),
+            outbox_moved_at: Instant::START,
             filter: Filter(config.prefixes.clone()),
             pending: None,
+            settling: None,
             wanted: None,
             closing: None,
             leaving: false,
+            broken: None,
+            now: Instant::START,
+            awake_since: Instant::START,
+            heard_broadcast: Instant::START,
+            heard_control: Instant::START,
             outputs: VecDeque::new(),
             counters: Counters::default(),
             config,
@@ -134,16 +180,23 @@ impl Member {
     }
 
     pub(crate) fn counters(&self) -> Counters {
+        let delivery = self.delivery.counters();
         Counters {
-            lost_windows: self.delivery.lost_windows(),
-            duplicates: self.delivery.duplicates(),
+            missed_windows: delivery.missed_windows,
+            repaired_windows: delivery.repaired_windows,
+            lost_windows: delivery.lost_windows,
+            set_aside: delivery.set_aside,
+            duplicates: delivery.duplicates,
             ..self.counters
         }
     }
 
     /// Whether [`Input::Submit`] is welcome now.
     pub(crate) fn can_submit(&self) -> bool {
-        matches!(self.state, State::Live) && self.closing.is_none() && self.in_flight.has_room()
+        matches!(self.state, State::Live)
+            && self.closing.is_none()
+            && self.broken.is_none()
+            && self.outbox.has_room()
     }
 
     /// What is to be done next; `None` when all is done for now.
@@ -162,13 +215,41 @@ impl Member {
             State::Idle | State::Dialling | State::Attaching { .. } | State::Live | State::Ended => None,
         };
         let retry = self.pending.as_ref().map(|pending| pending.retry_at);
-        [state, retry, self.join_deadline].into_iter().flatten().min()
+        let broken = self.broken.as_ref().map(|(deadline, _)| *deadline);
+        let asked = self.asked.as_ref().map(|asked| asked.again_at);
+        let session = self.is_receiving().then(|| self.next_duty().min(self.lease_end())).into_iter().min();
+        [state, retry, self.join_deadline, broken, asked, session].into_iter().flatten().min()
+    }
+
+    /// When the parent, or the way to it, is given up if nothing is heard until then.
+    fn lease_end(&self) -> Instant {
+        let mut heard = self.heard_broadcast.min(self.heard_control);
+        if !self.outbox.is_empty() {
+            heard = heard.min(self.outbox_moved_at);
+        }
+        heard.max(self.awake_since) + self.lease()
+    }
+
+    fn lease(&self) -> Duration {
+        self.terms.as_ref().map_or(self.config.handshake_timeout, |terms| terms.lease)
+    }
+
+    /// Notices a sleep of our own: what was not heard meanwhile proves nothing.
+    fn wake(&mut self, now: Instant) {
+        if now.since(self.now) > self.lease() / 2 {
+            self.awake_since = now;
+        }
+        self.now = now;
     }
 
     /// Does what is due. An early call does nothing.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.wake(now);
         if self.join_deadline.is_some_and(|deadline| deadline <= now) {
             return self.end(End::TimedOut { reason: self.last_failure.clone() });
+        }
+        if let Some((_, reason)) = self.broken.take_if(|(deadline, _)| *deadline <= now) {
+            self.fail(now, &reason);
         }
         match &self.state {
             State::Greeting { deadline } | State::Confirming { deadline, .. } if *deadline <= now => {
@@ -185,13 +266,29 @@ impl Member {
             }
             _ => {}
         }
+        if self.is_receiving() && self.lease_end() <= now {
+            let silent = |heard: Instant| heard.max(self.awake_since) + self.lease() <= now;
+            let reason = if silent(self.heard_broadcast) {
+                "the broadcast channel has fallen silent"
+            } else if silent(self.heard_control) {
+                "the control channel has fallen silent"
+            } else {
+                "what was submitted does not get through"
+            };
+            self.fail(now, reason);
+        }
         if self.pending.as_ref().is_some_and(|pending| pending.retry_at <= now) {
             self.ask_for_barrier(now);
         }
+        self.ask_for_missing(now);
+        self.ack_if_due(now);
+        self.delivery.expire(now);
+        self.leave_if_done(now);
     }
 
     /// Takes in what happened.
     pub(crate) fn handle_input(&mut self, now: Instant, input: Input) {
+        self.wake(now);
         match input {
             Input::Start => {
                 self.join_deadline = Some(now + self.config.join_timeout);
@@ -202,94 +299,37 @@ impl Member {
             Input::DialFailed { reason } | Input::AttachFailed { reason } | Input::Lost { reason } => {
                 self.fail(now, &reason);
             }
+            Input::LostChannel { reason } => self.on_lost_channel(now, reason),
             Input::Attached => self.on_attached(now),
             Input::Control { frames } => self.on_control(now, &frames),
             Input::Broadcast { frames } => self.on_broadcast(now, &frames),
-            Input::Submit { first_origin_seq, count, body } => self.on_submit(first_origin_seq, count, body),
+            Input::Submit { first_origin_seq, count, body } => {
+                self.on_submit(now, first_origin_seq, count, body)
+            }
+            Input::Handled { up_to } => self.acks.on_handled(up_to),
+            Input::Overrun => self.on_overrun(now),
             Input::Subscribe { prefixes, ticket } => {
                 self.wanted = Some((Filter(prefixes), ticket));
                 self.next_subscription(now);
             }
             Input::Leave => {
                 self.leaving = true;
-                if !matches!(self.state, State::Live | State::Leaving { .. }) {
+                // What was submitted is still to get its place, in the next session if there is none.
+                if !matches!(self.state, State::Live | State::Leaving { .. }) && self.outbox.is_empty() {
                     self.end(End::Left);
                 }
             }
         }
+        self.ack_if_due(now);
         self.leave_if_done(now);
     }
 
-    fn on_connected(&mut self, now: Instant) {
-        if !matches!(self.state, State::Dialling) {
-            return;
+    fn on_lost_channel(&mut self, now: Instant, reason: String) {
+        if self.is_receiving() {
+            self.broken.get_or_insert((now + LAST_WORD, reason));
+        } else {
+            self.fail(now, &reason);
         }
-        self.control = ControlCount::default();
-        self.state = State::Greeting { deadline: now + self.config.handshake_timeout };
-        let hello = ChildMessage::Hello(Hello {
-            version: PROTOCOL_VERSION,
-            cluster: self.config.cluster.clone(),
-            id: self.config.id,
-            resume: self.session,
-            epoch: self.delivery.epoch(),
-            next_origin_seq: self.in_flight.next_origin_seq(),
-            token: self.config.token.clone(),
-        });
-        self.say(now, &hello);
-    }
-
-    fn on_attached(&mut self, now: Instant) {
-        let State::Attaching { welcome } = &self.state else { return };
-        self.state =
-            State::Joining { welcome: welcome.clone(), deadline: now + self.config.handshake_timeout };
-        for prefix in self.filter.lanes() {
-            self.outputs.push_back(Output::AddLane { prefix });
-        }
-        self.subscribe(now, self.filter.clone(), 0);
-    }
-
-    /// Asks for the barrier that brings `filter` into force. Its lanes are subscribed to already.
-    fn subscribe(&mut self, now: Instant, filter: Filter, ticket: u64) {
-        let nonce = Nonce(self.rng.next());
-        self.outputs.push_back(Output::AddLane { prefix: nonce.subscription() });
-        self.pending = Some(Pending { nonce, filter, ticket, retry_at: now, pause: BARRIER_RETRY.0 });
-        self.ask_for_barrier(now);
-    }
-
-    fn ask_for_barrier(&mut self, now: Instant) {
-        let Some(pending) = &mut self.pending else { return };
-        pending.retry_at = now + pending.pause;
-        pending.pause = (pending.pause * 2).min(BARRIER_RETRY.1);
-        let message = ChildMessage::Subscribe {
-            nonce: pending.nonce.0,
-            prefixes: pending.filter.0.iter().cloned().collect(),
-        };
-        self.say(now, &message);
-    }
-
-    /// Takes up the latest wish for another subscription, when none is pending.
-    fn next_subscription(&mut self, now: Instant) {
-        match self.state {
-            State::Live if self.pending.is_none() => {}
-            State::Live | State::Joining { .. } | State::Confirming { .. } => return,
-            _ => {
-                // There is no session: the next one begins with it.
-                if let Some((filter, ticket)) = self.wanted.take() {
-                    self.filter = filter;
-                    self.outputs.push_back(Output::Subscribed { ticket });
-                }
-                return;
-            }
-        }
-        let Some((filter, ticket)) = self.wanted.take() else { return };
-        if filter == self.filter {
-            self.outputs.push_back(Output::Subscribed { ticket });
-            return;
-        }
-        for prefix in filter.lanes().difference(&self.filter.lanes()) {
-            self.outputs.push_back(Output::AddLane { prefix: prefix.clone() });
-        }
-        self.subscribe(now, filter, ticket);
     }
 
     fn on_control(&mut self, now: Instant, frames: &[Bytes]) {
@@ -307,81 +347,22 @@ impl Member {
             }
             return;
         }
+        self.heard_control = now;
         if let Some(count) = self.control.on_receive() {
             self.outputs.push_back(Output::Control { frame: ChildMessage::Received { count }.encode() });
         }
         match message {
             ParentMessage::Welcome(welcome) => self.on_welcome(welcome),
-            ParentMessage::Refused { code, reason } => self.on_refused(now, code, reason),
-            ParentMessage::Ordered(runs) => runs.into_iter().for_each(|run| self.on_ordered(run)),
+            ParentMessage::Refused(refusal) => self.on_refused(now, refusal),
+            ParentMessage::Ordered(runs) => runs.into_iter().for_each(|run| self.on_ordered(now, run)),
+            ParentMessage::Repaired(window) => self.on_repaired(now, &window),
+            ParentMessage::Missed(at) => self.on_missed(now, at),
+            ParentMessage::Evicted(eviction) => self.on_evicted(now, eviction),
+            ParentMessage::Resend { from } => self.resend(now, from),
+            ParentMessage::Pulse { paced } => self.on_pulse(now, paced),
             ParentMessage::Membership { joined, left } => self.on_membership(now, joined, left),
             ParentMessage::Closing { reason, number, .. } => self.on_closing(now, reason, number),
             ParentMessage::Received { .. } => {}
-        }
-    }
-
-    fn on_welcome(&mut self, welcome: Welcome) {
-        if !matches!(self.state, State::Greeting { .. }) {
-            self.counters.malformed_control += 1;
-            return;
-        }
-        self.session = Some(welcome.session);
-        self.max_message = welcome.max_message as usize;
-        self.outputs.push_back(Output::Attach {
-            broadcast: welcome.broadcast.clone(),
-            submit: welcome.submit.clone(),
-            session: welcome.session,
-        });
-        self.state = State::Attaching { welcome };
-    }
-
-    /// Who came and went. Until the member is live, that belongs to the list it was welcomed with.
-    fn on_membership(&mut self, now: Instant, mut joined: Vec<MemberEntry>, mut left: Vec<EndpointId>) {
-        let is_confirmed = joined.iter().any(|member| member.id == self.config.id);
-        joined.retain(|member| member.id != self.config.id);
-        left.retain(|id| *id != self.config.id);
-        let known = match &mut self.state {
-            State::Attaching { welcome } | State::Joining { welcome, .. } => Some(&mut welcome.members),
-            State::Confirming { joined: Event::Joined { members, .. }, .. } => Some(members),
-            _ => None,
-        };
-        if let Some(known) = known {
-            known.retain(|member| !left.contains(&member.id) && joined.iter().all(|new| new.id != member.id));
-            known.append(&mut joined);
-        } else if !joined.is_empty() || !left.is_empty() {
-            self.outputs.push_back(Output::Event(Event::Membership { joined, left }));
-        }
-        if is_confirmed {
-            self.on_confirmed(now);
-        }
-    }
-
-    fn on_confirmed(&mut self, now: Instant) {
-        match std::mem::replace(&mut self.state, State::Live) {
-            State::Confirming { joined, .. } => {
-                self.join_deadline = None;
-                self.pause = self.config.backoff.0;
-                self.counters.sessions += 1;
-                self.outputs.push_back(Output::Event(joined));
-                self.next_subscription(now);
-            }
-            other => self.state = other,
-        }
-    }
-
-    fn on_refused(&mut self, now: Instant, code: RefusalCode, reason: String) {
-        if !matches!(self.state, State::Greeting { .. }) {
-            self.counters.malformed_control += 1;
-            return;
-        }
-        let first_join = self.join_deadline.is_some();
-        match code {
-            // The host may come back, room may become free; and for a member that was admitted once, its name, too.
-            RefusalCode::Closing => self.fail(now, &reason),
-            RefusalCode::DuplicateId | RefusalCode::Full if !first_join => self.fail(now, &reason),
-            // Others that are joining will be done soon.
-            RefusalCode::Busy => self.fail(now, &reason),
-            _ => self.end(End::Refused { code, reason }),
         }
     }
 
@@ -408,140 +389,68 @@ impl Member {
         }
     }
 
-    fn on_submit(&mut self, first_origin_seq: u64, count: u16, body: Bytes) {
-        let session = self.session.filter(|_| self.can_submit());
-        self.in_flight.submit(first_origin_seq, count, body.len());
-        match session {
-            Some(session) => {
-                self.outputs.push_back(Output::Submit { head: SubmitHead { session }.encode(), body });
-            }
-            None => {
-                debug_assert!(false, "a batch was submitted out of turn");
-                self.lose_in_flight();
-            }
+    fn on_submit(&mut self, now: Instant, first_origin_seq: u64, count: u16, body: Bytes) {
+        debug_assert!(self.can_submit(), "a batch was submitted out of turn");
+        if self.outbox.is_empty() {
+            self.outbox_moved_at = now;
+        }
+        self.outbox.submit(first_origin_seq, count, body.clone());
+        // Without a session it goes out with the next one.
+        if let Some(session) = self.session.filter(|_| matches!(self.state, State::Live)) {
+            self.outputs.push_back(Output::Submit { head: SubmitHead { session }.encode(), body });
         }
     }
 
-    fn on_broadcast(&mut self, now: Instant, frames: &[Bytes]) {
-        let [lane, body] = frames else {
-            self.counters.malformed_broadcasts += 1;
-            return;
-        };
-        let max = self.max_message;
-        let result = match Lane::decode(lane) {
-            Ok(Lane::Whole) => Window::decode(body, max).map(|window| self.on_window(window)),
-            Ok(Lane::Index) => Index::decode(body).map(|index| self.on_index(&index)),
-            Ok(Lane::Topic(topic)) => TopicPart::decode(&topic, body, max).map(|part| self.on_part(part)),
-            Ok(Lane::Barrier(nonce)) => {
-                Barrier::decode(body).map(|barrier| self.on_barrier(now, nonce, barrier))
-            }
-            Err(malformed) => Err(malformed),
-        };
-        if result.is_err() {
-            self.counters.malformed_broadcasts += 1;
+    /// Sends again what is in the outbox from this origin_seq on.
+    fn resend(&mut self, now: Instant, from: u64) {
+        let Some(session) = self.session else { return };
+        self.outbox_moved_at = now;
+        let head = SubmitHead { session }.encode();
+        for body in self.outbox.from(from) {
+            self.counters.resent_batches += 1;
+            self.outputs.push_back(Output::Submit { head: head.clone(), body: body.clone() });
         }
     }
 
-    /// Whether the barrier has come, so that windows count.
-    fn is_receiving(&self) -> bool {
-        matches!(self.state, State::Confirming { .. } | State::Live | State::Leaving { .. })
+    /// What is in the outbox up to this origin_seq will not be heard of any more.
+    fn give_up(&mut self, up_to: u64) {
+        self.outputs.extend(self.outbox.give_up(up_to).map(|up_to| Output::Unknown { up_to }));
     }
 
-    fn on_window(&mut self, window: Window) {
-        // Before the barrier, or on a lane that is being left: what it holds comes, or came, another way.
-        if !self.is_receiving() || !self.filter.takes_all() {
+    /// All consumers have overrun: the endpoint takes itself out of the pack.
+    fn on_overrun(&mut self, now: Instant) {
+        if !self.is_receiving() {
             return;
         }
-        if let Some(taken) = self.delivery.on_window(window) {
-            self.deliver(taken);
-        }
-    }
-
-    fn on_part(&mut self, part: TopicPart) {
-        if !self.filter.takes_all() {
-            self.delivery.on_part(part);
-        }
-    }
-
-    fn on_index(&mut self, index: &Index) {
-        if !self.is_receiving() || self.filter.takes_all() {
-            self.delivery.forget_parts();
-            return;
-        }
-        if let Some(taken) = self.delivery.on_index(index, &self.filter) {
-            self.deliver(taken);
-        }
-    }
-
-    fn deliver(&mut self, Taken { hole, messages }: Taken) {
-        self.tell_hole(hole);
-        self.counters.windows += 1;
-        self.counters.received += messages.len() as u64;
-        if !messages.is_empty() {
-            self.outputs.push_back(Output::Deliver { messages });
-        }
-    }
-
-    fn tell_hole(&mut self, hole: Option<Hole>) {
-        if let Some(Hole { after, resume_at }) = hole {
-            self.outputs.push_back(Output::Event(Event::Reset { after, resume_at }));
-        }
-    }
-
-    fn on_barrier(&mut self, now: Instant, nonce: Nonce, barrier: Barrier) {
-        let Some(pending) = self.pending.take_if(|pending| pending.nonce == nonce) else {
-            // A second answer to a question asked twice.
-            return;
-        };
-        self.outputs.push_back(Output::RemoveLane { prefix: nonce.subscription() });
-        for prefix in self.filter.lanes().difference(&pending.filter.lanes()) {
-            self.outputs.push_back(Output::RemoveLane { prefix: prefix.clone() });
-        }
-        self.filter = pending.filter;
-        self.say(now, &ChildMessage::Live { nonce: nonce.0 });
-        match &self.state {
-            State::Joining { welcome, .. } => {
-                let welcome = welcome.clone();
-                self.on_subscribed_first(now, welcome, barrier);
-            }
-            State::Live => {
-                let hole = self.delivery.on_barrier(barrier);
-                self.tell_hole(hole);
-                self.outputs.push_back(Output::Subscribed { ticket: pending.ticket });
-                self.next_subscription(now);
-            }
-            _ => {}
-        }
-    }
-
-    /// The first barrier of a session: delivery begins behind it.
-    fn on_subscribed_first(&mut self, now: Instant, welcome: Welcome, barrier: Barrier) {
-        let same_host = self.host.replace(welcome.host) == Some(welcome.host);
-        let hole = self.delivery.begin(barrier, same_host);
-        self.tell_hole(hole);
-        self.state = State::Confirming {
-            joined: Event::Joined {
-                host: welcome.host,
-                role: welcome.role,
-                max_message: welcome.max_message as usize,
-                position: Position { epoch: barrier.epoch, seq: barrier.last_seq },
-                members: welcome.members,
+        let position = self.acks.handled();
+        let stored = self.delivery.position().unwrap_or(position);
+        let lag = Lag { messages: stored.seq.saturating_sub(position.seq), ..Lag::default() };
+        self.say(now, &ChildMessage::Leave);
+        self.on_evicted(
+            now,
+            Eviction {
+                reason: EvictReason::Overrun,
+                lag,
+                position,
+                retry_after: SELF_EVICTED,
+                text: String::new(),
+                resume: self.session,
             },
-            deadline: now + self.config.handshake_timeout,
-        };
+        );
     }
 
-    /// Own messages have places, by the parent's word. It comes on control, so a member learns of them whether or not it takes their
-    /// topics, and however far its consumers are behind in the broadcasts.
-    fn on_ordered(&mut self, ordered: Ordered) {
-        if let Some(resolved) = self.in_flight.on_ordered(ordered) {
-            self.outputs.extend(resolved.unknown_up_to.map(|up_to| Output::Unknown { up_to }));
-            self.outputs.push_back(Output::Ordered(resolved.ordered));
+    /// The session is over because the endpoint is too slow or unwanted.
+    fn on_evicted(&mut self, now: Instant, eviction: Eviction) {
+        if matches!(self.state, State::Idle | State::Backoff { .. } | State::Ended) {
+            return;
         }
-    }
-
-    fn lose_in_flight(&mut self) {
-        self.outputs.extend(self.in_flight.lose().map(|up_to| Output::Unknown { up_to }));
+        self.counters.evictions += 1;
+        if !self.config.rejoin {
+            return self.end(End::Evicted(eviction));
+        }
+        let retry_after = eviction.retry_after;
+        self.outputs.push_back(Output::Event(Event::Evicted(eviction)));
+        self.back_off(now, retry_after, "the host evicted this endpoint");
     }
 
     /// Says goodbye when that was asked for, by the application or the parent, and nothing is under way.
@@ -549,7 +458,7 @@ impl Member {
         let behind = self.closing.is_some_and(|last| self.delivery.number() < last);
         if (self.leaving || self.closing.is_some())
             && matches!(self.state, State::Live)
-            && self.in_flight.is_empty()
+            && self.outbox.is_empty()
             && !behind
         {
             self.state = State::Leaving { deadline: now + self.config.handshake_timeout };
@@ -571,24 +480,28 @@ impl Member {
         if matches!(self.state, State::Idle | State::Backoff { .. } | State::Ended) {
             return;
         }
-        if self.leaving {
-            return self.end(End::Left);
-        }
         // The loss of a connection may overtake the parent's farewell.
         let reason = if self.closing.is_some() { "the host shut down" } else { reason };
         if matches!(self.state, State::Live | State::Leaving { .. }) {
             self.outputs.push_back(Output::Event(Event::Disconnected { reason: reason.to_owned() }));
         }
+        self.back_off(now, Duration::ZERO, reason);
+    }
+
+    /// Drops the session, and tries again after a pause: at least this one. Who wants to leave, and has nothing more to send, need not.
+    fn back_off(&mut self, now: Instant, at_least: Duration, reason: &str) {
+        if self.leaving && self.outbox.is_empty() {
+            return self.end(End::Left);
+        }
         self.drop_session();
         reason.clone_into(&mut self.last_failure);
-        self.state = State::Backoff { until: now + self.rng.jitter(self.pause) };
+        self.state = State::Backoff { until: now + at_least + self.rng.jitter(self.pause) };
         self.pause = (self.pause * 2).min(self.config.backoff.1);
         self.next_subscription(now);
     }
 
     fn drop_session(&mut self) {
         self.outputs.push_back(Output::Hangup);
-        self.lose_in_flight();
         if let Some(pending) = self.pending.take()
             && self.wanted.is_none()
             && pending.ticket != 0
@@ -596,7 +509,9 @@ impl Member {
             self.wanted = Some((pending.filter, pending.ticket));
         }
         self.delivery.forget_parts();
+        self.asked = None;
         self.closing = None;
+        self.broken = None;
     }
 
     fn end(&mut self, end: End) {
@@ -604,6 +519,7 @@ impl Member {
             return;
         }
         self.drop_session();
+        self.give_up(u64::MAX - 1);
         self.join_deadline = None;
         self.state = State::Ended;
         self.outputs.push_back(Output::Ended(end));

@@ -1,12 +1,14 @@
-//! What was submitted and has no place yet.
+//! What was submitted and has no place yet: kept to be sent again.
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use crate::wire::Ordered;
 
-/// The batches of a member that are under way, and what is known of their messages.
+/// The batches of a member that are under way, over all its sessions, and what is known of their messages.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(super) struct Outbox {
     /// The batches of which something is open.
     batches: VecDeque<Batch>,
     bytes: usize,
@@ -14,6 +16,8 @@ pub(super) struct InFlight {
     next_origin_seq: u64,
     /// The lowest origin_seq whose fate is open.
     open_from: u64,
+    /// Whether nothing was ever submitted.
+    untouched: bool,
 }
 
 /// How much may be under way: a batch is taken while there is room for any.
@@ -27,7 +31,13 @@ pub(crate) struct Limit {
 struct Batch {
     first_origin_seq: u64,
     count: u16,
-    bytes: usize,
+    body: Bytes,
+}
+
+impl Batch {
+    fn last_origin_seq(&self) -> u64 {
+        self.first_origin_seq + u64::from(self.count) - 1
+    }
 }
 
 /// What a place told comes to.
@@ -38,9 +48,16 @@ pub(super) struct Resolved {
     pub(super) ordered: Ordered,
 }
 
-impl InFlight {
-    pub(super) fn new(limit: Limit) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, limit, next_origin_seq: 1, open_from: 1 }
+impl Outbox {
+    pub(super) fn new(limit: Limit, first_origin_seq: u64) -> Self {
+        Self {
+            batches: VecDeque::new(),
+            bytes: 0,
+            limit,
+            next_origin_seq: first_origin_seq,
+            open_from: first_origin_seq,
+            untouched: true,
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -51,15 +68,47 @@ impl InFlight {
         self.batches.is_empty()
     }
 
+    /// Whether nothing was ever submitted, so that the numbers may begin anywhere.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.untouched
+    }
+
+    /// Begins behind this origin_seq.
+    pub(super) fn start_after(&mut self, last: u64) {
+        debug_assert!(self.untouched);
+        self.next_origin_seq = last + 1;
+        self.open_from = last + 1;
+    }
+
     /// The origin_seq of the next message to be submitted.
     pub(super) fn next_origin_seq(&self) -> u64 {
         self.next_origin_seq
     }
 
-    pub(super) fn submit(&mut self, first_origin_seq: u64, count: u16, bytes: usize) {
+    /// The origin_seq that the first batch begins with; `None` without any.
+    pub(super) fn first_open(&self) -> Option<u64> {
+        self.batches.front().map(|batch| batch.first_origin_seq)
+    }
+
+    /// The fate of all messages up to here is known.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.open_from - 1
+    }
+
+    pub(super) fn submit(&mut self, first_origin_seq: u64, count: u16, body: Bytes) {
+        debug_assert_eq!(first_origin_seq, self.next_origin_seq);
+        self.untouched = false;
         self.next_origin_seq = first_origin_seq + u64::from(count);
-        self.bytes += bytes;
-        self.batches.push_back(Batch { first_origin_seq, count, bytes });
+        self.bytes += body.len();
+        self.batches.push_back(Batch { first_origin_seq, count, body });
+    }
+
+    /// The batches that end with this origin_seq or later, to be sent again.
+    pub(super) fn from(&self, origin_seq: u64) -> impl Iterator<Item = &Bytes> {
+        self.batches
+            .iter()
+            .filter(move |batch| batch.last_origin_seq() >= origin_seq)
+            .map(|batch| &batch.body)
     }
 
     /// Messages have places. `None` when that is known already.
@@ -71,23 +120,24 @@ impl InFlight {
         }
         // Places are told in order: what was passed over was not told, for whatever reason.
         let unknown_up_to = (ordered.first_origin_seq > self.open_from).then(|| ordered.first_origin_seq - 1);
-        self.open_from = last + 1;
-        let settled = |batch: &Batch| batch.first_origin_seq + u64::from(batch.count) <= last + 1;
-        while let Some(batch) = self.batches.front().filter(|batch| settled(batch)) {
-            self.bytes -= batch.bytes;
-            self.batches.pop_front();
-        }
+        self.settle(last);
         Some(Resolved { unknown_up_to, ordered })
     }
 
-    /// The session is over: up to which message the fate of what was under way is unknown, if anything was.
-    pub(super) fn lose(&mut self) -> Option<u64> {
-        if self.batches.is_empty() {
+    /// Gives up what is open up to here: up to which message the fate is unknown, if that of any is.
+    pub(super) fn give_up(&mut self, up_to: u64) -> Option<u64> {
+        let up_to = up_to.min(self.next_origin_seq - 1);
+        if up_to < self.open_from {
             return None;
         }
-        self.batches.clear();
-        self.bytes = 0;
-        self.open_from = self.next_origin_seq;
-        Some(self.next_origin_seq - 1)
+        self.settle(up_to);
+        Some(up_to)
+    }
+
+    fn settle(&mut self, up_to: u64) {
+        self.open_from = up_to + 1;
+        while self.batches.front().is_some_and(|batch| batch.last_origin_seq() <= up_to) {
+            self.bytes -= self.batches.pop_front().map_or(0, |batch| batch.body.len());
+        }
     }
 }

@@ -1,0 +1,185 @@
+//! How peers become members: hello, verdict, welcome.
+
+use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::role::Role;
+use crate::wire::{
+    CloseReason, Hello, OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
+};
+
+use super::super::{ControlCount, Instant};
+use super::session::{Bucket, Filter, Flow, Peer, Session};
+use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
+
+impl Host {
+    pub(super) fn on_hello(&mut self, now: Instant, peer: PeerId, hello: Hello) {
+        if let Some(refusal) = self.refusal(now, &hello) {
+            return self.refuse(now, peer, hello.id, refusal);
+        }
+        self.outputs.push_back(Output::Authenticate {
+            peer: peer.clone(),
+            id: hello.id,
+            token: hello.token.clone(),
+        });
+        let deadline = self.arm(now + self.config.handshake_timeout, &peer);
+        self.peers.insert(peer, Peer::Examined { hello, deadline });
+    }
+
+    /// Why a peer that says this need not be examined.
+    fn refusal(&self, now: Instant, hello: &Hello) -> Option<Refusal> {
+        let refusal = |code, reason: String| Some(refusal(code, reason));
+        if hello.version != PROTOCOL_VERSION {
+            let spoken = hello.version;
+            let reason =
+                format!("this host speaks version {PROTOCOL_VERSION} of the protocol, you speak {spoken}");
+            refusal(RefusalCode::Version, reason)
+        } else if hello.cluster != self.config.cluster {
+            refusal(RefusalCode::Cluster, format!("this is cluster {:?}", self.config.cluster))
+        } else if hello.epoch > self.config.epoch.saturating_add(EPOCH_SLACK) {
+            refusal(RefusalCode::Malformed, "the epoch is far in the future".to_owned())
+        } else if self.draining {
+            refusal(RefusalCode::Closing, "the host is shutting down".to_owned())
+        } else if let Some(retry_after) = self.quarantine.remaining(now, &hello.id) {
+            let reason = "evicted a moment ago".to_owned();
+            Some(Refusal { code: RefusalCode::Quarantined, retry_after, reason })
+        } else if self.sessions.len() >= self.config.max_members {
+            refusal(RefusalCode::Full, format!("the host takes at most {} members", self.config.max_members))
+        } else if !self.origins.has_room_for(&hello.id) {
+            let most = self.config.max_origins;
+            refusal(RefusalCode::Full, format!("the host remembers at most {most} endpoints"))
+        } else if self.handshakes() >= self.config.max_handshakes {
+            refusal(RefusalCode::Busy, "too many peers are joining at once".to_owned())
+        } else {
+            self.duplicate(hello)
+        }
+    }
+
+    fn handshakes(&self) -> usize {
+        self.peers.values().filter(|peer| matches!(peer, Peer::Examined { .. })).count()
+    }
+
+    /// Why a hello may not have the id it names: somebody live has it, whose session it does not continue.
+    fn duplicate(&self, hello: &Hello) -> Option<Refusal> {
+        let taken = match self.by_id.get(&hello.id) {
+            Some(session) => hello.resume != Some(*session),
+            None => hello.id == self.config.id,
+        };
+        let reason = || format!("endpoint {} is already a member", hello.id);
+        taken.then(|| refusal(RefusalCode::DuplicateId, reason()))
+    }
+
+    pub(super) fn refuse(&mut self, now: Instant, peer: PeerId, id: EndpointId, refusal: Refusal) {
+        let frame = ParentMessage::Refused(refusal.clone()).encode();
+        let Refusal { code, reason, .. } = refusal;
+        self.outputs.push_back(Output::Control { peer: peer.clone(), frame });
+        self.outputs.push_back(Output::Event(Event::Refused { peer: peer.clone(), id, code, reason }));
+        let deadline = self.arm(now + HANG_UP, &peer);
+        self.peers.insert(peer, Peer::Closing { deadline, session: None });
+    }
+
+    pub(super) fn on_verdict(&mut self, now: Instant, peer: PeerId, verdict: Verdict) {
+        // A peer that hung up or ran out of time meanwhile is not there any more.
+        let hello = match self.peers.remove(&peer) {
+            Some(Peer::Examined { hello, .. }) => hello,
+            Some(other) => {
+                self.peers.insert(peer, other);
+                return;
+            }
+            None => return,
+        };
+        let (role, session) = match verdict {
+            Verdict::Admit { role, session } => (role, session),
+            Verdict::Refuse { reason } => {
+                return self.refuse(now, peer, hello.id, refusal(RefusalCode::Unauthorized, reason));
+            }
+        };
+        // Much may have changed while the authenticator was thinking.
+        if let Some(refusal) = self.refusal(now, &hello) {
+            return self.refuse(now, peer, hello.id, refusal);
+        }
+        if let Some(old) = self.by_id.get(&hello.id).copied() {
+            self.close(now, old, CloseReason::Replaced);
+        }
+        // A joiner that has seen a later reign than ours, or another host's of the same number: positions of this one must be above it.
+        let foreign = hello.incarnation != 0 && hello.incarnation != self.config.incarnation;
+        if hello.epoch > self.order.epoch() || (foreign && hello.epoch == self.order.epoch()) {
+            self.cut_window(now);
+            self.order.rise_above(hello.epoch);
+        }
+        self.admit(now, peer, &hello, role, session);
+    }
+
+    fn admit(&mut self, now: Instant, peer: PeerId, hello: &Hello, role: Role, token: SessionToken) {
+        self.cut_window(now);
+        let (origin, last_origin_seq) = self.recall(hello);
+        let welcome = Welcome {
+            session: token,
+            host: self.config.id,
+            incarnation: self.config.incarnation,
+            role,
+            at: self.order.barrier(),
+            origin,
+            last_origin_seq,
+            terms: Terms {
+                marks: self.config.marks,
+                heartbeat: self.config.heartbeat,
+                lease: self.config.lease,
+                conflatable: self.config.conflatable.clone(),
+            },
+            max_message: u32::try_from(self.config.max_message).unwrap_or(u32::MAX),
+            broadcast: self.config.broadcast.clone(),
+            submit: self.config.submit.clone(),
+            members: self.members().collect(),
+        };
+        let session = Session {
+            peer: peer.clone(),
+            id: hello.id,
+            role,
+            joining: Some(self.arm(now + self.config.handshake_timeout, &peer)),
+            filter: Filter::default(),
+            proposed: None,
+            control: ControlCount { received: 1, ..ControlCount::default() },
+            flow: Flow::new(now),
+            repair: None,
+            bucket: Bucket::new(self.config.repair_rate, now),
+            resend_asked: None,
+        };
+        self.peers.insert(peer, Peer::Admitted { session: token });
+        self.by_id.insert(hello.id, token);
+        self.demand.add(&session);
+        self.sessions.insert(token, session);
+        self.send(now, token, &ParentMessage::Welcome(welcome));
+        if origin == OriginState::Known && hello.first_open != 0 {
+            // What is ordered of its outbox, and did not come to its ears.
+            let places = self.origins.get_mut(&hello.id).map(|origin| origin.places_from(hello.first_open));
+            if let Some(places) = places.filter(|places| !places.is_empty()) {
+                self.send(now, token, &ParentMessage::Ordered(places));
+            }
+        }
+    }
+
+    /// What is known of a joiner's messages, and with which one it goes on.
+    fn recall(&mut self, hello: &Hello) -> (OriginState, u64) {
+        let was_known = self.origins.get_mut(&hello.id).is_some();
+        // By its own word nothing below this comes any more.
+        let floor = match hello.first_open {
+            0 => hello.next_origin_seq - 1,
+            first_open => first_open - 1,
+        };
+        // A child that never was a member has nothing to say about numbers we know.
+        let is_new = hello.epoch == 0;
+        let (state, last) = if was_known {
+            (OriginState::Known, if is_new { 0 } else { floor })
+        } else if hello.incarnation == self.config.incarnation {
+            (OriginState::Forgotten, hello.next_origin_seq - 1)
+        } else {
+            (OriginState::New, floor)
+        };
+        let origin = self.origins.begin(hello.id, last);
+        origin.last = origin.last.max(last);
+        (state, origin.last)
+    }
+}
+
+pub(super) fn refusal(code: RefusalCode, reason: String) -> Refusal {
+    Refusal { code, retry_after: std::time::Duration::ZERO, reason }
+}

@@ -1,0 +1,142 @@
+//! How messages get into the order and out to everyone: submissions, windows, places.
+
+use bytes::Bytes;
+
+use crate::id::EndpointId;
+use crate::wire::{Batch, Ordered, ParentMessage, SubmitHead};
+
+use super::super::Instant;
+use super::session::Recipient;
+use super::{Host, Output, order};
+
+/// How long a member may take to send again before it is asked once more (a guess: far above any round trip).
+const RESEND_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Host {
+    pub(super) fn on_submit(&mut self, now: Instant, frames: Vec<Bytes>) {
+        let Ok([head, body]) = <[Bytes; 2]>::try_from(frames) else {
+            self.counters.malformed_submits += 1;
+            return;
+        };
+        let Ok(SubmitHead { session: token }) = SubmitHead::decode(&head) else {
+            self.counters.malformed_submits += 1;
+            return;
+        };
+        let Some(session) = self.sessions.get(&token) else {
+            self.counters.unknown_sessions += 1;
+            return;
+        };
+        if !session.role.may_send() {
+            self.counters.forbidden_submits += 1;
+            return;
+        }
+        let id = session.id;
+        let Ok(batch) = Batch::decode(body, self.config.max_message) else {
+            self.counters.malformed_submits += 1;
+            return;
+        };
+        let Some(origin) = self.origins.get_mut(&id) else {
+            debug_assert!(false, "every session has an origin");
+            return;
+        };
+        let (last, end) = (origin.last, batch.first_origin_seq + batch.len() as u64 - 1);
+        if batch.first_origin_seq == last + 1 || mutant!(self, SkipDedupe) {
+            self.order(id, Recipient::Session(token), &batch, 0);
+        } else if end <= last {
+            // Had before: its sender has not heard.
+            self.counters.duplicates += batch.len() as u64;
+            let places = origin.places_from(batch.first_origin_seq);
+            if !places.is_empty() {
+                self.send(now, token, &ParentMessage::Ordered(places));
+            }
+        } else if batch.first_origin_seq <= last {
+            let had = last + 1 - batch.first_origin_seq;
+            self.counters.duplicates += had;
+            self.order(id, Recipient::Session(token), &batch, had as usize);
+        } else {
+            self.on_missing(now, token, last + 1);
+        }
+    }
+
+    /// Messages are missing before those that came.
+    fn on_missing(&mut self, now: Instant, token: crate::id::SessionToken, from: u64) {
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        let asked = session.resend_asked.filter(|(asked, at)| *asked == from && now < *at + RESEND_PAUSE);
+        if asked.is_none() {
+            session.resend_asked = Some((from, now));
+            self.counters.resends_asked += 1;
+            self.send(now, token, &ParentMessage::Resend { from });
+        }
+    }
+
+    pub(super) fn on_local(&mut self, body: Bytes) {
+        match Batch::decode(body, self.config.max_message) {
+            Ok(batch) => {
+                debug_assert_eq!(batch.first_origin_seq, self.local_next_origin_seq);
+                self.local_next_origin_seq = batch.first_origin_seq + batch.len() as u64;
+                self.order(self.config.id, Recipient::Local, &batch, 0);
+            }
+            Err(malformed) => debug_assert!(false, "our own batch is {malformed}"),
+        }
+    }
+
+    /// Gives the records of a batch, but for the first `skip`, the next positions.
+    fn order(&mut self, origin: EndpointId, sender: Recipient, batch: &Batch, skip: usize) {
+        let first_origin_seq = batch.first_origin_seq + skip as u64;
+        let run = Ordered {
+            epoch: self.order.epoch(),
+            first_origin_seq,
+            first_seq: self.order.last_seq() + 1,
+            count: (batch.len() - skip) as u32,
+        };
+        for (origin_seq, (topic, tail)) in (first_origin_seq..).zip(batch.records().skip(skip)) {
+            let topic = &batch.topics[usize::from(topic)];
+            if !self.order.push(origin, origin_seq, topic, tail) {
+                self.cut_window(self.now);
+                let fits = self.order.push(origin, origin_seq, topic, tail);
+                debug_assert!(fits, "the first record of a window always goes in");
+            }
+            self.foreign |= sender != Recipient::Local;
+        }
+        if sender != Recipient::Local
+            && let Some(origin) = self.origins.get_mut(&origin)
+        {
+            origin.push(run);
+        }
+        let runs = self.placed.entry(sender).or_default();
+        if !runs.last_mut().is_some_and(|last| last.extend(&run)) {
+            runs.push(run);
+        }
+    }
+
+    /// Tells all senders the places of their messages. Once for all that was ordered together: a child that sends many small batches
+    /// would otherwise be owed a control message for each, and soon owe too many answers itself.
+    pub(super) fn tell_places(&mut self, now: Instant) {
+        for (sender, runs) in std::mem::take(&mut self.placed) {
+            match sender {
+                Recipient::Local => self.outputs.extend(runs.into_iter().map(Output::Ordered)),
+                Recipient::Session(token) => self.send(now, token, &ParentMessage::Ordered(runs)),
+            }
+        }
+    }
+
+    /// Closes the open window and puts it out, on the lanes that are asked for.
+    pub(super) fn cut_window(&mut self, now: Instant) {
+        let Some(cut) = self.order.cut() else { return };
+        self.counters.windows += 1;
+        self.counters.ordered += cut.records;
+        self.published = cut.last_seq;
+        self.look_due = true;
+        self.ring.push(now, cut.number, cut.last_seq, cut.records, cut.body.clone());
+        let foreign = std::mem::take(&mut self.foreign);
+        self.outputs.push_back(Output::Window { body: cut.body.clone(), foreign });
+        if self.demand.is_any() {
+            match order::lanes(&cut.body, &self.demand, self.config.max_message) {
+                Ok(lanes) => self.outputs.extend(
+                    lanes.into_iter().map(|(lane, body)| Output::Broadcast { lane: lane.encode(), body }),
+                ),
+                Err(malformed) => debug_assert!(false, "our own window is {malformed}"),
+            }
+        }
+    }
+}
