@@ -4,8 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use std::time::Duration;
 
-use crate::flow::HighWaterMark;
-pub(crate) use crate::flow::{EvictReason, Eviction, Lag};
+use crate::flow::{EvictReason, Eviction, HighWaterMark, Lag};
 use crate::id::{EndpointId, SessionToken};
 use crate::message::Position;
 use crate::role::Role;

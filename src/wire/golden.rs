@@ -1,7 +1,10 @@
 //! The worked example of `docs/protocol.md`: the bytes shown there are those that the encoders make and the decoders read.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
+use crate::flow::HighWaterMark;
 use crate::id::{EndpointId, SessionToken};
 use crate::message::{Codec, Headers, Message, Position};
 use crate::role::Role;
@@ -59,7 +62,9 @@ fn the_documents_hello_is_what_a_child_says() {
         cluster: "default".into(),
         id: child(),
         resume: None,
+        incarnation: 0,
         epoch: 0,
+        first_open: 0,
         next_origin_seq: 1,
         token: Bytes::from_static(b"secret"),
     });
@@ -72,10 +77,17 @@ fn the_documents_welcome_is_what_a_host_answers() {
     let welcome = ParentMessage::Welcome(Welcome {
         session: session(),
         host: host(),
+        incarnation: 0x5ca1_ab1e,
         role: Role::Member,
-        epoch: 1_767_225_600_000,
-        number: 3,
-        last_seq: 41,
+        at: Barrier { epoch: 1_767_225_600_000, number: 3, last_seq: 41 },
+        origin: OriginState::New,
+        last_origin_seq: 0,
+        terms: Terms {
+            marks: HighWaterMark::new(),
+            heartbeat: Duration::from_millis(100),
+            lease: Duration::from_secs(10),
+            conflatable: Vec::new(),
+        },
         max_message: MAX_MESSAGE as u32,
         broadcast: ":5556".into(),
         submit: ":5557".into(),

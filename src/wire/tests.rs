@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::control::MAX_ORIGIN_SEQ;
 use super::*;
+use crate::flow::{EvictReason, Eviction, HighWaterMark, Lag};
 use crate::id::{EndpointId, SessionToken};
 use crate::message::{Codec, Headers, Message, MessageKind, Position, Topic};
 use crate::role::Role;
@@ -153,17 +156,20 @@ fn child_message() -> impl Strategy<Value = ChildMessage> {
             "[a-z]{1,20}",
             id(),
             any::<Option<[u8; 16]>>(),
+            any::<u64>(),
             0_u64..MAX_EPOCH,
             1..=MAX_ORIGIN_SEQ,
             vec(any::<u8>(), 0..99)
         )
-            .prop_map(|(cluster, id, resume, epoch, next_origin_seq, token)| {
+            .prop_map(|(cluster, id, resume, incarnation, epoch, next_origin_seq, token)| {
                 ChildMessage::Hello(Hello {
                     version: PROTOCOL_VERSION,
                     cluster,
                     id,
                     resume: resume.and_then(SessionToken::from_bytes),
+                    incarnation,
                     epoch,
+                    first_open: next_origin_seq / 2,
                     next_origin_seq,
                     token: token.into(),
                 })
@@ -172,8 +178,52 @@ fn child_message() -> impl Strategy<Value = ChildMessage> {
             .prop_map(|(nonce, prefixes)| ChildMessage::Subscribe { nonce, prefixes }),
         any::<u64>().prop_map(|nonce| ChildMessage::Live { nonce }),
         Just(ChildMessage::Leave),
+        (position(), position(), any::<u64>())
+            .prop_map(|(stored, handled, confirmed)| ChildMessage::Ack(Ack { stored, handled, confirmed })),
+        (1_u64..1 << 60, 0_u64..1 << 60)
+            .prop_map(|(first, more)| ChildMessage::Repair { first, last: first + more }),
         any::<u64>().prop_map(|count| ChildMessage::Received { count }),
     ]
+}
+
+fn position() -> impl Strategy<Value = Position> {
+    (0..=MAX_EPOCH, 0_u64..1 << 62).prop_map(|(epoch, seq)| Position { epoch, seq })
+}
+
+fn barrier() -> impl Strategy<Value = Barrier> {
+    (0..=MAX_EPOCH, 0_u64..1 << 62, 0_u64..1 << 62).prop_map(|(epoch, number, last_seq)| Barrier {
+        epoch,
+        number,
+        last_seq,
+    })
+}
+
+fn millis() -> impl Strategy<Value = Duration> {
+    (1..=u32::MAX).prop_map(|millis| Duration::from_millis(millis.into()))
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    (1_u64.., 1_u64.., millis(), millis(), millis(), vec("[a-z]{0,9}", 0..4)).prop_map(
+        |(messages, bytes, age, heartbeat, lease, conflatable)| Terms {
+            marks: HighWaterMark::new().messages(messages).bytes(bytes).age(age),
+            heartbeat,
+            lease,
+            conflatable,
+        },
+    )
+}
+
+fn eviction() -> impl Strategy<Value = Eviction> {
+    (1_u8..=7, any::<[u64; 2]>(), millis(), position(), millis(), any::<[u8; 16]>(), ".{0,60}").prop_map(
+        |(reason, [messages, bytes], age, position, retry_after, resume, text)| Eviction {
+            reason: EvictReason::from_byte(reason).unwrap(),
+            lag: Lag { messages, bytes, age },
+            position,
+            retry_after,
+            text,
+            resume: SessionToken::from_bytes(resume),
+        },
+    )
 }
 
 fn parent_message() -> impl Strategy<Value = ParentMessage> {
@@ -181,24 +231,33 @@ fn parent_message() -> impl Strategy<Value = ParentMessage> {
         || (id(), 0_u8..3).prop_map(|(id, role)| MemberEntry { id, role: Role::from_byte(role).unwrap() });
     let members = || vec(member(), 0..9);
     prop_oneof![
-        (any::<[u8; 15]>(), id(), any::<[u64; 3]>(), any::<u32>(), ":[0-9]{1,5}", "[a-z.]{0,20}", members())
-            .prop_map(|(token, host, [epoch, number, last_seq], max_message, broadcast, submit, members)| {
+        (any::<[u8; 15]>(), id(), barrier(), terms(), any::<u32>(), ":[0-9]{1,5}", "[a-z.]{0,20}", members())
+            .prop_map(|(token, host, at, terms, max_message, broadcast, submit, members)| {
                 let mut session = [1; 16];
                 session[1..].copy_from_slice(&token);
                 ParentMessage::Welcome(Welcome {
                     session: SessionToken::from_bytes(session).unwrap(),
                     host,
+                    incarnation: at.number / 3,
                     role: Role::Member,
-                    epoch,
-                    number,
-                    last_seq,
+                    at,
+                    origin: [OriginState::New, OriginState::Known, OriginState::Forgotten]
+                        [at.number as usize % 3],
+                    last_origin_seq: at.last_seq,
+                    terms,
                     max_message,
                     broadcast,
                     submit,
                     members,
                 })
             }),
-        ".{0,60}".prop_map(|reason| ParentMessage::Refused { code: RefusalCode::Cluster, reason }),
+        (".{0,60}", millis()).prop_map(|(reason, retry_after)| {
+            ParentMessage::Refused(Refusal { code: RefusalCode::Quarantined, retry_after, reason })
+        }),
+        barrier().prop_map(ParentMessage::Missed),
+        eviction().prop_map(ParentMessage::Evicted),
+        (0..=MAX_ORIGIN_SEQ).prop_map(|from| ParentMessage::Resend { from }),
+        any::<bool>().prop_map(|paced| ParentMessage::Pulse { paced }),
         vec((any::<u64>(), 1_u64..1 << 60, 1_u64..1 << 60, 1_u32..), 0..9).prop_map(|runs| {
             let run = |(epoch, first_origin_seq, first_seq, count)| Ordered {
                 epoch,
@@ -289,8 +348,9 @@ fn a_hello_of_another_version_is_understood_as_far_as_its_version() {
 #[test]
 fn long_reasons_are_cut_at_a_character() {
     let reason = "é".repeat(200);
-    let message = ParentMessage::Refused { code: RefusalCode::Unauthorized, reason };
-    let Ok(ParentMessage::Refused { reason, .. }) = ParentMessage::decode(&message.encode()) else {
+    let retry_after = Duration::ZERO;
+    let message = ParentMessage::Refused(Refusal { code: RefusalCode::Unauthorized, retry_after, reason });
+    let Ok(ParentMessage::Refused(Refusal { reason, .. })) = ParentMessage::decode(&message.encode()) else {
         panic!("a refusal")
     };
     assert_eq!(reason, "é".repeat(127));
@@ -304,7 +364,9 @@ fn numbers_that_leave_no_room_to_count_on_are_refused() {
             cluster: "x".into(),
             id: EndpointId::from_bytes([1; 16]),
             resume: None,
+            incarnation: 0,
             epoch,
+            first_open: 0,
             next_origin_seq,
             token: Bytes::new(),
         };

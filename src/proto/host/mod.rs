@@ -137,6 +137,12 @@ impl Host {
         self.counters
     }
 
+    /// Whether no peer is there whose time could run out.
+    #[cfg(test)]
+    pub(crate) fn is_alone(&self) -> bool {
+        self.peers.is_empty() && self.timers.is_empty() && self.sessions.is_empty()
+    }
+
     /// Everyone who is live, the host left out.
     pub(crate) fn members(&self) -> impl Iterator<Item = MemberEntry> {
         self.sessions

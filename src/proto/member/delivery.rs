@@ -162,7 +162,9 @@ impl Delivery {
         self.floor = barrier.epoch;
         self.epoch = self.epoch.max(barrier.epoch);
         if self.incarnation == incarnation && barrier.number >= self.number && self.position.is_some() {
-            self.head = self.head.max(barrier.number);
+            // What was claimed to be beyond it was not true.
+            self.head = barrier.number;
+            self.keep_ahead(|number| number <= barrier.number);
             self.switch_at(barrier.number, filter.clone());
             return None;
         }
@@ -179,8 +181,7 @@ impl Delivery {
         self.filter = filter.clone();
         self.switches.clear();
         self.due = None;
-        self.ahead.clear();
-        (self.ahead_messages, self.ahead_bytes) = (0, 0);
+        self.keep_ahead(|_| false);
         self.go_to(barrier);
         hole
     }
@@ -345,7 +346,7 @@ impl Delivery {
             return None;
         }
         let end = self.ahead.first_key_value().map_or(self.head, |(number, _)| number - 1);
-        Some((first, end.min(self.number + PER_REQUEST)))
+        Some((first, end.min(self.number.saturating_add(PER_REQUEST))))
     }
 
     /// So many windows are asked for.
@@ -366,11 +367,15 @@ impl Delivery {
         self.epoch = self.epoch.max(at.epoch);
         self.head = self.head.max(at.number);
         self.due = None;
-        self.ahead = self.ahead.split_off(&(at.number + 1));
-        self.ahead_messages = self.ahead.values().map(|piece| piece.messages.len() as u64).sum();
-        self.ahead_bytes = self.ahead.values().map(|piece| piece.bytes).sum();
+        self.keep_ahead(|number| number > at.number);
         self.go_to(at);
         Some(hole)
+    }
+
+    fn keep_ahead(&mut self, keep: impl Fn(u64) -> bool) {
+        self.ahead.retain(|number, _| keep(*number));
+        self.ahead_messages = self.ahead.values().map(|piece| piece.messages.len() as u64).sum();
+        self.ahead_bytes = self.ahead.values().map(|piece| piece.bytes).sum();
     }
 
     fn go_to(&mut self, at: Barrier) {

@@ -21,12 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::flow::{EvictReason, Eviction, Lag};
-use crate::id::{EndpointId, SessionToken};
-use crate::message::Position;
-use crate::wire::{
-    ChildMessage, CloseReason, Nonce, Ordered, ParentMessage, Refusal, RefusalCode, SubmitHead, Terms,
-    Welcome,
-};
+use crate::id::SessionToken;
+use crate::wire::{ChildMessage, CloseReason, Nonce, ParentMessage, RefusalCode, SubmitHead, Terms, Welcome};
 
 use acks::Acks;
 use delivery::Delivery;
