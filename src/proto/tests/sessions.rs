@@ -1,0 +1,280 @@
+//! Sessions begin and end.
+
+use super::*;
+
+#[test]
+fn nothing_missed_is_no_reset() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.run();
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert!(world.resets(a).is_empty());
+}
+
+#[test]
+fn a_member_the_host_still_holds_for_live_takes_its_own_place() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    // Only the member learns of the loss.
+    world.packets.push_back(Packet::ToChild(a, member::Input::Lost { reason: "cut".into() }));
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert_eq!(world.left(), [(id(1), LeaveReason::Closed(CloseReason::Replaced))]);
+    assert_eq!(world.host.members().count(), 1);
+    // A stranger with the same id has no such claim.
+    let stranger = world.add(member_config(1, &[""]));
+    world.run();
+    let end = world.children[stranger].end.clone();
+    assert!(matches!(end, Some(End::Refused { code: RefusalCode::DuplicateId, .. })), "{end:?}");
+}
+
+#[test]
+fn refusals_end_a_first_join_and_are_reported() {
+    let mut world = World::new();
+    world.verdict = |_| Err("not you".into());
+    let mut wrong_cluster = member_config(2, &[""]);
+    wrong_cluster.cluster = "other".into();
+    let (a, b) = (world.add(member_config(1, &[""])), world.add(wrong_cluster));
+    world.run();
+    let refused = |child: usize| match world.children[child].end.clone() {
+        Some(End::Refused { code, reason }) => (code, reason),
+        end => panic!("{end:?}"),
+    };
+    assert_eq!(refused(a), (RefusalCode::Unauthorized, "not you".into()));
+    assert_eq!(refused(b).0, RefusalCode::Cluster);
+    assert_eq!(world.host_events.len(), 2);
+    // Those that do not hang up are cut off, and nothing is left of them.
+    world.run_for(Duration::from_secs(10));
+    assert!(world.host.is_alone());
+}
+
+#[test]
+fn a_full_host_and_too_many_at_once_are_refused() {
+    let mut world = World::new();
+    for n in 1..=10 {
+        world.join(n, &[""]);
+    }
+    let late = world.add(member_config(11, &[""]));
+    world.run();
+    assert!(matches!(world.children[late].end, Some(End::Refused { code: RefusalCode::Full, .. })));
+}
+
+#[test]
+fn a_joiner_that_falls_silent_is_dropped_at_the_handshake_limit() {
+    let mut world = World::new();
+    world.loses = Box::new(|_, lane| lane.starts_with('B'));
+    let a = world.add(member_config(1, &[""]));
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(world.children[a].connections, 1);
+    world.run_for(Duration::from_secs(7));
+    assert!(matches!(world.children[a].end, Some(End::TimedOut { .. })));
+    assert_eq!(world.host.members().count(), 0);
+    world.run_for(Duration::from_secs(10));
+    assert!(world.host.is_alone(), "nothing is left of it");
+}
+
+#[test]
+fn members_that_join_at_once_know_each_other() {
+    let mut world = World::new();
+    world.host = Host::new(host::Config { max_handshakes: 10, ..host_config() }, world.now);
+    for n in 1..=8 {
+        world.add(member_config(n, &[""]));
+    }
+    world.run();
+    for (n, child) in (1..=8).zip(&world.children) {
+        let mut known = BTreeSet::new();
+        for event in &child.events {
+            match event {
+                member::Event::Joined(joined) => known = joined.members.iter().map(|m| m.id).collect(),
+                member::Event::Membership { joined, .. } => known.extend(joined.iter().map(|m| m.id)),
+                _ => {}
+            }
+        }
+        let others: BTreeSet<EndpointId> = (1..=8).filter(|other| *other != n).map(id).collect();
+        assert_eq!(known, others, "as member {n} knows");
+    }
+}
+
+#[test]
+fn a_joiner_that_finds_others_joining_tries_again() {
+    let mut world = World::new();
+    for n in 1..=8 {
+        world.add(member_config(n, &[""]));
+    }
+    // More than the host examines at once.
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.host.members().count(), 8);
+}
+
+#[test]
+fn a_member_whose_host_falls_silent_in_its_farewell_comes_back() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.input(host::Input::Drain);
+    world.collect();
+    let Some(Packet::ToChild(_, closing)) = world.packets.pop_front() else { panic!("the word of the end") };
+    world.children[a].machine.handle_input(world.now, closing);
+    // Nothing arrives any more; a new host is there.
+    world.packets.clear();
+    world.host = Host::new(host::Config { incarnation: 78, ..host_config() }, world.now);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.children[a].end, None);
+    assert!(world.children[a].machine.can_submit());
+}
+
+#[test]
+fn garbage_on_control_is_counted_and_changes_nothing() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    let stranger = PeerId::new(Bytes::from_static(b"stranger"));
+    let known = world.children[a].peer.clone();
+    let live = ChildMessage::Live { nonce: 1 }.encode();
+    let cases = [
+        (stranger.clone(), vec![]),
+        (stranger.clone(), vec![Bytes::from_static(b"")]),
+        (stranger.clone(), vec![Bytes::from_static(b"\x5a\x01\xff")]),
+        (stranger, vec![live.clone()]),
+        (known, vec![live, Bytes::new()]),
+    ];
+    let count = cases.len() as u64;
+    for (peer, frames) in cases {
+        world.input(host::Input::Control { peer, frames });
+    }
+    world.run();
+    assert_eq!(world.host.counters().malformed_control, count);
+    assert_eq!(world.host.members().count(), 1);
+}
+
+#[test]
+fn a_malformed_hello_and_one_from_the_far_future_are_refused_in_words() {
+    let mut world = World::new();
+    let hello = |epoch| {
+        ChildMessage::Hello(Hello {
+            version: PROTOCOL_VERSION,
+            cluster: CLUSTER.into(),
+            id: id(1),
+            resume: None,
+            incarnation: 0,
+            epoch,
+            first_open: 0,
+            next_origin_seq: 1,
+            token: Bytes::from_static(b"token"),
+        })
+        .encode()
+    };
+    for (name, frame) in [(1, hello(0).slice(..20)), (2, hello(1 << 60))] {
+        let peer = PeerId::new(Bytes::copy_from_slice(&[name]));
+        world.input(host::Input::Control { peer, frames: vec![frame] });
+    }
+    world.run();
+    let codes: Vec<_> = world
+        .host_events
+        .iter()
+        .map(|event| match event {
+            host::Event::Refused { code, .. } => *code,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(codes, [RefusalCode::Malformed; 2]);
+}
+
+#[test]
+fn a_child_that_never_answers_is_cut_off() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+    // The filtered member is told of each of its messages; its reports do not arrive.
+    let mut submitted = 0;
+    while world.host.members().count() == 2 && submitted < 2 * MAX_UNANSWERED {
+        world.submit(b, "z", &["x"]);
+        submitted += 1;
+        loop {
+            world.packets.retain(|packet| {
+                !matches!(packet, Packet::ToHost(host::Input::Control { frames, .. })
+                    if matches!(ChildMessage::decode(&frames[0]), Ok(ChildMessage::Received { .. })))
+            });
+            world.collect();
+            world.packets.retain(|packet| {
+                !matches!(packet, Packet::ToHost(host::Input::Control { frames, .. })
+                    if matches!(ChildMessage::decode(&frames[0]), Ok(ChildMessage::Received { .. })))
+            });
+            let Some(packet) = world.packets.pop_front() else { break };
+            match packet {
+                Packet::ToHost(input) => world.input(input),
+                Packet::ToChild(child, input) => world.children[child].machine.handle_input(world.now, input),
+            }
+        }
+    }
+    assert!(submitted <= MAX_UNANSWERED + 1, "{submitted}");
+    assert_eq!(world.left(), [(id(2), LeaveReason::Closed(CloseReason::Unresponsive))]);
+    assert_eq!(world.texts(a).len() as u64, submitted);
+}
+
+#[test]
+fn a_loss_that_overtakes_the_farewell_is_told_as_the_hosts_end() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.input(host::Input::Drain);
+    world.collect();
+    let Some(Packet::ToChild(_, closing)) = world.packets.pop_front() else { panic!("the word of the end") };
+    world.children[a].machine.handle_input(world.now, closing);
+    world.children[a].machine.handle_input(world.now, member::Input::Lost { reason: "cut".into() });
+    world.run();
+    let reason = "the host shut down".to_owned();
+    assert!(world.children[a].events.contains(&member::Event::Disconnected { reason }));
+}
+
+#[test]
+fn a_host_without_memory_opens_an_epoch_above_all_that_members_have_seen() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.run();
+    // The host is restarted, by a clock that is behind.
+    world.host = Host::new(host::Config { incarnation: 78, epoch: 10, ..host_config() }, world.now);
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit());
+    assert_eq!(world.resets(a), [Position { epoch: 1001, seq: 1 }]);
+    world.submit(a, "t", &["y"]);
+    world.run();
+    let delivered = &world.children[a].delivered;
+    assert!(delivered[1].position() > delivered[0].position());
+    assert_eq!(delivered[1].origin_seq(), 2);
+}
+
+#[test]
+fn draining_waits_for_what_is_under_way_and_for_farewells() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &["x"]));
+    world.submit(a, "t", &["last"]);
+    world.collect();
+    world.input(host::Input::Drain);
+    world.run();
+    assert!(world.drained);
+    assert_eq!(world.texts(a), ["last"]);
+    assert_eq!(world.left().len(), 2);
+    assert!(world.left().iter().all(|(_, reason)| *reason == LeaveReason::Left));
+    for child in [a, b] {
+        assert!(world.children[child].unknown.is_empty());
+        assert_eq!(world.children[child].end, None, "they try to come back");
+    }
+    // Until then they are refused, and go on trying.
+    world.run_for(Duration::from_secs(5));
+    assert!(world.children[a].connections > 2);
+}
+
+#[test]
+fn leaving_waits_until_everything_has_its_place() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.children[a].machine.handle_input(world.now, member::Input::Leave);
+    world.run();
+    assert_eq!(world.children[a].end, Some(End::Left));
+    assert_eq!(world.children[a].ordered.len(), 1);
+    assert!(world.children[a].unknown.is_empty());
+    assert_eq!(world.left(), [(id(1), LeaveReason::Left)]);
+}
