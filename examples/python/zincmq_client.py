@@ -20,9 +20,12 @@ from collections import namedtuple
 import zmq
 
 # Every message opens with a signature, the version of the encodings, and its type.
-WINDOW, BARRIER, SUBMIT, RECEIVED = b"Z\1\x01", b"Z\1\x04", b"Z\1\x10", b"Z\1\x40"
-HELLO, SUBSCRIBE, LIVE, LEAVE = b"Z\1\x20", b"Z\1\x21", b"Z\1\x22", b"Z\1\x23"
-WELCOME, REFUSED, ORDERED, MEMBERSHIP, CLOSING = b"Z\1\x30", b"Z\1\x31", b"Z\1\x32", b"Z\1\x33", b"Z\1\x34"
+WINDOW, HEARTBEAT, SUBMIT, RECEIVED = b"Z\1\x01", b"Z\1\x05", b"Z\1\x10", b"Z\1\x40"
+HELLO, SUBSCRIBE, LIVE, LEAVE, ACK, REPAIR = (b"Z\1" + bytes((kind,)) for kind in range(0x20, 0x26))
+WELCOME, REFUSED, ORDERED, MEMBERSHIP, CLOSING, MISSED, EVICTED, RESEND, PULSE = (
+    b"Z\1" + bytes((kind,)) for kind in range(0x30, 0x39)
+)
+ACK_EVERY, PULSE_EVERY, REPAIR_RETRY, REPAIR_WINDOWS = 0.025, 2, 0.5, 64  # seconds, and windows
 
 Message = namedtuple("Message", "epoch seq origin origin_seq topic tag headers payload")
 
@@ -80,13 +83,15 @@ class ZincClient:
     lanes, prefixes = (b"W",), ("",)
 
     def __init__(self, address, cluster="default", token=b"", timeout=10):
-        self.id, self.next_origin_seq, self.ordered, self.received = uuid.uuid4().bytes, 1, 0, 0
+        self.id, self.next_origin_seq, self.ordered, self.received, self.outbox = uuid.uuid4().bytes, 1, 0, 0, []
         self.session, self.number, self.live, self.closing, self.events = None, None, False, None, []
+        self.head, self.ahead, self.asked, self.acked, self.acked_at = 0, {}, (0, 0), None, 0
         self.poller, self.deadline = zmq.Poller(), time.monotonic() + timeout
         # Hello. The welcome names our session and the other two channels.
         self.control = self.connect(zmq.DEALER, address)
-        rest = struct.pack(">16s16sQQH", self.id, bytes(16), 0, self.next_origin_seq, len(token)) + token
-        self.control.send(HELLO + struct.pack(">H", 1) + text(cluster) + rest)
+        # No session, incarnation or epoch before this one, and an empty outbox.
+        rest = struct.pack(">16s16sQQQQH", self.id, bytes(16), 0, 0, 0, self.next_origin_seq, len(token)) + token
+        self.control.send(HELLO + struct.pack(">H", 2) + text(cluster) + rest)
         self.wait_until(lambda: self.session)
         self.broadcast = self.connect(zmq.SUB, self.resolve(address, self.broadcast_name))
         self.submit = self.connect(zmq.PUSH, self.resolve(address, self.submit_name))
@@ -128,6 +133,9 @@ class ZincClient:
             for _ in range(100):  # then it is the other's turn
                 if socket.get(zmq.EVENTS) & zmq.POLLIN:
                     handle(*socket.recv_multipart())
+        if self.live and not self.closing:
+            self.repair()
+            self.acknowledge()
 
     def on_control(self, frame):
         kind, reader = frame[:3], Reader(frame)
@@ -137,12 +145,36 @@ class ZincClient:
         if self.received % 100 == 0:  # or the host takes us for dead one day
             self.control.send(RECEIVED + struct.pack(">Q", self.received))
         if kind == WELCOME:
-            self.session, self.host, *_, self.max_message = reader.numbers("16s16sBQQQI")
+            self.session, self.host, _, _, *_, last = reader.numbers("16s16sQBQQQBQ")
+            self.next_origin_seq, self.ordered = last + 1, last
+            reader.numbers("QQIII")  # the marks, the heartbeat, the lease
+            [reader.text() for _ in range(*reader.numbers("H"))]  # conflatable topics
+            (self.max_message,) = reader.numbers("I")
             self.broadcast_name, self.submit_name = reader.text(), reader.text()
+        elif kind == WINDOW:  # repaired
+            self.on_window(frame)
+        elif kind == MISSED:  # the host has what we asked for no more
+            epoch, number, seq = reader.numbers("QQQ")
+            if number > self.number:
+                self.epoch, self.number, self.seq = epoch, number, seq
+                self.events.append(("reset", Message(epoch, seq + 1, self.host, 0, "", 0, b"", b"")))
+                self.deliver()
+        elif kind == ORDERED:
+            for _ in range(*reader.numbers("H")):
+                _, first, _, count = reader.numbers("QQQI")
+                self.on_ordered(first + count - 1)
+        elif kind == RESEND:
+            (first,) = reader.numbers("Q")
+            for last, body in self.outbox:
+                if last >= first:
+                    self.submit.send_multipart((SUBMIT + self.session, body))
         elif kind == MEMBERSHIP:  # those who joined, each with a role, then those who left
             self.live |= self.id in [reader.numbers("16sB")[0] for _ in range(*reader.numbers("I"))]
         elif kind == REFUSED:
-            self.closing = "refused with code %d: %s" % (*reader.numbers("B"), reader.text())
+            code, _ = reader.numbers("BI")
+            self.closing = "refused with code %d: %s" % (code, reader.text())
+        elif kind == EVICTED:
+            self.closing = "evicted, reason %d, %d messages and %d bytes behind" % reader.numbers("BQQ")
         elif kind == CLOSING:
             self.closing = "the session is closed, reason %d" % reader.numbers("B")
 
@@ -151,14 +183,49 @@ class ZincClient:
             self.epoch, self.number, self.seq = Reader(body).numbers("QQQ")  # what came last before us
             self.broadcast.unsubscribe(self.barrier)
         elif lane == b"W" and self.number is not None:
-            number, messages = parse_window(body)
-            if number != self.number + 1:
-                self.events.append(("reset", messages[0]))  # windows were missed: never hide it
-            self.number = number
+            if body[:3] == HEARTBEAT:  # shows the loss of the last window of a burst
+                self.head = max(self.head, Reader(body).numbers("QQQ")[1])
+            else:
+                self.on_window(body)
+
+    def on_window(self, frame):
+        number, messages = parse_window(frame)
+        self.head = max(self.head, number)
+        if number > self.number and len(self.ahead) < 1000:  # what we do not keep we ask for later
+            self.ahead[number] = messages
+        self.deliver()
+
+    def deliver(self):
+        """Hands on what is next in order: nothing behind a gap."""
+        while messages := self.ahead.pop(self.number + 1, None):
+            self.number, self.epoch, self.seq = self.number + 1, messages[-1].epoch, messages[-1].seq
             for message in messages:
                 if message.origin == self.id:  # the echo; ORDERED on control says the same, and may be earlier
-                    self.ordered = message.origin_seq
+                    self.on_ordered(message.origin_seq)
                 self.events.append(("ordered" if message.origin == self.id else "message", message))
+        self.ahead = {number: messages for number, messages in self.ahead.items() if number > self.number}
+
+    def on_ordered(self, origin_seq):
+        """Our messages up to this one have their places: we need not keep them."""
+        self.ordered = max(self.ordered, origin_seq)
+        self.outbox = [(last, body) for last, body in self.outbox if last > self.ordered]
+
+    def repair(self):
+        """Asks for the windows that are missing, and again if they do not come."""
+        first, (asked, asked_at) = self.number + 1, self.asked
+        if first <= self.head and (first > asked or time.monotonic() > asked_at + REPAIR_RETRY):
+            last = min([self.head, first + REPAIR_WINDOWS - 1, *(number - 1 for number in self.ahead)])
+            self.control.send(REPAIR + struct.pack(">QQ", first, last))
+            self.asked = last, time.monotonic()
+
+    def acknowledge(self):
+        """Says how far we have come: what was handed to our caller is handled when it comes back for more."""
+        handled = (self.epoch, self.seq) if not self.events else self.handled
+        ack = struct.pack(">QQQQQ", self.epoch, self.seq, *handled, self.ordered)
+        since = time.monotonic() - self.acked_at
+        if since > PULSE_EVERY or (ack != self.acked and since > ACK_EVERY):
+            self.control.send(ACK + ack)
+            self.acked, self.acked_at, self.handled = ack, time.monotonic(), handled
 
     def poll(self, timeout=0):
         if not self.events:
@@ -170,8 +237,13 @@ class ZincClient:
         """Submits a batch of one message. At most 800 batches, and 20,000 messages, should be under way."""
         head = struct.pack(">QHH", self.next_origin_seq, 1, 1) + text(topic)
         body = head + b"\0\0\0" + varint(len(payload)) + payload  # topic 0, data of raw bytes, no headers
+        self.send_batch(body, 1)
+
+    def send_batch(self, body, count):
+        """Submits a batch, and keeps it to send it again if the host asks for it."""
+        self.next_origin_seq += count
+        self.outbox.append((self.next_origin_seq - 1, body))
         self.submit.send_multipart((SUBMIT + self.session, body))
-        self.next_origin_seq += 1
 
     def unordered(self):
         return self.next_origin_seq - 1 - self.ordered

@@ -37,7 +37,8 @@ def admit():
         kind, rest = frame[:3], frame[3:]
         if kind == b"Z\1\x20":
             child = rest[10:26]
-            numbers = struct.pack(">16s16sBQQQI", b"s" * 16, HOST, 2, EPOCH, 0, 0, 65_536)
+            numbers = struct.pack(">16s16sQBQQQBQ", b"s" * 16, HOST, 7, 2, EPOCH, 0, 0, 0, 0)
+            numbers += struct.pack(">QQIIIHI", 1 << 20, 1 << 26, 5_000, 100, 60_000, 0, 65_536)
             names = text(f":{ports[1]}") + text(f":{ports[2]}")
             router.send_multipart([peer, b"Z\1\x30" + numbers + names + struct.pack(">I", 0)])
         elif kind == b"Z\1\x21":

@@ -7,7 +7,7 @@ SHARE is a multiple of 50.
 import collections
 import sys
 
-from raw import SUBMIT, FilteredClient, ZincClient, batch, listen, record, say
+from raw import FilteredClient, ZincClient, batch, listen, record, say
 
 TOPICS = [f"t{i}" for i in range(8)]
 BATCH, MOST_MESSAGES, MOST_BATCHES = 50, 20_000, 1000
@@ -27,8 +27,7 @@ while seen < total or client.unordered():
         first = client.next_origin_seq
         many = range(first, first + BATCH)
         records = [record(i % 8, payload=b"%d" % i) for i in many]
-        client.submit.send_multipart((SUBMIT + client.session, batch(first, records, TOPICS)))
-        client.next_origin_seq += len(many)
+        client.send_batch(batch(first, records, TOPICS), len(many))
         under_way.append(many[-1])
     lines = []
     for event, message in client.poll(1):

@@ -8,8 +8,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" 
 
 # Found by the line above; some of it is for those who import this module.
 from zincmq_client import (  # noqa: E402, F401
+    HEARTBEAT,
     LIVE,
-    ORDERED,
     SUBMIT,
     WINDOW,
     Message,
@@ -59,20 +59,14 @@ class FilteredClient(ZincClient):
     def matches(self, topic):
         return any(topic.startswith(prefix) for prefix in self.prefixes)
 
-    def on_control(self, frame):
-        super().on_control(frame)
-        if frame[:3] == ORDERED:
-            reader = Reader(frame)
-            for _ in range(*reader.numbers("H")):
-                _, first_origin_seq, _, count = reader.numbers("QQQI")
-                self.ordered = first_origin_seq + count - 1
-
     def on_broadcast(self, lane, body):
         super().on_broadcast(lane, body)
         if self.number is None:
             return
         if lane[:1] == b"T":
             self.on_part(lane[1:].decode(), Reader(body))
+        elif lane == b"I" and body[:3] == HEARTBEAT:
+            self.head = max(self.head, Reader(body).numbers("QQQ")[1])
         elif lane == b"I":
             self.on_index(Reader(body))
 
@@ -86,11 +80,11 @@ class FilteredClient(ZincClient):
             self.parts.append((number, message))
 
     def on_index(self, reader):
-        _, number, _, _ = reader.numbers("QQQQ")
+        epoch, number, _, last_seq = reader.numbers("QQQQ")
         counts = [(reader.text(), *reader.numbers("H")) for _ in range(*reader.numbers("H"))]
         due = sum(count for topic, count in counts if self.matches(topic))
         messages = sorted(message for of, message in self.parts if of == number and self.matches(message.topic))
         if number != self.number + 1 or len(messages) != due:
             raise ValueError(f"window {number} after {self.number} has {len(messages)} of {due} records")
-        self.number, self.parts = number, []
+        self.number, self.epoch, self.seq, self.parts = number, epoch, last_seq, []
         self.events += [("ordered" if message.origin == self.id else "message", message) for message in messages]

@@ -17,8 +17,8 @@ context = zmq.Context.instance()
 malformed_control = malformed_submits = unknown_sessions = 0
 
 
-def hello(version=1, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, next=1, token=b""):
-    rest = struct.pack(">16s16sQQH", id, bytes(16), epoch, next, len(token)) + token
+def hello(version=2, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, next=1, token=b""):
+    rest = struct.pack(">16s16sQQQQH", id, bytes(16), 0, epoch, 0, next, len(token)) + token
     return b"Z\1\x20" + struct.pack(">H", version) + cluster + rest
 
 

@@ -256,7 +256,9 @@ impl Host {
                 let session = *session;
                 self.on_session_message(now, session, message);
             }
-            // Before its hello a peer has nothing to say, nor while it is examined, nor after it was told to go.
+            // What was on its way when it was told to go.
+            (Some(Peer::Closing { session: Some(_), .. }), _) => {}
+            // Before its hello a peer has nothing to say, nor while it is examined, nor after it was refused.
             _ => self.counters.malformed_control += 1,
         }
     }
