@@ -3,7 +3,7 @@
 import sys
 
 import zmq
-from raw import parse_window, say
+from raw import HEARTBEAT, parse_window, say
 
 socket = zmq.Context.instance().socket(zmq.SUB)
 socket.rcvhwm = 0
@@ -12,6 +12,8 @@ socket.subscribe(b"W")
 last = None
 while True:
     lane, body = socket.recv_multipart()
+    if body[:3] == HEARTBEAT:
+        continue
     number, messages = parse_window(body)
     if lane != b"W" or last not in (None, number - 1):
         sys.exit(f"window {number} on lane {lane} after {last}")

@@ -25,7 +25,8 @@ const ASLEEP: u32 = 10;
 impl Host {
     /// Whether [`Input::Submit`](super::Input::Submit) and [`Input::Local`](super::Input::Local) are welcome: not while the pack is behind.
     pub(crate) fn takes_submits(&self) -> bool {
-        !self.paced
+        // Those who are to leave first get rid of what they have to say.
+        !self.paced || self.draining
     }
 
     /// Where each live member stands.
@@ -228,11 +229,18 @@ impl Host {
         // Always: plain subscribers are not known here.
         self.outputs.push_back(Output::Broadcast { lane: Lane::Whole.encode(), body });
         let pulse = self.config.lease / PULSES_PER_LEASE;
-        let silent = |(_, session): &(&SessionToken, &Session)| now >= session.flow.said_at + pulse;
-        let tokens: Vec<SessionToken> =
-            self.sessions.iter().filter(silent).map(|(token, _)| *token).collect();
-        for token in tokens {
-            self.send(now, token, &ParentMessage::Pulse { paced: self.paced });
+        // While submissions are left unread, their senders are to know, whatever else is said to them.
+        let paced = self.paced;
+        let due = |session: &Session| {
+            let flow = &session.flow;
+            now >= flow.said_at + pulse || (paced && now >= flow.pulsed_at + pulse)
+        };
+        let due = self.sessions.iter().filter(|(_, session)| due(session)).map(|(token, _)| *token);
+        for token in due.collect::<Vec<SessionToken>>() {
+            if let Some(session) = self.sessions.get_mut(&token) {
+                session.flow.pulsed_at = now;
+            }
+            self.send(now, token, &ParentMessage::Pulse { paced });
         }
         self.look(now);
         self.counters.forgotten_origins += self.origins.expire(now);

@@ -78,6 +78,8 @@ pub(super) struct Flow {
     pub(super) heard_at: Instant,
     /// When anything was last said to it on control.
     pub(super) said_at: Instant,
+    /// When it was last given a sign of life for its own sake.
+    pub(super) pulsed_at: Instant,
     /// When it last handled something, or had nothing to handle.
     pub(super) moved_at: Instant,
     /// Since when it has been past its mark.
@@ -95,6 +97,7 @@ impl Flow {
             live_at: now,
             heard_at: now,
             said_at: now,
+            pulsed_at: now,
             moved_at: now,
             past_since: None,
             catching_up: true,

@@ -216,6 +216,10 @@ impl Member {
         let first = self.delivery.position().is_none();
         let hole = self.delivery.begin(barrier, welcome.incarnation, &self.filter, remember);
         self.acks.begin();
+        if new_incarnation && let Some((_, ticket)) = self.settling.take() {
+            // Its window was of the old one.
+            self.outputs.push_back(Output::Subscribed { ticket });
+        }
         if first || hole.is_some() {
             self.acks.jump(Position { epoch: barrier.epoch, seq: barrier.last_seq }, new_incarnation);
         }
