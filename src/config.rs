@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::proto::host::RepairRate;
 use crate::proto::member::Limit;
 
 /// The largest payload by default: 8 MiB (design, section 4).
@@ -12,10 +13,10 @@ pub(crate) const MAX_MAX_MESSAGE: usize = 1024 * 1024 * 1024;
 pub(crate) const SEND_QUEUE_MESSAGES: usize = 65_536;
 /// How many bytes wait in the send queue by default (a guess: twice the largest message).
 pub(crate) const SEND_QUEUE_BYTES: usize = 16 * 1024 * 1024;
-/// How much a client may have under way to the host. The queues of the zeromq crate hold 100,000 batches and are never let fill
-/// (design, section 3: at most 1,000). A child that takes a part of the topics may be owed one control message for each of these
+/// How much a client may have in its outbox, on its way to the host. The queues of the zeromq crate hold 100,000 batches and are never let fill
+/// (design, section 3: at most 1,000). A child may be owed one control message for each of these
 /// batches, and is cut off at 1,000 unanswered ones: 800 leave room for reports and membership. The bytes are a guess.
-pub(crate) const IN_FLIGHT: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 };
+pub(crate) const OUTBOX: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 };
 /// How many members a host takes by default (a guess).
 pub(crate) const MAX_MEMBERS: usize = 10_000;
 /// How many peers may be joining at once (design of the ZMTP engine: 256 half-open connections).
@@ -30,9 +31,24 @@ pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long one attempt to connect may take; the next follows after the back-off (a guess: several round trips around the world).
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many windows may wait for the listener (a guess: 4 MiB of small messages; it smooths hand-overs, and no more).
-pub(crate) const INBOUND_WINDOWS: usize = 64;
 /// How many events of each kind a driver handles before it looks after the others (a guess: a few hundred microseconds of work).
 pub(crate) const PER_WAKE: usize = 64;
+/// How often the order's end is told by default (design, section 4: 100 ms).
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+/// After how long without a word a peer counts as dead by default (a guess: as in zenoh; above the age mark, so that slow members are told
+/// apart from dead ones).
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+/// How long what an endpoint sent is remembered by default once it has no session (design, section 4: 1 h).
+pub(crate) const ORIGIN_TTL: Duration = Duration::from_secs(60 * 60);
+/// Of how many endpoints that is remembered by default (a guess: ten times as many as there may be members).
+pub(crate) const MAX_ORIGINS: usize = 100_000;
+/// How long an evicted member stays away by default: at first and at most (guesses: long enough for a burst to pass; a minute).
+pub(crate) const QUARANTINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Which member sets the pace by default, in percent (design, section 5: the median).
+pub(crate) const PACE_PERCENTILE: u8 = 50;
+/// How many bytes of repairs a member gets at once, and in each second (guesses: a quarter of the ring at once; what a gigabit link carries).
+pub(crate) const REPAIR_RATE: RepairRate = RepairRate { burst: 16 << 20, per_second: 128 << 20 };
+/// How often a host's figures on its members are brought up to date (a guess: often enough for people and scrapers).
+pub(crate) const LAGS_EVERY: Duration = Duration::from_millis(20);
 /// The cluster that endpoints are of when none is named.
 pub(crate) const DEFAULT_CLUSTER: &str = "default";

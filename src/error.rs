@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::flow::Eviction;
 use crate::message::{Message, Position, TopicError};
 use crate::transport::{Address, AddressError, BindError};
 
@@ -59,14 +60,36 @@ impl SendError {
     }
 }
 
+/// Why no room was kept in the send queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReserveError {
+    /// There is not so much room now, and the call was not to wait: `try_reserve`, or `reserve` inside a handler, which would wait for itself.
+    #[error("the send queue has no room for so many messages now: try again later")]
+    Full,
+    /// There never is so much room.
+    #[error(
+        "the send queue holds at most {limit} messages: reserve less, or build the endpoint with a larger send_queue"
+    )]
+    TooMany {
+        /// How many messages the queue holds.
+        limit: usize,
+    },
+    /// The endpoint was admitted to receive only.
+    #[error("this endpoint was admitted as read-only: ask the host's authenticator for another role")]
+    ReadOnly,
+    /// The endpoint has ended, or is about to.
+    #[error("the endpoint is shut down")]
+    Closed,
+}
+
 /// Why a receipt has no position to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiptError {
-    /// The connection was lost, or part of the broadcast, before the host's word came. The message may have been ordered or not.
-    #[error(
-        "the connection was lost before the host confirmed the message: it may or may not have been ordered"
-    )]
+    /// The message was sent, and the endpoint ended, or was away for so long that the host has forgotten it, before the host's word came.
+    /// The message may have been ordered or not.
+    #[error("the host's word on the message never came: it may or may not have been ordered")]
     Unknown,
     /// The endpoint ended before the message was sent.
     #[error("the endpoint ended before the message was sent")]
@@ -85,6 +108,15 @@ pub enum RecvError {
         /// The first position after it.
         resume_at: Position,
     },
+    /// Newer messages of the same topics have taken the place of this many, which the stream was too slow to see. The stream continues.
+    #[error("{0} messages were replaced by newer ones of their topics")]
+    Lagged(u64),
+    /// The stream was too slow: more waited for it than may, or it took nothing for too long while others did. It ends; the endpoint goes on.
+    #[error("the stream fell too far behind: handle messages faster, or raise the host's high-water mark")]
+    Overrun,
+    /// The host sent the endpoint away, or the endpoint found itself too slow, and it is not to come back. The stream ends.
+    #[error("the endpoint was evicted: {0}")]
+    Evicted(Eviction),
     /// The host does not admit the endpoint any more. The stream ends.
     #[error("the host refuses this endpoint: {reason}")]
     Refused {
@@ -115,6 +147,9 @@ pub enum RefusalReason {
     /// It is shutting down.
     #[error("shutting down: {0}")]
     Closing(String),
+    /// It evicted the endpoint a moment ago.
+    #[error("in quarantine: {0}")]
+    Quarantined(String),
     /// It did not understand the hello.
     #[error("malformed hello: {0}")]
     Malformed(String),
@@ -181,6 +216,14 @@ pub enum JoinError {
         address: Address,
         /// Why.
         reason: RefusalReason,
+    },
+    /// The host sent the endpoint away while it was joining.
+    #[error("{address} evicted this endpoint: {eviction}")]
+    Evicted {
+        /// The host's address.
+        address: Address,
+        /// Why.
+        eviction: Eviction,
     },
     /// No host admitted the endpoint in time.
     #[error("could not join {address} within {waited:?}: {reason}")]

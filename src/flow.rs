@@ -111,6 +111,17 @@ pub enum SlowPolicy {
     },
 }
 
+/// What a client does after an eviction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Rejoin {
+    /// It comes back when its host lets it, and goes on where it was, or after a [reset](crate::RecvError::Reset) where too much was missed.
+    #[default]
+    Auto,
+    /// It ends: its streams with [`RecvError::Evicted`](crate::RecvError::Evicted).
+    Never,
+}
+
 /// How far a member is behind the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "cli", derive(serde::Serialize))]

@@ -24,11 +24,13 @@ mod wire;
 pub use endpoint::{
     AllowAnonymous, Authenticator, Batch, Client, ClientBuilder, Endpoint, EndpointExt, Event, Events,
     HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, Host, HostBuilder, JoinRequest, LeaveReason,
-    Member, MessageHandler, Messages, OrderKey, Receipt, Sender, SharedToken, ShutdownReport, Stats,
-    authenticate_fn,
+    Member, MemberLag, MessageHandler, Messages, OrderKey, Receipt, Reservation, Sender, SharedToken,
+    ShutdownReport, Stats, authenticate_fn,
 };
-pub use error::{HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError, SubscribeError};
-pub use flow::{EvictReason, Eviction, HighWaterMark, Lag, SlowPolicy};
+pub use error::{
+    HostError, JoinError, ReceiptError, RecvError, RefusalReason, ReserveError, SendError, SubscribeError,
+};
+pub use flow::{EvictReason, Eviction, HighWaterMark, Lag, Rejoin, SlowPolicy};
 pub use id::{EndpointId, IdError, SessionToken};
 pub use message::{
     Codec, DecodeError, EncodeError, Headers, HeadersError, Message, MessageKind, Position, Topic, TopicError,

@@ -1,253 +1,335 @@
-//! Consumers: the queues behind message streams and handlers, and the stream itself.
+//! Consumers: who takes the messages of an endpoint, and how far each has come.
 
-use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
-use std::vec;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::Notify;
 
 use crate::error::RecvError;
+use crate::flow::HighWaterMark;
 use crate::message::{Message, Position};
+use crate::proto::Instant;
 use crate::sync::lock;
 
-/// A run of messages in order, as they came in: consecutive but for those that were not asked for.
-///
-/// Iterate over it to take the messages out one by one.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    messages: Run,
-    /// Where the message stood that was taken last.
-    last_taken: Option<Position>,
-}
+use super::batch::Batch;
+use super::handler::OrderKey;
+use super::queue::{Item, Load, Queue};
 
-#[derive(Debug, Clone)]
-enum Run {
-    /// Other consumers have it, too: messages are cloned as they are taken. The number says how many were taken.
-    Shared(Arc<Vec<Message>>, usize),
-    /// Nobody else has it.
-    Own(vec::IntoIter<Message>),
-}
-
-impl Batch {
-    pub(crate) fn new(messages: Arc<Vec<Message>>) -> Self {
-        Self { messages: Run::Shared(messages, 0), last_taken: None }
-    }
-
-    /// The same batch, to be read: when all other consumers are done with it its messages are moved out, not cloned.
-    pub(super) fn unshared(self) -> Self {
-        let messages = match self.messages {
-            Run::Shared(messages, 0) => match Arc::try_unwrap(messages) {
-                Ok(messages) => Run::Own(messages.into_iter()),
-                Err(messages) => Run::Shared(messages, 0),
-            },
-            other => other,
-        };
-        Self { messages, last_taken: self.last_taken }
-    }
-
-    /// The messages that are left, in order.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Message] {
-        match &self.messages {
-            Run::Shared(messages, taken) => &messages[*taken..],
-            Run::Own(messages) => messages.as_slice(),
-        }
-    }
-
-    /// Where the message stood that was taken last.
-    pub(super) fn last_taken(&self) -> Option<Position> {
-        self.last_taken
-    }
-
-    /// How many messages are left.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    /// Whether no message is left.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self { messages: Run::Own(vec::IntoIter::default()), last_taken: None }
-    }
-}
-
-impl Iterator for Batch {
-    type Item = Message;
-
-    fn next(&mut self) -> Option<Message> {
-        let message = match &mut self.messages {
-            Run::Shared(messages, taken) => {
-                let message = messages.get(*taken)?.clone();
-                *taken += 1;
-                message
-            }
-            Run::Own(messages) => messages.next()?,
-        };
-        self.last_taken = message.position();
-        Some(message)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.len(), Some(self.len()))
-    }
-}
-
-impl ExactSizeIterator for Batch {}
-
-/// What a consumer's queue holds.
-#[derive(Debug, Clone)]
-pub(crate) enum Item {
-    Batch(Batch),
-    /// Word of a hole, or of the reason why nothing more comes.
-    Word(RecvError),
-}
-
-impl Item {
-    fn messages(&self) -> usize {
-        match self {
-            Self::Batch(batch) => batch.len(),
-            Self::Word(_) => 0,
-        }
-    }
-}
-
-/// A bounded queue of one consumer: filled by the listener, emptied by a stream or a handler.
+/// A stream or a handler in its place.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    capacity: usize,
-    state: Mutex<QueueState>,
-    /// Tells the listener that there is room, or that nobody reads any more.
-    room: Notify,
-    /// Nobody reads any more. Beside the lock, since the listener asks for every window.
-    abandoned: AtomicBool,
+pub(super) struct Consumer {
+    name: String,
+    prefix: String,
+    /// One, or one for each worker of a handler: messages of the same key go to the same.
+    queues: Vec<Arc<Queue>>,
+    key: OrderKey,
+    load: Arc<Load>,
+    overrun: AtomicBool,
+    /// How much must wait before it is conflated again.
+    conflate_at: AtomicUsize,
+    watch: Mutex<Watch>,
 }
 
-#[derive(Debug, Default)]
-struct QueueState {
-    items: VecDeque<Item>,
-    messages: usize,
-    /// Nothing more comes.
-    ended: bool,
-    reader: Option<Waker>,
+/// When a consumer was last seen to get on.
+#[derive(Debug)]
+struct Watch {
+    pulse: Vec<(u64, u64)>,
+    moved_at: Instant,
 }
 
-impl Queue {
-    /// A queue of at least `capacity` messages: a batch goes in while there is room for one message.
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, state: Mutex::default(), room: Notify::new(), abandoned: AtomicBool::new(false) }
+impl Consumer {
+    pub(super) fn new(name: &str, prefix: &str, workers: usize, key: OrderKey) -> Arc<Self> {
+        let load = Arc::new(Load::default());
+        Arc::new(Self {
+            name: name.to_owned(),
+            prefix: prefix.to_owned(),
+            queues: (0..workers.max(1)).map(|_| Arc::new(Queue::new(Arc::clone(&load)))).collect(),
+            key,
+            load,
+            overrun: AtomicBool::new(false),
+            conflate_at: AtomicUsize::new(0),
+            watch: Mutex::new(Watch { pulse: Vec::new(), moved_at: Instant::START }),
+        })
     }
 
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
+    pub(super) fn queues(&self) -> &[Arc<Queue>] {
+        &self.queues
     }
 
-    /// Puts an item in unless the queue is full.
-    pub(crate) fn try_push(&self, item: Item) -> Result<(), Item> {
-        let mut state = lock(&self.state);
-        if state.ended || self.is_abandoned() {
-            return Ok(());
-        }
-        // Words are few, at most one for each hole and so for each batch: they need no room of their own.
-        if state.messages >= self.capacity && matches!(item, Item::Batch(_)) {
-            return Err(item);
-        }
-        state.messages += item.messages();
-        state.items.push_back(item);
-        let reader = state.reader.take();
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        Ok(())
+    /// Nobody reads any more.
+    pub(super) fn abandon(&self) {
+        self.queues.iter().for_each(|queue| queue.abandon());
     }
 
-    /// Puts an item in, waiting for room. Not cancel safe.
-    pub(crate) async fn push(&self, mut item: Item) {
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            // Registered before the attempt, so that no room is missed.
-            room.as_mut().enable();
-            match self.try_push(item) {
-                Ok(()) => return,
-                Err(back) => item = back,
+    pub(super) fn end(&self) {
+        self.queues.iter().for_each(|queue| queue.end());
+    }
+
+    fn is_gone(&self) -> bool {
+        self.overrun.load(Ordering::Relaxed) || self.queues.iter().all(|queue| queue.is_abandoned())
+    }
+
+    /// What of these messages is for this consumer.
+    fn select(&self, messages: Arc<Vec<Message>>) -> Arc<Vec<Message>> {
+        let matches = |message: &Message| message.topic().as_str().starts_with(&self.prefix);
+        // Not even looking at them is what a stream costs that takes all.
+        if self.prefix.is_empty() || messages.iter().all(matches) {
+            return messages;
+        }
+        Arc::new(messages.iter().filter(|message| matches(message)).cloned().collect())
+    }
+
+    /// Puts messages into its queues. `false` when it falls behind further than it may: but where nothing waited, one batch always has room.
+    fn push(&self, messages: Arc<Vec<Message>>, limits: &Limits, outcome: &mut Outcome) -> bool {
+        let messages = self.select(messages);
+        if messages.is_empty() {
+            return true;
+        }
+        outcome.delivered += messages.len() as u64;
+        let was_empty = self.load.messages() == 0;
+        match self.queues.as_slice() {
+            [queue] => queue.push(Batch::new(messages)),
+            queues => {
+                let mut hands: Vec<Vec<Message>> = vec![Vec::new(); queues.len()];
+                for message in messages.iter() {
+                    hands[self.shard(message)].push(message.clone());
+                }
+                for (queue, hand) in queues.iter().zip(hands).filter(|(_, hand)| !hand.is_empty()) {
+                    queue.push(Batch::new(Arc::new(hand)));
+                }
             }
-            room.await;
+        }
+        if !limits.conflatable.is_empty() {
+            outcome.conflated += self.conflate(limits);
+        }
+        was_empty || !limits.are_exceeded_by(&self.load, 1)
+    }
+
+    /// Of conflatable topics, keeps the newest messages alone once half of what may wait is reached.
+    fn conflate(&self, limits: &Limits) -> u64 {
+        let messages = self.load.messages();
+        if messages <= self.conflate_at.load(Ordering::Relaxed) || !limits.are_exceeded_by(&self.load, 2) {
+            return 0;
+        }
+        let gone = self.queues.iter().map(|queue| queue.conflate(&limits.conflatable)).sum();
+        // Not again before it has grown to twice what is left: the work is in proportion to what comes.
+        self.conflate_at.store(self.load.messages() * 2, Ordering::Relaxed);
+        gone
+    }
+
+    fn shard(&self, message: &Message) -> usize {
+        let mut hasher = DefaultHasher::new();
+        match self.key {
+            OrderKey::Origin => message.origin().hash(&mut hasher),
+            OrderKey::Topic => message.topic().hash(&mut hasher),
+        }
+        (hasher.finish() % self.queues.len() as u64) as usize
+    }
+
+    /// Ends it: it was too slow.
+    fn end_overrun(&self) {
+        self.overrun.store(true, Ordering::Relaxed);
+        self.queues.iter().for_each(|queue| queue.end_with(RecvError::Overrun));
+    }
+
+    /// Up to where it is done with all that was put in; `None` when that is everything.
+    fn handled(&self) -> Option<Position> {
+        self.queues.iter().filter_map(|queue| queue.handled()).min()
+    }
+}
+
+/// How much may wait for a consumer, and of what only the newest counts.
+#[derive(Debug)]
+struct Limits {
+    messages: usize,
+    bytes: usize,
+    age: Duration,
+    conflatable: Vec<String>,
+}
+
+impl Limits {
+    fn new(marks: &HighWaterMark, conflatable: Vec<String>) -> Self {
+        let most = |mark: u64| usize::try_from(mark).unwrap_or(usize::MAX);
+        Self { messages: most(marks.messages), bytes: most(marks.bytes), age: marks.age, conflatable }
+    }
+
+    /// Whether more waits than this part of what may.
+    fn are_exceeded_by(&self, load: &Load, part: usize) -> bool {
+        load.messages() > self.messages / part || load.bytes() > self.bytes / part
+    }
+}
+
+/// What became of messages that were dealt out.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Messages put into queues, counted once for each.
+    pub(super) delivered: u64,
+    /// Messages that newer ones of their topics took the place of.
+    pub(super) conflated: u64,
+    /// The consumers that ended because they were too slow.
+    pub(super) overrun: Vec<String>,
+}
+
+/// The consumers of an endpoint. Changed by the application, used by the driver for every window.
+#[derive(Debug)]
+pub(crate) struct Consumers {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Replaced as a whole, so that the driver can go through it without the lock.
+    list: Arc<Vec<Arc<Consumer>>>,
+    limits: Arc<Limits>,
+    /// Whether a consumer was too slow, and none was added since.
+    overran: bool,
+    ended: bool,
+}
+
+impl Default for Consumers {
+    fn default() -> Self {
+        let limits = Arc::new(Limits::new(&HighWaterMark::new(), Vec::new()));
+        Self { state: Mutex::new(State { list: Arc::default(), limits, overran: false, ended: false }) }
+    }
+}
+
+impl Consumers {
+    /// Sets how much may wait for each consumer.
+    pub(super) fn set_marks(&self, marks: &HighWaterMark, conflatable: Vec<String>) {
+        lock(&self.state).limits = Arc::new(Limits::new(marks, conflatable));
+    }
+
+    /// Adds a consumer that gets the messages of its prefix from now on. After the end it is ended at once.
+    pub(super) fn add(&self, consumer: Arc<Consumer>) {
+        let mut state = lock(&self.state);
+        if state.ended {
+            consumer.end();
+        } else {
+            state.overran = false;
+            let kept = state.list.iter().filter(|consumer| !consumer.is_gone()).cloned();
+            state.list = Arc::new(kept.chain([consumer]).collect());
         }
     }
 
-    /// Says that nothing more comes.
-    pub(crate) fn end(&self) {
+    /// Whether anybody consumes anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.list().iter().all(|consumer| consumer.is_gone())
+    }
+
+    /// Whether there were consumers, and all of them have been too slow.
+    pub(super) fn have_all_overrun(&self) -> bool {
+        lock(&self.state).overran && self.is_empty()
+    }
+
+    /// Up to where all of them are done with all that was dealt out; `None` when that is everything.
+    pub(super) fn handled(&self) -> Option<Position> {
+        self.list()
+            .iter()
+            .filter(|consumer| !consumer.is_gone())
+            .filter_map(|consumer| consumer.handled())
+            .min()
+    }
+
+    fn list(&self) -> Arc<Vec<Arc<Consumer>>> {
+        Arc::clone(&lock(&self.state).list)
+    }
+
+    /// Deals out messages. Never waits: a consumer that has fallen too far behind ends alone.
+    pub(super) fn deliver(&self, messages: Vec<Message>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let (consumers, limits) = {
+            let state = lock(&self.state);
+            (Arc::clone(&state.list), Arc::clone(&state.limits))
+        };
+        let mut messages = Arc::new(messages);
+        for (number, consumer) in consumers.iter().enumerate() {
+            // The last one gets ours, so that a consumer that is alone need not share.
+            let last = number + 1 == consumers.len();
+            let batch = if last { std::mem::take(&mut messages) } else { Arc::clone(&messages) };
+            if !consumer.is_gone() && !consumer.push(batch, &limits, &mut outcome) {
+                self.overrun(consumer, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    /// Ends consumers that have taken nothing for the age mark while another has got on.
+    pub(super) fn check(&self, now: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        let (consumers, age) = {
+            let state = lock(&self.state);
+            (Arc::clone(&state.list), state.limits.age)
+        };
+        let mut stalled = Vec::new();
+        let mut newest = Instant::START;
+        for consumer in consumers.iter().filter(|consumer| !consumer.is_gone()) {
+            let pulse: Vec<(u64, u64)> = consumer.queues.iter().map(|queue| queue.pulse()).collect();
+            let mut watch = lock(&consumer.watch);
+            if consumer.load.messages() == 0 || watch.pulse != pulse {
+                *watch = Watch { pulse, moved_at: now };
+            }
+            newest = newest.max(watch.moved_at);
+            if now.since(watch.moved_at) > age {
+                stalled.push((watch.moved_at, Arc::clone(consumer)));
+            }
+        }
+        for (moved_at, consumer) in stalled {
+            if newest > moved_at + age {
+                self.overrun(&consumer, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    fn overrun(&self, consumer: &Consumer, outcome: &mut Outcome) {
+        consumer.end_overrun();
+        outcome.overrun.push(consumer.name.clone());
+        lock(&self.state).overran = true;
+    }
+
+    /// Says a word to all.
+    pub(super) fn tell(&self, word: &RecvError) {
+        for queue in self.list().iter().flat_map(|consumer| consumer.queues()) {
+            queue.push_word(word.clone());
+        }
+    }
+
+    /// Ends all, now and in future.
+    pub(super) fn end(&self) {
         let mut state = lock(&self.state);
         state.ended = true;
-        if let Some(reader) = state.reader.take() {
-            reader.wake();
-        }
-    }
-
-    /// Takes the next item; `None` at the end.
-    pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        let mut state = lock(&self.state);
-        match state.items.pop_front() {
-            Some(item) => {
-                state.messages -= item.messages();
-                drop(state);
-                self.room.notify_one();
-                Poll::Ready(Some(match item {
-                    Item::Batch(batch) => Item::Batch(batch.unshared()),
-                    word => word,
-                }))
-            }
-            None if state.ended => Poll::Ready(None),
-            None => {
-                if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-                    state.reader = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Takes the next item; `None` at the end. Cancel safe.
-    pub(crate) async fn pop(&self) -> Option<Item> {
-        std::future::poll_fn(|cx| self.poll_pop(cx)).await
-    }
-
-    /// Says that nobody reads any more.
-    pub(crate) fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
-        lock(&self.state).items.clear();
-        self.room.notify_one();
+        std::mem::take(&mut state.list).iter().for_each(|consumer| consumer.end());
     }
 }
 
 /// The messages an endpoint receives, as a [`Stream`]. Made by [`Endpoint::messages`](super::Endpoint::messages).
 ///
-/// An item is a message, or word of a hole: [`RecvError::Reset`] says that messages were missed and where delivery goes on.
-/// The stream ends when the endpoint does; with [`RecvError::Refused`] before the end when the host turned it away.
+/// An item is a message, or a word: [`RecvError::Reset`] says that messages were missed and where delivery goes on,
+/// [`RecvError::Lagged`] that newer ones have taken the place of some. The stream ends when the endpoint does; before the end it says
+/// why, when the host turned the endpoint away or sent it away.
 ///
-/// Streams are independent of each other, and each has a bounded queue: while a stream is not read and its queue is full,
-/// delivery within the endpoint waits, which [`Stats::listener_waits`](super::Stats::listener_waits) counts. Drop streams you do not read.
+/// Streams are independent of each other, and each has a queue, bounded by the cluster's [`HighWaterMark`]. One that
+/// overruns it, or is not read for the mark's age while another consumer gets on, ends alone, with [`RecvError::Overrun`]. What is not handled is what the host sees the endpoint lag
+/// behind; a message counts as handled when the next one is asked for. Drop streams you do not read.
 #[derive(Debug)]
 pub struct Messages {
-    queue: Arc<Queue>,
+    consumer: Arc<Consumer>,
     current: Batch,
 }
 
 impl Messages {
-    pub(crate) fn new(queue: Arc<Queue>) -> Self {
-        Self { queue, current: Batch::default() }
+    pub(super) fn new(consumers: &Consumers) -> Self {
+        let consumer = Consumer::new("messages", "", 1, OrderKey::Origin);
+        consumers.add(Arc::clone(&consumer));
+        Self { consumer, current: Batch::default() }
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.consumer.queues[0]
     }
 
     /// The next batch: what came in together, for consumers that handle many messages at once. `None` at the end.
@@ -260,7 +342,7 @@ impl Messages {
         if !self.current.is_empty() {
             return Some(Ok(std::mem::take(&mut self.current)));
         }
-        Some(match self.queue.pop().await? {
+        Some(match self.queue().pop().await? {
             Item::Batch(batch) => Ok(batch),
             Item::Word(word) => Err(word),
         })
@@ -275,7 +357,7 @@ impl Stream for Messages {
             if let Some(message) = self.current.next() {
                 return Poll::Ready(Some(Ok(message)));
             }
-            match self.queue.poll_pop(cx) {
+            match self.queue().poll_pop(cx) {
                 Poll::Ready(Some(Item::Batch(batch))) => self.current = batch,
                 Poll::Ready(Some(Item::Word(word))) => return Poll::Ready(Some(Err(word))),
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -287,6 +369,6 @@ impl Stream for Messages {
 
 impl Drop for Messages {
     fn drop(&mut self) {
-        self.queue.abandon();
+        self.consumer.abandon();
     }
 }

@@ -1,16 +1,12 @@
-//! What the drivers of hosts and clients have in common: the clock, and the way to the listener.
+//! What the drivers of hosts and clients have in common.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
 use tokio::time::Instant as TokioInstant;
 
 use crate::error::RefusalReason;
 use crate::proto::Instant;
-use crate::wire::RefusalCode;
-
-use super::listener::Delivery;
+use crate::wire::{MAX_ORIGIN_SEQ, RefusalCode};
 
 /// Tells machines the time.
 #[derive(Debug)]
@@ -34,68 +30,6 @@ impl Clock {
     }
 }
 
-/// The way from a driver to its listener.
-///
-/// Bounded: the driver takes messages in only while there [is room](Self::has_room), so what waits here beyond the channel is
-/// what one wake-up brought.
-#[derive(Debug)]
-pub(super) struct Inbound {
-    channel: mpsc::Sender<Delivery>,
-    waiting: VecDeque<Delivery>,
-}
-
-impl Inbound {
-    pub(super) fn new(channel: mpsc::Sender<Delivery>) -> Self {
-        Self { channel, waiting: VecDeque::new() }
-    }
-
-    pub(super) fn has_room(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(super) fn push(&mut self, delivery: Delivery) {
-        if self.waiting.is_empty() {
-            match self.channel.try_send(delivery) {
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-                Err(mpsc::error::TrySendError::Full(delivery)) => self.waiting.push_back(delivery),
-            }
-        } else {
-            self.waiting.push_back(delivery);
-        }
-    }
-
-    /// Hands over one of those that wait. Cancel safe.
-    pub(super) async fn wait_for_room(&mut self) {
-        let Ok(permit) = self.channel.reserve().await else {
-            self.waiting.clear();
-            return;
-        };
-        if let Some(delivery) = self.waiting.pop_front() {
-            permit.send(delivery);
-        }
-        while let Some(delivery) = self.waiting.pop_front() {
-            match self.channel.try_send(delivery) {
-                Ok(()) => {}
-                Err(error) => {
-                    self.waiting.push_front(error.into_inner());
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Hands over all that wait, for as long as `timeout`, and closes the way.
-    pub(super) async fn finish(mut self, timeout: Duration) {
-        let flush = async {
-            while !self.has_room() {
-                self.wait_for_room().await;
-            }
-        };
-        // Consumers that take nothing any more lose what they did not take.
-        let _ = tokio::time::timeout(timeout, flush).await;
-    }
-}
-
 /// A refusal in words.
 pub(super) fn reason(code: RefusalCode, text: String) -> RefusalReason {
     match code {
@@ -103,8 +37,19 @@ pub(super) fn reason(code: RefusalCode, text: String) -> RefusalReason {
         RefusalCode::Version => RefusalReason::WrongVersion(text),
         RefusalCode::Unauthorized => RefusalReason::Unauthorized(text),
         RefusalCode::DuplicateId => RefusalReason::DuplicateId(text),
-        RefusalCode::Full | RefusalCode::Busy | RefusalCode::Quarantined => RefusalReason::Full(text),
+        RefusalCode::Full | RefusalCode::Busy => RefusalReason::Full(text),
+        RefusalCode::Quarantined => RefusalReason::Quarantined(text),
         RefusalCode::Closing => RefusalReason::Closing(text),
         RefusalCode::Malformed => RefusalReason::Malformed(text),
     }
+}
+
+/// The number of an endpoint's first message: 1 under an id that nobody has seen before. Under one that was given, it may have been used
+/// before, and the host may have forgotten that: no number used then is as high as the Unix time in microseconds.
+pub(super) fn first_origin_seq(id_is_fresh: bool) -> u64 {
+    if id_is_fresh {
+        return 1;
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX).clamp(1, MAX_ORIGIN_SEQ)
 }

@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::broadcast;
 
 use crate::error::RefusalReason;
+use crate::flow::Eviction;
 use crate::id::EndpointId;
 use crate::message::Position;
 use crate::role::Role;
@@ -37,6 +38,19 @@ pub enum Event {
     Refused {
         /// Why.
         reason: RefusalReason,
+    },
+    /// On a host: a member was too slow, or unwanted, and is gone. On a client: it was this endpoint; unless it was built with
+    /// [`Rejoin::Never`](crate::Rejoin::Never), it comes back after the time named.
+    Evicted {
+        /// Who.
+        id: EndpointId,
+        /// Why, how far it was behind, and when it may come back.
+        eviction: Eviction,
+    },
+    /// A stream or handler was too slow, and has ended; other consumers go on.
+    ConsumerOverrun {
+        /// The handler's name; `messages` for a stream.
+        consumer: String,
     },
     /// Messages were missed; the streams of messages say so, too.
     Reset {
@@ -97,6 +111,8 @@ pub enum LeaveReason {
     Violation,
     /// It did not answer.
     Unresponsive,
+    /// It was too slow, or unwanted.
+    Evicted,
     /// Not known here.
     Unknown,
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -11,7 +10,9 @@ use futures::FutureExt;
 
 use crate::message::{Message, Position};
 
-use super::consumer::{Batch, Item, Queue};
+use super::batch::Batch;
+use super::consumer::Consumer;
+use super::queue::{Item, Queue};
 
 /// What a failed handler says. It is reported as an [`Event`](super::Event), counted, and logged; other messages and handlers go on.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
@@ -114,23 +115,12 @@ pub enum OrderKey {
     Topic,
 }
 
-impl OrderKey {
-    fn shard(self, message: &Message, shards: usize) -> usize {
-        let mut hasher = DefaultHasher::new();
-        match self {
-            Self::Origin => message.origin().hash(&mut hasher),
-            Self::Topic => message.topic().hash(&mut hasher),
-        }
-        (hasher.finish() % shards as u64) as usize
-    }
-}
-
 /// How a handler is run.
 ///
 /// ```
 /// use zincmq::{HandlerOptions, OrderKey};
 ///
-/// let options = HandlerOptions::new().named("index").concurrency(4, OrderKey::Topic).queue(10_000);
+/// let options = HandlerOptions::new().named("index").concurrency(4, OrderKey::Topic);
 /// # let _ = options;
 /// ```
 #[derive(Debug, Clone)]
@@ -138,20 +128,16 @@ pub struct HandlerOptions {
     pub(crate) name: String,
     pub(crate) workers: usize,
     pub(crate) key: OrderKey,
-    pub(crate) queue: usize,
 }
 
 impl Default for HandlerOptions {
     fn default() -> Self {
-        Self { name: String::new(), workers: 1, key: OrderKey::default(), queue: DEFAULT_QUEUE }
+        Self { name: String::new(), workers: 1, key: OrderKey::default() }
     }
 }
 
-/// How many messages wait for a stream or handler by default (a guess: a few windows of small messages).
-pub(crate) const DEFAULT_QUEUE: usize = 8192;
-
 impl HandlerOptions {
-    /// One message at a time, a queue of 8,192 messages, named after the prefix.
+    /// One message at a time, named after the prefix.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -165,18 +151,11 @@ impl HandlerOptions {
     }
 
     /// Lets up to `workers` messages be handled at once, those of the same key one after the other. At least 1; default 1.
-    /// Each worker is a task with its own queue.
+    /// Each worker is a task with its own queue; together they hold what one consumer may.
     #[must_use]
     pub fn concurrency(mut self, workers: usize, key: OrderKey) -> Self {
         self.workers = workers.max(1);
         self.key = key;
-        self
-    }
-
-    /// How many messages may wait for the handler. Default 8,192, at least 1; a window may go over it once. Each costs its payload and about 200 bytes.
-    #[must_use]
-    pub fn queue(mut self, messages: usize) -> Self {
-        self.queue = messages.max(1);
         self
     }
 }
@@ -184,18 +163,18 @@ impl HandlerOptions {
 /// A handler in its place. Dropping it changes nothing: the handler stays until [`remove`](Self::remove) or the endpoint's end.
 #[derive(Debug)]
 pub struct HandlerHandle {
-    queue: Arc<Queue>,
+    consumer: Arc<Consumer>,
 }
 
 impl HandlerHandle {
-    pub(crate) fn new(queue: Arc<Queue>) -> Self {
-        Self { queue }
+    pub(super) fn new(consumer: Arc<Consumer>) -> Self {
+        Self { consumer }
     }
 
     /// Takes the handler out. It finishes the batch it has and sees no more.
     pub fn remove(self) {
-        self.queue.abandon();
-        self.queue.end();
+        self.consumer.abandon();
+        self.consumer.end();
     }
 }
 
@@ -209,45 +188,8 @@ pub(crate) struct Failure {
     pub(crate) messages: u64,
 }
 
-/// Feeds a handler from its queue until that ends.
-pub(crate) async fn run(
-    queue: Arc<Queue>,
-    handler: Arc<dyn MessageHandler>,
-    options: HandlerOptions,
-    report: Arc<dyn Fn(Failure) + Send + Sync>,
-) {
-    if options.workers == 1 {
-        return work(queue, handler, options.name, report).await;
-    }
-    let per_worker = options.queue.div_ceil(options.workers);
-    let workers: Vec<Arc<Queue>> = (0..options.workers).map(|_| Arc::new(Queue::new(per_worker))).collect();
-    let deal = async {
-        while let Some(item) = queue.pop().await {
-            let Item::Batch(batch) = item else { continue };
-            let mut hands: Vec<Vec<Message>> = vec![Vec::new(); workers.len()];
-            for message in batch {
-                hands[options.key.shard(&message, workers.len())].push(message);
-            }
-            for (worker, hand) in workers.iter().zip(hands).filter(|(_, hand)| !hand.is_empty()) {
-                worker.push(Item::Batch(Batch::new(Arc::new(hand)))).await;
-            }
-        }
-        workers.iter().for_each(|worker| worker.end());
-    };
-    let mut tasks = tokio::task::JoinSet::new();
-    for worker in &workers {
-        tasks.spawn(work(
-            Arc::clone(worker),
-            Arc::clone(&handler),
-            options.name.clone(),
-            Arc::clone(&report),
-        ));
-    }
-    deal.await;
-    while tasks.join_next().await.is_some() {}
-}
-
-async fn work(
+/// Feeds a handler from one of its queues until that ends.
+pub(super) async fn run(
     queue: Arc<Queue>,
     handler: Arc<dyn MessageHandler>,
     name: String,
@@ -255,8 +197,7 @@ async fn work(
 ) {
     while let Some(item) = queue.pop().await {
         // Holes are told to streams and by events: a handler has nothing to do with them.
-        let Item::Batch(batch) = item else { continue };
-        let mut batch = batch.unshared();
+        let Item::Batch(mut batch) = item else { continue };
         while !batch.is_empty() {
             let before = batch.len();
             let call = AssertUnwindSafe(handler.handle_batch(&mut batch)).catch_unwind();

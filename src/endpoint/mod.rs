@@ -4,6 +4,7 @@
 //! messages out. What the application holds is a handle on what they share, the [`node::Node`].
 
 mod auth;
+mod batch;
 mod client;
 mod consumer;
 mod driver;
@@ -13,18 +14,20 @@ mod host;
 mod listener;
 mod node;
 mod outbound;
+mod queue;
 mod sender;
 mod stats;
 
 pub use auth::{AllowAnonymous, Authenticator, JoinRequest, SharedToken, authenticate_fn};
+pub use batch::Batch;
 pub use client::{Client, ClientBuilder};
-pub use consumer::{Batch, Messages};
+pub use consumer::Messages;
 pub use event::{Event, Events, LeaveReason};
 pub use handler::{HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, MessageHandler, OrderKey};
 pub use host::{Host, HostBuilder};
-pub use outbound::Receipt;
+pub use outbound::{Receipt, Reservation};
 pub use sender::Sender;
-pub use stats::Stats;
+pub use stats::{MemberLag, Stats};
 
 use std::fmt;
 use std::sync::Arc;

@@ -16,13 +16,12 @@ use crate::role::Role;
 use crate::sync::lock;
 use crate::wire::{MAX_PREFIXES, MemberEntry};
 
-use super::consumer::Messages;
+use super::consumer::{Consumer, Consumers, Messages};
 use super::event::{EVENT_CAPACITY, Event, Events};
 use super::handler::{self, Failure, HandlerHandle, HandlerOptions, MessageHandler};
-use super::listener::Consumers;
 use super::outbound::{Gate, Outbound};
 use super::sender::Sender;
-use super::stats::Counters;
+use super::stats::{Counters, MemberLag};
 use super::{Member, ShutdownReport};
 
 /// How many requests of the application may wait for the driver (a guess; each waits for its answer).
@@ -33,6 +32,8 @@ const COMMANDS: usize = 64;
 pub(crate) enum Command {
     /// Take these prefixes, and answer when that is in force.
     Subscribe { prefixes: BTreeSet<String>, done: oneshot::Sender<()> },
+    /// Evict a member, and answer whether there was one. Hosts only.
+    Kick { id: EndpointId, text: String, done: oneshot::Sender<bool> },
     /// End in order.
     Shutdown,
 }
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) outbound: Arc<Outbound>,
     pub(crate) consumers: Arc<Consumers>,
     pub(crate) counters: Arc<Counters>,
+    /// Where the members of a host stand.
+    pub(crate) lags: Mutex<Vec<MemberLag>>,
     members: Mutex<BTreeMap<EndpointId, Role>>,
     events: Mutex<Option<broadcast::Sender<Event>>>,
     prefixes: Mutex<BTreeSet<String>>,
@@ -71,6 +74,7 @@ impl Node {
             outbound: Arc::new(outbound),
             consumers: Arc::default(),
             counters: Arc::default(),
+            lags: Mutex::default(),
             members: Mutex::default(),
             events: Mutex::new(Some(broadcast::Sender::new(EVENT_CAPACITY))),
             prefixes: Mutex::new(prefixes),
@@ -117,6 +121,7 @@ impl Node {
         self.outbound.set_gate(Gate::Closed);
         let (unsent, unknown) = self.outbound.abandon();
         lock(&self.members).clear();
+        lock(&self.lags).clear();
         lock(&self.events).take();
         self.ended.send_replace(Some(ShutdownReport { unsent, unknown, members }));
     }
@@ -185,7 +190,7 @@ impl Node {
     }
 
     pub(crate) fn messages(&self) -> Messages {
-        Messages::new(self.consumers.add("", handler::DEFAULT_QUEUE))
+        Messages::new(&self.consumers)
     }
 
     pub(crate) fn add_handler(
@@ -198,15 +203,20 @@ impl Node {
         if options.name.is_empty() {
             prefix.clone_into(&mut options.name);
         }
-        let queue = self.consumers.add(prefix, options.queue);
+        let consumer = Consumer::new(&options.name, prefix, options.workers, options.key);
+        self.consumers.add(Arc::clone(&consumer));
         let node = Arc::downgrade(self);
-        let report = move |failure| {
+        let report: Arc<dyn Fn(Failure) + Send + Sync> = Arc::new(move |failure| {
             if let Some(node) = node.upgrade() {
                 node.report_failure(failure);
             }
-        };
-        self.tasks.spawn(handler::run(Arc::clone(&queue), handler, options, Arc::new(report)));
-        Ok(HandlerHandle::new(queue))
+        });
+        for queue in consumer.queues() {
+            let name = options.name.clone();
+            let work = handler::run(Arc::clone(queue), Arc::clone(&handler), name, Arc::clone(&report));
+            self.tasks.spawn(work);
+        }
+        Ok(HandlerHandle::new(consumer))
     }
 
     pub(crate) fn members(&self) -> Vec<Member> {
@@ -217,6 +227,19 @@ impl Node {
         let events = lock(&self.events);
         // After the end: a stream that ends at once.
         Events::new(events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe))
+    }
+
+    pub(crate) fn stats(&self) -> super::Stats {
+        let mut stats = self.counters.snapshot();
+        stats.members.clone_from(&lock(&self.lags));
+        stats
+    }
+
+    pub(crate) async fn kick(&self, id: EndpointId, text: String) -> bool {
+        let (done, answer) = oneshot::channel();
+        // A host that has ended has no members.
+        let _ = self.commands.send(Command::Kick { id, text, done }).await;
+        answer.await.unwrap_or(false)
     }
 
     pub(crate) async fn shutdown(&self) -> ShutdownReport {
@@ -291,7 +314,7 @@ macro_rules! endpoint {
             }
 
             fn stats(&self) -> $crate::Stats {
-                self.node().counters.snapshot()
+                self.node().stats()
             }
 
             async fn shutdown(&self) -> $crate::ShutdownReport {

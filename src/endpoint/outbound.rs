@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::error::{ReceiptError, SendError};
+use crate::error::{ReceiptError, ReserveError, SendError};
 use crate::message::{Message, Position};
 use crate::sync::lock;
 use crate::wire::{BatchBuilder, Ordered};
@@ -39,6 +39,8 @@ struct State {
     full: VecDeque<(BatchBuilder, Arc<Fates>)>,
     messages: usize,
     bytes: usize,
+    /// Messages that room is kept for.
+    reserved: usize,
     in_flight: VecDeque<(u64, Arc<Fates>)>,
     waiting: Vec<Waker>,
 }
@@ -68,22 +70,29 @@ enum Refusal {
 }
 
 impl Outbound {
-    pub(crate) fn new(limit: QueueLimit, max_message: usize) -> Self {
+    /// A queue whose first message gets this origin_seq.
+    pub(crate) fn new(limit: QueueLimit, max_message: usize, first_origin_seq: u64) -> Self {
         Self {
             state: Mutex::new(State {
                 gate: Gate::Open,
                 max_message,
-                next_origin_seq: 1,
+                next_origin_seq: first_origin_seq,
                 open: None,
                 full: VecDeque::new(),
                 messages: 0,
                 bytes: 0,
+                reserved: 0,
                 in_flight: VecDeque::new(),
                 waiting: Vec::new(),
             }),
             work: Notify::new(),
             limit,
         }
+    }
+
+    /// Sets the origin_seq of the first message. Only before there is one.
+    pub(crate) fn start_at(&self, first_origin_seq: u64) {
+        lock(&self.state).next_origin_seq = first_origin_seq;
     }
 
     /// Takes a message, or hands it back.
@@ -113,7 +122,7 @@ impl Outbound {
     /// Takes a message; when there is no room, hands it back and remembers whom to wake, under one lock.
     fn send_or_register(&self, message: Message, waker: Option<&Waker>) -> Result<Receipt, SendError> {
         let mut state = lock(&self.state);
-        match state.push(&message, self.limit) {
+        match state.push(&message, Some(self.limit)) {
             Ok((receipt, was_idle)) => {
                 drop(state);
                 if was_idle {
@@ -122,11 +131,8 @@ impl Outbound {
                 Ok(receipt)
             }
             Err(Refusal::Full) => {
-                // One entry for a task, however often it asks.
-                if let Some(waker) = waker
-                    && !state.waiting.iter().any(|waiting| waiting.will_wake(waker))
-                {
-                    state.waiting.push(waker.clone());
+                if let Some(waker) = waker {
+                    state.register(waker);
                 }
                 drop(state);
                 Err(SendError::Full { message: Box::new(message) })
@@ -137,6 +143,44 @@ impl Outbound {
                 Err(error(Box::new(message), limit))
             }
         }
+    }
+
+    /// Keeps room for so many messages as soon as it is there.
+    pub(crate) fn poll_reserve(
+        self: &Arc<Self>,
+        cx: &mut std::task::Context<'_>,
+        messages: usize,
+    ) -> Poll<Result<Reservation, ReserveError>> {
+        match self.try_reserve(messages) {
+            Err(ReserveError::Full) => {
+                // Registered first, then looked once more, so that no room is missed.
+                lock(&self.state).register(cx.waker());
+                match self.try_reserve(messages) {
+                    Err(ReserveError::Full) => Poll::Pending,
+                    result => Poll::Ready(result),
+                }
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    /// Keeps room for so many messages, if it is there.
+    pub(crate) fn try_reserve(self: &Arc<Self>, messages: usize) -> Result<Reservation, ReserveError> {
+        let mut state = lock(&self.state);
+        match state.gate {
+            Gate::Open => {}
+            Gate::ReadOnly => return Err(ReserveError::ReadOnly),
+            Gate::Closed => return Err(ReserveError::Closed),
+        }
+        if messages > self.limit.messages {
+            return Err(ReserveError::TooMany { limit: self.limit.messages });
+        }
+        if state.messages + state.reserved + messages > self.limit.messages || state.bytes >= self.limit.bytes
+        {
+            return Err(ReserveError::Full);
+        }
+        state.reserved += messages;
+        Ok(Reservation { outbound: Arc::clone(self), left: messages })
     }
 
     /// The next batch, if anything waits. Its messages are under way from now on.
@@ -248,7 +292,14 @@ impl GivenUp {
 
 impl State {
     fn has_room(&self, limit: QueueLimit) -> bool {
-        self.messages < limit.messages && self.bytes < limit.bytes
+        self.messages + self.reserved < limit.messages && self.bytes < limit.bytes
+    }
+
+    /// Remembers whom to wake when there is room: one entry for a task, however often it asks.
+    fn register(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
     }
 
     fn give_up(&mut self) -> GivenUp {
@@ -258,7 +309,8 @@ impl State {
         GivenUp { messages: std::mem::take(&mut self.messages), fates }
     }
 
-    fn push(&mut self, message: &Message, limit: QueueLimit) -> Result<(Receipt, bool), Refusal> {
+    /// Takes a message, if there is room by this limit.
+    fn push(&mut self, message: &Message, limit: Option<QueueLimit>) -> Result<(Receipt, bool), Refusal> {
         match self.gate {
             Gate::Open => {}
             Gate::ReadOnly => return Err(Refusal::Final(|message, _| SendError::ReadOnly { message })),
@@ -267,7 +319,7 @@ impl State {
         if message.payload.len() > self.max_message {
             return Err(Refusal::Final(|message, limit| SendError::TooLarge { message, limit }));
         }
-        if !self.has_room(limit) {
+        if limit.is_some_and(|limit| !self.has_room(limit)) {
             return Err(Refusal::Full);
         }
         let was_idle = self.open.is_none() && self.full.is_empty();
@@ -298,6 +350,55 @@ impl State {
         while self.in_flight.front().is_some_and(|(last, _)| *last <= up_to) {
             self.in_flight.pop_front();
         }
+    }
+}
+
+/// Room in the send queue for some messages, taken ahead by [`Sender::reserve`](super::Sender::reserve). Dropping it gives back what was not used.
+#[derive(Debug)]
+pub struct Reservation {
+    outbound: Arc<Outbound>,
+    left: usize,
+}
+
+impl Reservation {
+    /// How many messages there is still room for.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Sends a message into the room that was kept for it. Never waits.
+    ///
+    /// # Errors
+    /// [`SendError`], with the message inside; nothing was sent. [`SendError::Full`] when all the room has been used.
+    pub fn send(&mut self, message: Message) -> Result<Receipt, SendError> {
+        if self.left == 0 {
+            return Err(SendError::Full { message: Box::new(message) });
+        }
+        let mut state = lock(&self.outbound.state);
+        match state.push(&message, None) {
+            Ok((receipt, was_idle)) => {
+                state.reserved -= 1;
+                self.left -= 1;
+                drop(state);
+                if was_idle {
+                    self.outbound.work.notify_one();
+                }
+                Ok(receipt)
+            }
+            Err(Refusal::Full) => Err(SendError::Full { message: Box::new(message) }),
+            Err(Refusal::Final(error)) => Err(error(Box::new(message), state.max_message)),
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut state = lock(&self.outbound.state);
+        state.reserved -= self.left;
+        let waiting = if self.left > 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -368,7 +469,8 @@ impl Receipt {
     /// Waits until the message has its place in the order. Cancel safe: ask again at any time.
     ///
     /// # Errors
-    /// [`ReceiptError::Unknown`] when the connection was lost before the host's word came: the message may or may not have been ordered.
+    /// [`ReceiptError::Unknown`] when the host's word will never come: the message may or may not have been ordered. A lost connection alone
+    /// is no reason: the message is sent again.
     /// [`ReceiptError::NeverSent`] when the endpoint ended first.
     pub async fn ordered(&self) -> Result<Position, ReceiptError> {
         loop {
@@ -390,7 +492,7 @@ mod tests {
     use super::*;
 
     fn outbound(messages: usize) -> Outbound {
-        Outbound::new(QueueLimit { messages, bytes: 1 << 20 }, 1 << 20)
+        Outbound::new(QueueLimit { messages, bytes: 1 << 20 }, 1 << 20, 1)
     }
 
     fn message(text: &str) -> Message {
@@ -399,6 +501,23 @@ mod tests {
 
     fn run(first_origin_seq: u64, count: u32, first_seq: u64) -> Ordered {
         Ordered { epoch: 7, first_origin_seq, first_seq, count }
+    }
+
+    #[tokio::test]
+    async fn room_that_was_kept_is_there_and_nobody_elses() {
+        let outbound = Arc::new(outbound(3));
+        let mut kept = outbound.try_reserve(2).unwrap();
+        outbound.try_send(message("a")).unwrap();
+        assert!(matches!(outbound.try_send(message("b")), Err(SendError::Full { .. })));
+        assert!(matches!(outbound.try_reserve(1), Err(ReserveError::Full)));
+        assert!(matches!(outbound.try_reserve(4), Err(ReserveError::TooMany { limit: 3 })));
+        kept.send(message("c")).unwrap();
+        assert_eq!(kept.left(), 1);
+        let waiting = std::future::poll_fn(|cx| outbound.poll_reserve(cx, 1));
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(kept);
+        assert_eq!(waiting.await.unwrap().left(), 1);
     }
 
     #[test]

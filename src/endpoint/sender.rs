@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 
 use futures::Sink;
 
-use crate::error::SendError;
+use crate::error::{ReserveError, SendError};
 use crate::message::Message;
 
 use super::handler::in_handler;
-use super::outbound::{Outbound, Receipt};
+use super::outbound::{Outbound, Receipt, Reservation};
 
 /// Sends messages of one endpoint. Cloning is cheap; clones share the endpoint's send queue and its order.
 ///
@@ -67,6 +67,27 @@ impl Sender {
     /// [`SendError`], with the message inside; nothing was sent.
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
         self.outbound.try_send(message)
+    }
+
+    /// Keeps room for so many messages, waiting for it: handlers that send can take room ahead this way, since inside them `send` never waits.
+    ///
+    /// Inside a handler this does not wait either. Cancel safe: a cancelled call keeps nothing.
+    ///
+    /// # Errors
+    /// [`ReserveError`]; nothing is kept.
+    pub async fn reserve(&self, messages: usize) -> Result<Reservation, ReserveError> {
+        if in_handler() {
+            return self.outbound.try_reserve(messages);
+        }
+        std::future::poll_fn(|cx| self.outbound.poll_reserve(cx, messages)).await
+    }
+
+    /// Keeps room for so many messages, if there is room now.
+    ///
+    /// # Errors
+    /// [`ReserveError`]; nothing is kept.
+    pub fn try_reserve(&self, messages: usize) -> Result<Reservation, ReserveError> {
+        self.outbound.try_reserve(messages)
     }
 
     fn poll_slot(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

@@ -2,8 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::flow::Lag;
+use crate::id::EndpointId;
+use crate::message::Position;
+use crate::transport::Backlog;
+
 /// The counters of one endpoint since its start. A snapshot: the numbers were not read at one instant.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
@@ -19,12 +24,32 @@ pub struct Stats {
     pub windows: u64,
     /// Messages put into the queues of streams and handlers, counted once for each.
     pub delivered: u64,
-    /// How often the listener had to wait for a stream or handler whose queue was full.
-    pub listener_waits: u64,
+    /// Messages that newer ones of their topics took the place of, in the queues of streams and handlers that were behind.
+    pub conflated: u64,
+    /// Streams and handlers that ended because they were too slow.
+    pub overruns: u64,
     /// Messages that a handler failed on, by an error or a panic.
     pub handler_failures: u64,
-    /// Windows that never came. Each hole was told as a reset.
+    /// Windows that did not come on the broadcast channel, and were asked for. Clients only.
+    pub missed_windows: u64,
+    /// On a client: those of them that came. On a host: windows sent again.
+    pub repaired_windows: u64,
+    /// Windows that never came, because the host had them no more. Each hole was told as a reset. Clients only.
     pub lost_windows: u64,
+    /// Requests for windows that were answered with a reset. Hosts only.
+    pub missed_repairs: u64,
+    /// Windows that came too far ahead of a gap to be kept, and were asked for like others. Clients only.
+    pub set_aside: u64,
+    /// Batches submitted again, after a loss. Clients only.
+    pub resent_batches: u64,
+    /// How often members were asked to submit again what was lost on the way. Hosts only.
+    pub resends_asked: u64,
+    /// On a host: members evicted. On a client: how often it was evicted, by its host or itself.
+    pub evictions: u64,
+    /// How often sending was slowed, because the members were behind. Hosts only.
+    pub pauses: u64,
+    /// Endpoints whose messages are remembered no more, after they had been away for long. Hosts only.
+    pub forgotten_origins: u64,
     /// Malformed messages on the control channel, dropped.
     pub malformed_control: u64,
     /// Malformed messages on the submit channel, dropped. Hosts only.
@@ -41,6 +66,25 @@ pub struct Stats {
     pub transport_drops: u64,
     /// Sessions begun: 1 after the first join. Clients only.
     pub sessions: u64,
+    /// Where each member stands, as of some milliseconds ago. Hosts only.
+    pub members: Vec<MemberLag>,
+}
+
+/// How far a member has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemberLag {
+    /// Which.
+    pub id: EndpointId,
+    /// How far it is behind: what was published and it has not handled.
+    pub lag: Lag,
+    /// Up to where it has received everything.
+    pub stored: Position,
+    /// Up to where it has handled everything.
+    pub handled: Position,
+    /// What the transport holds for it, where the transport knows.
+    pub backlog: Option<Backlog>,
 }
 
 macro_rules! counters {
@@ -53,14 +97,16 @@ macro_rules! counters {
 
         impl Counters {
             pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.load(Ordering::Relaxed),)* }
+                Stats { $($name: self.$name.load(Ordering::Relaxed),)* members: Vec::new() }
             }
         }
     };
 }
 
 counters! {
-    sent, confirmed, unknown, received, windows, delivered, listener_waits, handler_failures, lost_windows,
+    sent, confirmed, unknown, received, windows, delivered, conflated, overruns, handler_failures,
+    missed_windows, repaired_windows, lost_windows, missed_repairs, set_aside, resent_batches, resends_asked, evictions, pauses,
+    forgotten_origins,
     malformed_control, malformed_submits, malformed_broadcasts, unknown_sessions, forbidden_submits, duplicates,
     transport_drops, sessions,
 }

@@ -155,7 +155,8 @@ struct Children {
 /// A connected child, as its parent sees it.
 struct Child {
     events: mpsc::Sender<ChildEvent>,
-    lost: [OwnedPermit<ChildEvent>; CHILD_RESERVE],
+    /// Of control, broadcast and submit.
+    lost: [Option<OwnedPermit<ChildEvent>>; CHILD_RESERVE],
     closed: [OwnedPermit<ParentEvent>; PARENT_RESERVE],
     heard: bool,
     attached: Option<Subscriber>,
@@ -209,7 +210,7 @@ impl Hub {
         let (events, events_out) = mpsc::channel(CONTROL_QUEUE + CHILD_RESERVE);
         let (broadcasts, broadcasts_out) = mpsc::channel(BROADCAST_QUEUE);
         let reserve = || events.clone().try_reserve_owned().ok();
-        let lost = [reserve()?, reserve()?, reserve()?];
+        let lost = [Some(reserve()?), Some(reserve()?), Some(reserve()?)];
         let peer = PeerId::new(Bytes::copy_from_slice(Uuid::new_v4().as_bytes()));
 
         let mut children = lock(&self.children);
@@ -230,13 +231,16 @@ impl Hub {
         };
         let [control, broadcast, submit] = child.lost;
         let [control_closed, broadcast_closed] = child.closed;
-        control.send(ChildEvent::Lost(Channel::Control));
+        let tell = |permit: Option<OwnedPermit<ChildEvent>>, channel| {
+            permit.map(|permit| permit.send(ChildEvent::Lost(channel)));
+        };
+        tell(control, Channel::Control);
         if child.heard {
             control_closed.send(ParentEvent::ControlClosed { peer: peer.clone() });
         }
         if let Some(Subscriber { session, .. }) = child.attached {
-            broadcast.send(ChildEvent::Lost(Channel::Broadcast));
-            submit.send(ChildEvent::Lost(Channel::Submit));
+            tell(broadcast, Channel::Broadcast);
+            tell(submit, Channel::Submit);
             broadcast_closed.send(ParentEvent::BroadcastClosed { session });
             if children.by_session.get(&session) == Some(peer) {
                 children.by_session.remove(&session);
@@ -288,6 +292,19 @@ impl ParentChannels for InprocParent {
         if let Some(peer) = session.and_then(|session| children.by_session.get(&session).cloned()) {
             self.hub.close(&mut children, &peer);
         }
+    }
+
+    fn cut_broadcast(&mut self, session: SessionToken) {
+        let children = &mut *lock(&self.hub.children);
+        let Some(child) =
+            children.by_session.remove(&session).and_then(|peer| children.by_peer.get_mut(&peer))
+        else {
+            return;
+        };
+        // With the queue goes what is in it, as far as the child has not taken it.
+        child.attached = None;
+        let [_, broadcast, _] = &mut child.lost;
+        broadcast.take().map(|permit| permit.send(ChildEvent::Lost(Channel::Broadcast)));
     }
 
     fn backlog(&self, session: SessionToken) -> Option<Backlog> {

@@ -3,9 +3,9 @@
 //!
 //! | channel | sockets (parent / child) | carries |
 //! |---|---|---|
-//! | broadcast | PUB / SUB | windows, barriers; may lose |
+//! | broadcast | PUB / SUB | windows, heartbeats, barriers; may lose |
 //! | submit | PULL / PUSH | batches from children |
-//! | control | ROUTER / DEALER | join, confirmations, membership |
+//! | control | ROUTER / DEALER | join, acknowledgements, repairs, confirmations, membership, evictions |
 //!
 //! A [`Transport`] binds the parent's side ([`Transport::bind`] gives a [`ParentLink`]) and dials the
 //! child's ([`Transport::dial`] gives a [`ChildLink`]). Links hand frames up as they came, through bounded
@@ -173,6 +173,7 @@ pub enum ChannelError {
 
 /// What a transport still holds for one subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize))]
 pub struct Backlog {
     /// Messages queued and not yet taken by the subscriber.
     pub messages: usize,
@@ -228,6 +229,9 @@ pub trait ParentChannels: Send + fmt::Debug {
     /// What is queued for it may be lost.
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>);
 
+    /// Closes the broadcast connection of a session, with all that is queued for it. Its control connection stays, for last words.
+    fn cut_broadcast(&mut self, session: SessionToken);
+
     /// What is queued for a subscriber; `None` where the transport does not know.
     fn backlog(&self, session: SessionToken) -> Option<Backlog>;
 
@@ -254,7 +258,8 @@ pub struct ParentLink {
 pub enum ChildEvent {
     /// A message on the control channel.
     Control(Frames),
-    /// A connection was lost. The link is of no more use: drop it and dial anew.
+    /// A connection was lost. The link is of no more use: drop it and dial anew. What comes by control until then may say why,
+    /// if that is not the one that was lost.
     Lost(Channel),
 }
 

@@ -14,16 +14,17 @@ use crate::error::RecvError;
 use crate::id::SessionToken;
 use crate::message::Position;
 use crate::proto::Instant;
-use crate::proto::member::{End, Event as MachineEvent, Input, Member as Machine, Output};
+use crate::proto::member::{End, Event as MachineEvent, Input, Joined, Member as Machine, Output};
 use crate::role::Role;
 use crate::transport::{
-    Address, ChannelAddress, ChannelError, ChildChannels, ChildEvent, ChildLink, DialError, Transport,
+    Address, Channel, ChannelAddress, ChannelError, ChildChannels, ChildEvent, ChildLink, DialError,
+    Transport,
 };
 use crate::wire::MemberEntry;
 
-use super::super::driver::{Clock, Inbound, reason};
+use super::super::driver::{Clock, reason};
 use super::super::event::{Event, LeaveReason};
-use super::super::listener::Delivery;
+use super::super::listener::ChannelListener;
 use super::super::node::{Command, Node};
 use super::super::outbound::Gate;
 use super::super::stats::set_counters;
@@ -64,15 +65,15 @@ enum Heard {
 }
 
 impl Link {
-    /// What comes next. Cancel safe. Broadcasts only while they are welcome.
-    async fn next(&mut self, broadcasts_too: bool) -> Heard {
+    /// What comes next. Cancel safe.
+    async fn next(&mut self) -> Heard {
         match self {
             Self::Down => std::future::pending().await,
             Self::Dialling(work) => Heard::Dialled(work.await),
             Self::Up(ChildLink { events, broadcasts, .. }) => tokio::select! {
                 biased;
                 Some(event) = events.recv() => Heard::Event(event),
-                Some(frames) = broadcasts.recv(), if broadcasts_too => Heard::Broadcast(frames),
+                Some(frames) = broadcasts.recv() => Heard::Broadcast(frames),
                 else => std::future::pending().await,
             },
             Self::Attaching { work, events, .. } => tokio::select! {
@@ -84,12 +85,12 @@ impl Link {
     }
 
     /// What is there without waiting.
-    fn try_next(&mut self, broadcasts_too: bool) -> Option<Heard> {
+    fn try_next(&mut self) -> Option<Heard> {
         let Self::Up(ChildLink { events, broadcasts, .. }) = self else { return None };
         if let Ok(event) = events.try_recv() {
             return Some(Heard::Event(event));
         }
-        if broadcasts_too { broadcasts.try_recv().ok().map(Heard::Broadcast) } else { None }
+        broadcasts.try_recv().ok().map(Heard::Broadcast)
     }
 }
 
@@ -102,7 +103,11 @@ pub(super) struct Driver {
     address: Address,
     link: Link,
     clock: Clock,
-    inbound: Inbound,
+    listener: ChannelListener,
+    /// What the machine was told last of how far the consumers are.
+    handled: Option<Position>,
+    /// Whether it was told that all of them have overrun.
+    overrun: bool,
     /// Who waits in `join`, to be told where the order stood.
     joined: Option<oneshot::Sender<Result<Position, End>>>,
     /// Who waits for subscriptions, by ticket.
@@ -120,7 +125,7 @@ impl Driver {
         machine: Machine,
         transport: Arc<dyn Transport>,
         address: Address,
-        inbound: mpsc::Sender<Delivery>,
+        listener: ChannelListener,
         joined: oneshot::Sender<Result<Position, End>>,
     ) -> Self {
         Self {
@@ -130,7 +135,9 @@ impl Driver {
             address,
             link: Link::Down,
             clock: Clock::start(),
-            inbound: Inbound::new(inbound),
+            listener,
+            handled: None,
+            overrun: false,
             joined: Some(joined),
             subscribers: VecDeque::new(),
             next_ticket: 1,
@@ -145,7 +152,6 @@ impl Driver {
         self.perform();
         while self.end.is_none() {
             let deadline = self.machine.poll_timeout().into_iter().chain(self.leaving).min();
-            let has_room = self.inbound.has_room();
             let can_submit = self.machine.can_submit();
             tokio::select! {
                 biased;
@@ -153,37 +159,64 @@ impl Driver {
                 Some(command) = commands.recv() => self.on_command(command),
                 () = self.clock.sleep_until(deadline) => {
                     let now = self.clock.now();
+                    self.tell_handled(now);
                     self.machine.handle_timeout(now);
                     if self.leaving.is_some_and(|deadline| deadline <= now) {
                         break;
                     }
                 }
-                heard = self.link.next(has_room) => self.on_heard(heard),
-                () = self.inbound.wait_for_room(), if !has_room => {}
+                heard = self.link.next() => self.on_heard(heard),
                 () = node.outbound.work(), if can_submit => {}
             }
             self.perform();
             self.take_what_waits();
+            self.tell_handled(self.clock.now());
+            self.perform();
             self.count();
         }
         self.link = Link::Down;
         let end = self.end.take().unwrap_or(End::Left);
-        if let End::Refused { code, reason: text } = &end {
-            let reason = reason(*code, text.clone());
-            node.emit(Event::Refused { reason: reason.clone() });
-            self.inbound.push(Delivery::Word(RecvError::Refused { reason }));
+        match &end {
+            End::Refused { code, reason: text } => {
+                let reason = reason(*code, text.clone());
+                node.emit(Event::Refused { reason: reason.clone() });
+                self.listener.tell(&RecvError::Refused { reason });
+            }
+            End::Evicted(eviction) => {
+                node.emit(Event::Evicted { id: node.id, eviction: eviction.clone() });
+                self.listener.tell(&RecvError::Evicted(eviction.clone()));
+            }
+            End::Left | End::TimedOut { .. } => {}
         }
         node.end(0);
         if let Some(joined) = self.joined.take() {
             let _ = joined.send(Err(end));
         }
-        self.inbound.finish(node.shutdown_timeout).await;
+        self.listener.end();
+    }
+
+    /// Tells the machine how far the consumers have come.
+    fn tell_handled(&mut self, now: Instant) {
+        self.listener.check(now);
+        let handled = self.listener.handled();
+        if handled != self.handled
+            && let Some(up_to) = handled
+        {
+            self.handled = handled;
+            self.machine.handle_input(now, Input::Handled { up_to });
+        }
+        if self.node.consumers.have_all_overrun() != self.overrun {
+            self.overrun = !self.overrun;
+            if self.overrun {
+                self.machine.handle_input(now, Input::Overrun);
+            }
+        }
     }
 
     /// Takes what is waiting without waiting for more, of each kind a bounded number.
     fn take_what_waits(&mut self) {
         for _ in 0..PER_WAKE {
-            let Some(heard) = self.link.try_next(self.inbound.has_room()) else { break };
+            let Some(heard) = self.link.try_next() else { break };
             self.on_heard(heard);
             self.perform();
         }
@@ -216,6 +249,8 @@ impl Driver {
                 self.subscribers.push_back((ticket, done));
                 self.machine.handle_input(self.clock.now(), Input::Subscribe { prefixes, ticket });
             }
+            // Clients have nobody to send away.
+            Command::Kick { done, .. } => drop(done.send(false)),
             Command::Shutdown => {
                 if self.leaving.is_none() {
                     self.node.outbound.set_gate(Gate::Closed);
@@ -249,7 +284,11 @@ impl Driver {
             Heard::Event(ChildEvent::Control(frames)) => Input::Control { frames },
             Heard::Event(ChildEvent::Lost(channel)) => {
                 self.take_in_what_came();
-                Input::Lost { reason: format!("the {channel} connection was lost") }
+                let reason = format!("the {channel} connection was lost");
+                match channel {
+                    Channel::Control => Input::Lost { reason },
+                    Channel::Broadcast | Channel::Submit => Input::LostChannel { reason },
+                }
             }
             Heard::Broadcast(frames) => Input::Broadcast { frames },
         };
@@ -280,7 +319,7 @@ impl Driver {
                 Output::AddLane { prefix } => self.with_channels(|channels| channels.subscribe(&prefix)),
                 Output::RemoveLane { prefix } => self.with_channels(|channels| channels.unsubscribe(&prefix)),
                 Output::Submit { head, body } => self.with_channels(|channels| channels.submit(head, body)),
-                Output::Deliver { messages, .. } => self.inbound.push(Delivery::Messages(messages)),
+                Output::Deliver { messages, up_to } => self.listener.deliver(messages, up_to),
                 Output::Ordered(ordered) => {
                     self.node.outbound.on_ordered(ordered);
                     self.node.counters.confirmed.fetch_add(ordered.count.into(), Ordering::Relaxed);
@@ -307,7 +346,14 @@ impl Driver {
     fn with_channels(&mut self, act: impl FnOnce(&mut dyn ChildChannels) -> Result<(), ChannelError>) {
         let Link::Up(link) = &mut self.link else { return };
         if let Err(error) = act(&mut *link.channels) {
-            self.machine.handle_input(self.clock.now(), Input::Lost { reason: error.to_string() });
+            let reason = error.to_string();
+            let input = match error {
+                ChannelError::Full(Channel::Control) | ChannelError::Closed(Channel::Control) => {
+                    Input::Lost { reason }
+                }
+                ChannelError::Full(_) | ChannelError::Closed(_) => Input::LostChannel { reason },
+            };
+            self.machine.handle_input(self.clock.now(), input);
         }
     }
 
@@ -336,16 +382,20 @@ impl Driver {
     fn on_machine_event(&mut self, event: MachineEvent) {
         let node = &self.node;
         match event {
-            MachineEvent::Evicted(_) => {}
-            MachineEvent::Joined(crate::proto::member::Joined {
+            MachineEvent::Joined(Joined {
                 host,
                 role,
                 max_message,
                 position,
+                next_origin_seq,
+                terms,
                 members,
-                ..
             }) => {
                 node.outbound.set_max_message(max_message);
+                node.consumers.set_marks(&terms.marks, terms.conflatable);
+                if self.joined.is_some() {
+                    node.outbound.start_at(next_origin_seq);
+                }
                 node.set_role(role);
                 let known = [MemberEntry { id: host, role: Role::Host }, MemberEntry { id: node.id, role }];
                 node.set_members(members.into_iter().chain(known));
@@ -354,9 +404,13 @@ impl Driver {
                     let _ = joined.send(Ok(position));
                 }
             }
+            MachineEvent::Evicted(eviction) => {
+                node.set_members([]);
+                node.emit(Event::Evicted { id: node.id, eviction });
+            }
             MachineEvent::Reset { after, resume_at } => {
                 node.emit(Event::Reset { after, resume_at });
-                self.inbound.push(Delivery::Word(RecvError::Reset { after, resume_at }));
+                self.listener.tell(&RecvError::Reset { after, resume_at });
             }
             MachineEvent::Disconnected { reason } => {
                 node.set_members([]);
@@ -382,7 +436,12 @@ impl Driver {
             malformed_control = machine.malformed_control,
             malformed_broadcasts = machine.malformed_broadcasts,
             duplicates = machine.duplicates,
+            missed_windows = machine.missed_windows,
+            repaired_windows = machine.repaired_windows,
             lost_windows = machine.lost_windows,
+            set_aside = machine.set_aside,
+            resent_batches = machine.resent_batches,
+            evictions = machine.evictions,
             sessions = machine.sessions,
         );
     }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config;
 use crate::error::JoinError;
+use crate::flow::Rejoin;
 use crate::id::EndpointId;
 use crate::message::{Position, check_prefix};
 use crate::proto::member as machine;
@@ -20,7 +21,6 @@ use crate::transport::{self, Address, AddressError};
 use crate::wire::{MAX_PREFIXES, MAX_TOKEN};
 
 use super::consumer::Messages;
-use super::handler;
 use super::listener::ChannelListener;
 use super::node::{DropGuard, Node, endpoint};
 use super::outbound::{Outbound, QueueLimit};
@@ -43,8 +43,8 @@ use super::outbound::{Outbound, QueueLimit};
 /// # }
 /// ```
 ///
-/// A client that loses its host tries to come back until it is shut down. What it had sent and not seen ordered is then
-/// [of unknown fate](crate::ReceiptError::Unknown), what it missed is told as a [reset](crate::RecvError::Reset).
+/// A client that loses its host tries to come back until it is shut down. What it had sent and not seen ordered is sent again, what it missed
+/// is repaired; what the host has no more, or a host that was restarted never had, is told as a [reset](crate::RecvError::Reset).
 ///
 /// Clones are handles on the same client; see [`Endpoint`](super::Endpoint) for what they can do.
 #[derive(Debug, Clone)]
@@ -82,12 +82,14 @@ endpoint!(Client);
 /// Configures a [`Client`].
 #[must_use = "a builder does nothing until it joins"]
 pub struct ClientBuilder {
-    id: EndpointId,
+    /// `None` for a fresh random one.
+    id: Option<EndpointId>,
     cluster: String,
     token: Bytes,
     prefixes: BTreeSet<String>,
     echo: bool,
     send_queue: QueueLimit,
+    rejoin: Rejoin,
     handshake_timeout: Duration,
     join_timeout: Duration,
     shutdown_timeout: Duration,
@@ -97,12 +99,13 @@ pub struct ClientBuilder {
 impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
-            id: EndpointId::random(),
+            id: None,
             cluster: config::DEFAULT_CLUSTER.to_owned(),
             token: Bytes::new(),
             prefixes: BTreeSet::new(),
             echo: false,
             send_queue: QueueLimit { messages: config::SEND_QUEUE_MESSAGES, bytes: config::SEND_QUEUE_BYTES },
+            rejoin: Rejoin::default(),
             handshake_timeout: config::HANDSHAKE_TIMEOUT,
             join_timeout: config::JOIN_TIMEOUT,
             shutdown_timeout: config::SHUTDOWN_TIMEOUT,
@@ -122,8 +125,11 @@ impl fmt::Debug for ClientBuilder {
 
 impl ClientBuilder {
     /// Who the client is; no other live member may have the same id. Default: a fresh random id.
+    ///
+    /// One that comes back under an id it had before goes on after its last message that the host knows; where the host knows none, its messages are
+    /// numbered from the Unix time in microseconds, so that no number is used again.
     pub fn id(mut self, id: EndpointId) -> Self {
-        self.id = id;
+        self.id = Some(id);
         self
     }
 
@@ -156,6 +162,12 @@ impl ClientBuilder {
     /// there is any room, so one may go over. Default: 65,536 messages and 16 MiB.
     pub fn send_queue(mut self, messages: usize, bytes: usize) -> Self {
         self.send_queue = QueueLimit { messages, bytes };
+        self
+    }
+
+    /// What to do after an eviction. Default: [`Rejoin::Auto`].
+    pub fn rejoin(mut self, rejoin: Rejoin) -> Self {
+        self.rejoin = rejoin;
         self
     }
 
@@ -225,7 +237,7 @@ impl ClientBuilder {
         address: impl TryInto<Address, Error: Into<AddressError>>,
     ) -> Result<(Client, Messages), JoinError> {
         let address = address.try_into().map_err(Into::into)?;
-        self.start(address, |node| Messages::new(node.consumers.add("", handler::DEFAULT_QUEUE))).await
+        self.start(address, |node| node.messages()).await
     }
 
     /// Starts the client and waits until it is a member. `prepare` runs before anything can be delivered.
@@ -241,15 +253,17 @@ impl ClientBuilder {
         let mut seed = [0; 8];
         // Without randomness, clients come back in step: worth no error.
         let _ = getrandom::fill(&mut seed);
+        let id = self.id.unwrap_or_else(EndpointId::random);
+        let first_origin_seq = super::driver::first_origin_seq(self.id.is_none());
         let machine = machine::Member::new(machine::Config {
-            id: self.id,
+            id,
             cluster: self.cluster,
             token: self.token,
             prefixes: self.prefixes.clone(),
-            outbox: config::IN_FLIGHT,
-            first_origin_seq: 1,
-            rejoin: true,
-            origin_ttl: Duration::from_secs(3600),
+            outbox: config::OUTBOX,
+            first_origin_seq,
+            rejoin: self.rejoin == Rejoin::Auto,
+            origin_ttl: config::ORIGIN_TTL,
             #[cfg(any(test, feature = "test-utils"))]
             mutant: None,
             handshake_timeout: self.handshake_timeout,
@@ -258,28 +272,19 @@ impl ClientBuilder {
             seed: u64::from_ne_bytes(seed),
         });
         let (node, commands) = Node::new(
-            self.id,
+            id,
             Role::Member,
-            Outbound::new(self.send_queue, config::MAX_MESSAGE),
+            Outbound::new(self.send_queue, config::MAX_MESSAGE, first_origin_seq),
             self.prefixes,
             self.shutdown_timeout,
         );
         let guard = Arc::new(DropGuard(Arc::clone(&node)));
         let prepared = prepare(&node);
-        let (inbound, received) = mpsc::channel(config::INBOUND_WINDOWS);
-        let listener = ChannelListener {
-            id: self.id,
-            echo: self.echo,
-            max_message: config::MAX_MAX_MESSAGE,
-            subscriptions: None,
-            consumers: Arc::clone(&node.consumers),
-            counters: Arc::clone(&node.counters),
-        };
+        let listener = ChannelListener::new(Arc::clone(&node), self.echo);
         let (joined, outcome) = oneshot::channel();
         let transport = transport::for_address(&address);
         let driver =
-            driver::Driver::new(Arc::clone(&node), machine, transport, address.clone(), inbound, joined);
-        node.tasks.spawn(listener.run(received));
+            driver::Driver::new(Arc::clone(&node), machine, transport, address.clone(), listener, joined);
         node.tasks.spawn(driver.run(commands));
         match outcome.await {
             Ok(Ok(joined_at)) => Ok((Client { guard, address, joined_at }, prepared)),
@@ -289,7 +294,8 @@ impl ClientBuilder {
             Ok(Err(machine::End::TimedOut { reason })) => {
                 Err(JoinError::TimedOut { address, waited: self.join_timeout, reason })
             }
-            Ok(Err(machine::End::Left | machine::End::Evicted(_))) | Err(_) => Err(JoinError::TimedOut {
+            Ok(Err(machine::End::Evicted(eviction))) => Err(JoinError::Evicted { address, eviction }),
+            Ok(Err(machine::End::Left)) | Err(_) => Err(JoinError::TimedOut {
                 address,
                 waited: self.join_timeout,
                 reason: "the runtime is shutting down".to_owned(),
@@ -314,7 +320,7 @@ impl ClientBuilder {
         if self.send_queue.messages == 0 || self.send_queue.bytes == 0 {
             return rule("send_queue", "holds at least one message and one byte");
         }
-        if self.id.is_nil() {
+        if self.id.is_some_and(|id| id.is_nil()) {
             return rule("id", "is not the nil id");
         }
         Ok(())

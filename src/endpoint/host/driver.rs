@@ -10,11 +10,11 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::PER_WAKE;
+use crate::config::{LAGS_EVERY, PER_WAKE};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::proto::Instant;
 use crate::proto::host::{
-    Event as MachineEvent, Host as Machine, Input, LeaveReason as MachineLeave, Output, Verdict,
+    Config, Event as MachineEvent, Host as Machine, Input, LeaveReason as MachineLeave, Output, Verdict,
 };
 use crate::role::Role;
 use crate::sync::lock;
@@ -22,59 +22,58 @@ use crate::transport::{ChannelError, ParentEvent, ParentLink, PeerAddress};
 use crate::wire::{CloseReason, Lane, MemberEntry};
 
 use super::super::auth::{Authenticator, JoinRequest};
-use super::super::driver::{Clock, Inbound, reason};
+use super::super::driver::{Clock, reason};
 use super::super::event::{Event, LeaveReason};
-use super::super::listener::Delivery;
+use super::super::listener::ChannelListener;
 use super::super::node::{Command, Node};
 use super::super::outbound::Gate;
-use super::super::stats::set_counters;
+use super::super::stats::{MemberLag, set_counters};
 
-/// Runs a host. Never waits for a peer's queue, nor for the host's own consumers: while they have no room it takes in no more
-/// messages that they would see, and goes on with all else.
+/// Runs a host. Never waits for a peer's queue, nor for the host's own consumers. While the pack is behind it takes in no more messages,
+/// and goes on with all else.
 #[derive(Debug)]
 pub(super) struct Driver {
     node: Arc<Node>,
     machine: Machine,
     link: ParentLink,
     clock: Clock,
-    inbound: Inbound,
-    consumers: Consumption,
+    listener: ChannelListener,
+    /// What is subscribed to; shared with the listener, which filters by it.
+    subscriptions: Arc<Mutex<BTreeSet<String>>>,
+    /// What the machine was told last of how far the host's consumers are.
+    handled: Option<u64>,
+    /// When the figures on the members are to be brought up to date.
+    lags_at: Instant,
     examiner: Examiner,
     /// Whether a shutdown was asked for, and when it must be done.
     draining: Option<Instant>,
     drained: bool,
 }
 
-/// What the host's own consumers take.
-#[derive(Debug)]
-pub(super) struct Consumption {
-    /// Shared with the listener, which filters by it.
-    pub(super) subscriptions: Arc<Mutex<BTreeSet<String>>>,
-    /// Whether they see the host's own messages.
-    pub(super) echo: bool,
-}
-
 impl Driver {
     pub(super) fn new(
         node: Arc<Node>,
-        machine: Machine,
+        config: Config,
         link: ParentLink,
         authenticator: Arc<dyn Authenticator>,
-        handshake_timeout: Duration,
-        consumers: Consumption,
-        inbound: mpsc::Sender<Delivery>,
+        listener: ChannelListener,
+        subscriptions: Arc<Mutex<BTreeSet<String>>>,
     ) -> Self {
         node.set_members([MemberEntry { id: node.id, role: Role::Host }]);
+        let clock = Clock::start();
+        let timeout = config.handshake_timeout;
         Self {
             node,
-            machine,
+            machine: Machine::new(config, clock.now()),
             link,
-            clock: Clock::start(),
-            inbound: Inbound::new(inbound),
-            consumers,
+            clock,
+            listener,
+            subscriptions,
+            handled: None,
+            lags_at: Instant::START,
             examiner: Examiner {
                 authenticator,
-                timeout: handshake_timeout,
+                timeout,
                 pending: JoinSet::new(),
                 addresses: BTreeMap::new(),
             },
@@ -87,7 +86,7 @@ impl Driver {
         let node = Arc::clone(&self.node);
         while !self.drained {
             let deadline = self.machine.poll_timeout().into_iter().chain(self.draining).min();
-            let has_room = self.inbound.has_room();
+            let takes = self.machine.takes_submits();
             tokio::select! {
                 biased;
                 () = node.cancel.cancelled() => break,
@@ -97,13 +96,13 @@ impl Driver {
                     self.machine.handle_input(self.clock.now(), Input::Verdict { peer, verdict });
                 }
                 () = self.clock.sleep_until(deadline) => self.on_timeout(),
-                () = self.inbound.wait_for_room(), if !has_room => {}
-                Some(frames) = self.link.submits.recv(), if has_room => {
+                Some(frames) = self.link.submits.recv(), if takes => {
                     self.machine.handle_input(self.clock.now(), Input::Submit { frames });
                 }
-                () = node.outbound.work(), if self.takes_own(has_room) => {}
+                () = node.outbound.work(), if takes => {}
             }
             self.take_what_waits();
+            self.tell_handled();
             self.machine.handle_input(self.clock.now(), Input::Flush);
             let published = self.perform();
             self.count();
@@ -116,7 +115,19 @@ impl Driver {
         node.end(members);
         // Nobody is to stay connected to a host that does nothing any more.
         drop(self.link);
-        self.inbound.finish(node.shutdown_timeout).await;
+        self.listener.end();
+    }
+
+    /// Tells the machine how far the host's own consumers have come.
+    fn tell_handled(&mut self) {
+        let now = self.clock.now();
+        self.listener.check(now);
+        let handled = if self.node.consumers.is_empty() { None } else { self.listener.handled() };
+        let seq = handled.map(|position| position.seq);
+        if seq != self.handled {
+            self.handled = seq;
+            self.machine.handle_input(now, Input::LocalHandled { seq });
+        }
     }
 
     /// Takes what is waiting without waiting for more, of each kind a bounded number.
@@ -126,14 +137,12 @@ impl Driver {
             let Ok(event) = self.link.events.try_recv() else { break };
             self.on_event(event);
         }
-        if self.inbound.has_room() {
-            for _ in 0..PER_WAKE {
-                let Ok(frames) = self.link.submits.try_recv() else { break };
-                self.machine.handle_input(now, Input::Submit { frames });
-            }
-        }
-        if !self.takes_own(self.inbound.has_room()) {
+        if !self.machine.takes_submits() {
             return;
+        }
+        for _ in 0..PER_WAKE {
+            let Ok(frames) = self.link.submits.try_recv() else { break };
+            self.machine.handle_input(now, Input::Submit { frames });
         }
         for _ in 0..PER_WAKE {
             let Some(batch) = self.node.outbound.take() else { break };
@@ -142,18 +151,18 @@ impl Driver {
         }
     }
 
-    /// Whether the host's own messages are taken in. What its consumers do not see needs no room there: else a consumer that waits
-    /// for what it sends would wait for itself.
-    fn takes_own(&self, has_room: bool) -> bool {
-        has_room || !self.consumers.echo
-    }
-
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Subscribe { prefixes, done } => {
-                *lock(&self.consumers.subscriptions) = prefixes;
+                *lock(&self.subscriptions) = prefixes;
                 // A caller that is gone does not mind.
                 let _ = done.send(());
+            }
+            Command::Kick { id, text, done } => {
+                let known = self.machine.members().any(|member| member.id == id);
+                self.machine.handle_input(self.clock.now(), Input::Kick { id, text });
+                // A caller that is gone does not mind.
+                let _ = done.send(known);
             }
             Command::Shutdown => {
                 if self.draining.is_none() {
@@ -193,13 +202,10 @@ impl Driver {
     /// Does what the machine wants done. Whether anything was published.
     fn perform(&mut self) -> bool {
         let mut published = false;
-        let deliver = !self.node.consumers.is_empty();
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Window { body, foreign } => {
-                    if deliver && (foreign || self.consumers.echo) {
-                        self.inbound.push(Delivery::Window(body.clone()));
-                    }
+                Output::Window { body, last, foreign } => {
+                    self.listener.on_window(&body, last, foreign);
                     self.link.channels.broadcast(Lane::Whole.encode(), body);
                     published = true;
                 }
@@ -208,7 +214,7 @@ impl Driver {
                     published = true;
                 }
                 Output::Control { peer, frame } => self.send_control(peer, frame),
-                Output::CutBroadcast { .. } => {}
+                Output::CutBroadcast { session } => self.link.channels.cut_broadcast(session),
                 Output::Disconnect { peer, session } => self.disconnect(&peer, session),
                 Output::Authenticate { peer, id, token } => self.examiner.examine(peer, id, token),
                 Output::Ordered(ordered) => {
@@ -238,7 +244,7 @@ impl Driver {
     fn on_machine_event(&mut self, event: MachineEvent) {
         match event {
             MachineEvent::Joined { id, role } => self.node.on_joined(MemberEntry { id, role }),
-            MachineEvent::Evicted { .. } => {}
+            MachineEvent::Evicted { id, eviction } => self.node.emit(Event::Evicted { id, eviction }),
             MachineEvent::Left { id, reason } => self.node.on_left(id, leave_reason(reason)),
             MachineEvent::Refused { peer, id, code, reason: text } => {
                 let address = self.examiner.address(&peer);
@@ -247,7 +253,19 @@ impl Driver {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
+        let now = self.clock.now();
+        if now >= self.lags_at {
+            self.lags_at = now + LAGS_EVERY;
+            let lags = self.machine.lags(now).into_iter().map(|member| MemberLag {
+                id: member.id,
+                lag: member.lag,
+                stored: member.stored,
+                handled: member.handled,
+                backlog: self.link.channels.backlog(member.session),
+            });
+            *lock(&self.node.lags) = lags.collect();
+        }
         let machine = self.machine.counters();
         set_counters!(
             self.node.counters,
@@ -258,6 +276,12 @@ impl Driver {
             unknown_sessions = machine.unknown_sessions,
             forbidden_submits = machine.forbidden_submits,
             duplicates = machine.duplicates,
+            repaired_windows = machine.repaired_windows,
+            missed_repairs = machine.missed_repairs,
+            resends_asked = machine.resends_asked,
+            evictions = machine.evictions,
+            pauses = machine.pauses,
+            forgotten_origins = machine.forgotten_origins,
             transport_drops = self.link.channels.dropped(),
         );
     }
@@ -268,7 +292,8 @@ fn leave_reason(reason: MachineLeave) -> LeaveReason {
         MachineLeave::Left | MachineLeave::Closed(CloseReason::Left | CloseReason::Shutdown) => {
             LeaveReason::Left
         }
-        MachineLeave::Evicted | MachineLeave::Disconnected => LeaveReason::Disconnected,
+        MachineLeave::Evicted => LeaveReason::Evicted,
+        MachineLeave::Disconnected => LeaveReason::Disconnected,
         MachineLeave::Closed(CloseReason::Replaced) => LeaveReason::Replaced,
         MachineLeave::Closed(CloseReason::Violation) => LeaveReason::Violation,
         MachineLeave::Closed(CloseReason::Unresponsive) => LeaveReason::Unresponsive,

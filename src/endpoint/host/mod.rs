@@ -9,14 +9,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use crate::config;
 use crate::error::HostError;
+use crate::flow::{HighWaterMark, SlowPolicy};
 use crate::id::EndpointId;
+use crate::message::check_prefix;
 use crate::proto::host as machine;
 use crate::role::Role;
 use crate::transport::{self, Address, AddressError, BindAddresses, BoundAddresses, ChannelAddress};
+use crate::wire::MAX_PREFIXES;
 
 use super::auth::{AllowAnonymous, Authenticator, SharedToken};
 use super::listener::ChannelListener;
@@ -64,6 +66,14 @@ impl Host {
         &self.bound
     }
 
+    /// Sends a member away, for a reason that it is told: its connections are closed, and it may come back after a
+    /// [quarantine](HostBuilder::quarantine). Whether there was such a member.
+    ///
+    /// Returns once that is under way. Cancel safe: when cancelled, the member goes all the same, or stays.
+    pub async fn kick(&self, id: EndpointId, reason: impl Into<String>) -> bool {
+        self.node().kick(id, reason.into()).await
+    }
+
     fn node(&self) -> &Arc<Node> {
         &self.guard.0
     }
@@ -74,7 +84,8 @@ endpoint!(Host);
 /// Configures a [`Host`].
 #[must_use = "a builder does nothing until it is bound"]
 pub struct HostBuilder {
-    id: EndpointId,
+    /// `None` for a fresh random one.
+    id: Option<EndpointId>,
     cluster: String,
     authenticator: Option<Arc<dyn Authenticator>>,
     empty_token: bool,
@@ -86,6 +97,15 @@ pub struct HostBuilder {
     max_message: usize,
     max_members: usize,
     send_queue: QueueLimit,
+    marks: HighWaterMark,
+    policy: SlowPolicy,
+    pace_percentile: u8,
+    ring: Option<machine::RingLimit>,
+    heartbeat: Duration,
+    lease: Duration,
+    origin_ttl: Duration,
+    max_origins: usize,
+    quarantine: (Duration, Duration),
     handshake_timeout: Duration,
     shutdown_timeout: Duration,
 }
@@ -93,7 +113,7 @@ pub struct HostBuilder {
 impl Default for HostBuilder {
     fn default() -> Self {
         Self {
-            id: EndpointId::random(),
+            id: None,
             cluster: config::DEFAULT_CLUSTER.to_owned(),
             authenticator: None,
             empty_token: false,
@@ -105,6 +125,15 @@ impl Default for HostBuilder {
             max_message: config::MAX_MESSAGE,
             max_members: config::MAX_MEMBERS,
             send_queue: QueueLimit { messages: config::SEND_QUEUE_MESSAGES, bytes: config::SEND_QUEUE_BYTES },
+            marks: HighWaterMark::new(),
+            policy: SlowPolicy::default(),
+            pace_percentile: config::PACE_PERCENTILE,
+            ring: None,
+            heartbeat: config::HEARTBEAT,
+            lease: config::LEASE,
+            origin_ttl: config::ORIGIN_TTL,
+            max_origins: config::MAX_ORIGINS,
+            quarantine: config::QUARANTINE,
             handshake_timeout: config::HANDSHAKE_TIMEOUT,
             shutdown_timeout: config::SHUTDOWN_TIMEOUT,
         }
@@ -121,9 +150,10 @@ impl fmt::Debug for HostBuilder {
 }
 
 impl HostBuilder {
-    /// Who the host is. Default: a fresh random id.
+    /// Who the host is. Default: a fresh random id. Under an id of your own its messages are numbered from the Unix time in microseconds,
+    /// so that one that comes back under it does not use numbers again.
     pub fn id(mut self, id: EndpointId) -> Self {
-        self.id = id;
+        self.id = Some(id);
         self
     }
 
@@ -195,6 +225,66 @@ impl HostBuilder {
         self
     }
 
+    /// How far a member may fall behind before it is a slow one, and so how much the host and each member hold for it. Default: 1,000,000
+    /// messages, 64 MiB, 5 s, no grace. Higher marks cost memory: the host keeps as much to repair from, and its transport may
+    /// hold as much for each member; each consumer of a member may hold as much, too.
+    pub fn high_water_mark(mut self, mark: HighWaterMark) -> Self {
+        self.marks = mark;
+        self
+    }
+
+    /// What to do about members that are slower than the others. Default: [`SlowPolicy::Evict`].
+    pub fn slow_policy(mut self, policy: SlowPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Which member sets the pace: while it is more than half of the high-water mark behind, `send` waits everywhere. The number is the share of members, in
+    /// percent, that are at least as fast: 0 is the fastest, 50 the median, 100 the slowest. Default: 50. [`SlowPolicy::Block`] means 100.
+    pub fn pace_percentile(mut self, percent: u8) -> Self {
+        self.pace_percentile = percent;
+        self
+    }
+
+    /// How much is kept to repair from, and for members that come back: in messages, and in bytes of windows with 128 for each. At least the
+    /// high-water mark. Default: the same. Costs that much memory.
+    pub fn replay_ring(mut self, messages: u64, bytes: u64) -> Self {
+        self.ring = Some(machine::RingLimit { messages, bytes });
+        self
+    }
+
+    /// How often the host tells where the order ends, so that members find lost messages: 1 ms to 49 days. Default: 100 ms. Shorter costs two small
+    /// messages to each member each time.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
+    /// After how long without a word the host and its members take each other for dead; at least three heartbeats. Default: 10 s.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long the host remembers what an endpoint sent once that is no member any more. One that comes back later with messages it had not seen
+    /// ordered is told that [their fate is unknown](crate::ReceiptError::Unknown). Default: 1 hour.
+    pub fn origin_ttl(mut self, ttl: Duration) -> Self {
+        self.origin_ttl = ttl;
+        self
+    }
+
+    /// Of how many endpoints the host remembers what they sent; joiners beyond that are refused. At least 1. Default: 100,000. Each costs some hundred bytes.
+    pub fn max_origins(mut self, origins: usize) -> Self {
+        self.max_origins = origins;
+        self
+    }
+
+    /// How long an evicted member stays away: the first time, and at most. It doubles with each eviction. Default: 1 s and 60 s.
+    pub fn quarantine(mut self, first: Duration, most: Duration) -> Self {
+        self.quarantine = (first, most.max(first));
+        self
+    }
+
     /// How long a joiner, and the authenticator, may take for each step. Default: 5 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
@@ -230,63 +320,65 @@ impl HostBuilder {
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 
-        let machine = machine::Host::new(
-            machine::Config {
-                id: self.id,
-                cluster: self.cluster,
-                incarnation: fresh_epoch(),
-                epoch: fresh_epoch(),
-                first_origin_seq: 1,
-                marks: crate::flow::HighWaterMark::new(),
-                pace_percentile: 50,
-                conflatable: Vec::new(),
-                ring: machine::RingLimit { messages: 1_000_000, bytes: 64 << 20 },
-                heartbeat: Duration::from_millis(100),
-                lease: Duration::from_secs(10),
-                origin_ttl: Duration::from_secs(3600),
-                max_origins: 100_000,
-                quarantine: (Duration::from_secs(1), Duration::from_secs(60)),
-                repair_rate: machine::RepairRate { burst: 4 << 20, per_second: 32 << 20 },
-                #[cfg(any(test, feature = "test-utils"))]
-                mutant: None,
-                max_message: self.max_message,
-                max_members: self.max_members,
-                max_handshakes: config::MAX_HANDSHAKES,
-                handshake_timeout: self.handshake_timeout,
-                broadcast,
-                submit,
-            },
-            crate::proto::Instant::START,
-        );
+        let id = self.id.unwrap_or_else(EndpointId::random);
+        let first_origin_seq = super::driver::first_origin_seq(self.id.is_none());
+        let epoch = fresh_epoch();
+        let (pace_percentile, conflatable) = match &self.policy {
+            SlowPolicy::Evict => (self.pace_percentile, Vec::new()),
+            SlowPolicy::Block => (100, Vec::new()),
+            SlowPolicy::DropOldest { conflatable } => (self.pace_percentile, conflatable.clone()),
+        };
+        let config = machine::Config {
+            id,
+            cluster: self.cluster,
+            incarnation: fresh_incarnation(epoch),
+            epoch,
+            first_origin_seq,
+            max_message: self.max_message,
+            max_members: self.max_members,
+            max_handshakes: config::MAX_HANDSHAKES,
+            handshake_timeout: self.handshake_timeout,
+            marks: self.marks,
+            pace_percentile,
+            conflatable: conflatable.clone(),
+            ring: self
+                .ring
+                .unwrap_or(machine::RingLimit { messages: self.marks.messages, bytes: self.marks.bytes }),
+            heartbeat: self.heartbeat,
+            lease: self.lease,
+            origin_ttl: self.origin_ttl,
+            max_origins: self.max_origins,
+            quarantine: self.quarantine,
+            repair_rate: config::REPAIR_RATE,
+            #[cfg(any(test, feature = "test-utils"))]
+            mutant: None,
+            broadcast,
+            submit,
+        };
         let prefixes = BTreeSet::from([String::new()]);
         let (node, commands) = Node::new(
-            self.id,
+            id,
             Role::Host,
-            Outbound::new(self.send_queue, self.max_message),
+            Outbound::new(self.send_queue, self.max_message, first_origin_seq),
             prefixes.clone(),
             self.shutdown_timeout,
         );
+        node.consumers.set_marks(&self.marks, conflatable);
         let subscriptions = Arc::new(Mutex::new(prefixes));
-        let (inbound, received) = mpsc::channel(config::INBOUND_WINDOWS);
-        let listener = ChannelListener {
-            id: self.id,
-            echo: self.echo,
-            max_message: self.max_message,
-            subscriptions: Some(Arc::clone(&subscriptions)),
-            consumers: Arc::clone(&node.consumers),
-            counters: Arc::clone(&node.counters),
-        };
-        let authenticator = self.authenticator.unwrap_or_else(|| Arc::new(AllowAnonymous));
+        let listener = ChannelListener::of_windows(
+            Arc::clone(&node),
+            self.echo,
+            self.max_message,
+            Arc::clone(&subscriptions),
+        );
         let driver = driver::Driver::new(
             Arc::clone(&node),
-            machine,
+            config,
             link,
-            authenticator,
-            self.handshake_timeout,
-            driver::Consumption { subscriptions, echo: self.echo },
-            inbound,
+            self.authenticator.unwrap_or_else(|| Arc::new(AllowAnonymous)),
+            listener,
+            subscriptions,
         );
-        node.tasks.spawn(listener.run(received));
         node.tasks.spawn(driver.run(commands));
         let address = match (self.advertise, &bound.control) {
             (Some(advertised @ Address::Tcp { port: 0, .. }), Address::Tcp { port, .. }) => {
@@ -320,9 +412,10 @@ impl HostBuilder {
                 rule: "holds at least one message and one byte",
             });
         }
-        if self.id.is_nil() {
+        if self.id.is_some_and(|id| id.is_nil()) {
             return Err(HostError::Option { option: "id", rule: "is not the nil id" });
         }
+        self.check_flow()?;
         let all = [Some(control), self.broadcast.as_ref(), self.submit.as_ref()];
         for address in all.into_iter().flatten() {
             if std::mem::discriminant(address) != std::mem::discriminant(control) {
@@ -330,6 +423,40 @@ impl HostBuilder {
             }
             if self.authenticator.is_none() && !address.is_local() {
                 return Err(HostError::Unprotected { address: address.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_flow(&self) -> Result<(), HostError> {
+        let rule = |option, rule| Err(HostError::Option { option, rule });
+        let most = Duration::from_millis(u32::MAX.into());
+        let spans = |span: Duration| (Duration::from_millis(1)..=most).contains(&span);
+        let marks = &self.marks;
+        if marks.messages == 0 || marks.bytes == 0 || !spans(marks.age) {
+            return rule("high_water_mark", "is at least one message, one byte, and 1 ms to 49 days");
+        }
+        if self.ring.is_some_and(|ring| ring.messages < marks.messages || ring.bytes < marks.bytes) {
+            return rule("replay_ring", "covers at least the high-water mark, in messages and in bytes");
+        }
+        if self.pace_percentile > 100 {
+            return rule("pace_percentile", "is 0 to 100");
+        }
+        if !spans(self.heartbeat) {
+            return rule("heartbeat", "is 1 ms to 49 days");
+        }
+        if !spans(self.lease) || self.lease < self.heartbeat * 3 {
+            return rule("lease", "is at least three heartbeats, and at most 49 days");
+        }
+        if self.max_origins == 0 {
+            return rule("max_origins", "is at least 1");
+        }
+        if let SlowPolicy::DropOldest { conflatable } = &self.policy {
+            if conflatable.len() > MAX_PREFIXES {
+                return rule("slow_policy", "names at most 1024 conflatable prefixes");
+            }
+            if conflatable.iter().any(|prefix| check_prefix(prefix).is_err()) {
+                return rule("slow_policy", "names prefixes that topics can begin with");
             }
         }
         Ok(())
@@ -356,6 +483,15 @@ fn fresh_epoch() -> u64 {
     let next = |last: u64| now.max(last.saturating_add(1));
     // The closure always gives a value.
     LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next)
+}
+
+/// A number that tells this life of a host from all others: random, or where there is no randomness the epoch.
+fn fresh_incarnation(epoch: u64) -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes).max(1),
+        Err(_) => epoch,
+    }
 }
 
 #[cfg(test)]

@@ -106,8 +106,8 @@ pub(crate) enum Verdict {
 /// What a host wants done.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Publish on lane `W`, and deliver to the host's own consumers. `foreign` when it holds messages of others than the host.
-    Window { body: Bytes, foreign: bool },
+    /// Publish on lane `W`, and deliver to the host's own consumers: it ends at `last`. `foreign` when it holds messages of others than the host.
+    Window { body: Bytes, last: Position, foreign: bool },
     /// Publish on another lane.
     Broadcast { lane: Bytes, body: Bytes },
     /// Send on the control channel.

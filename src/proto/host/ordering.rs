@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::id::EndpointId;
+use crate::message::Position;
 use crate::wire::{Batch, Ordered, ParentMessage, SubmitHead};
 
 use super::super::Instant;
@@ -129,7 +130,8 @@ impl Host {
         self.look_due = true;
         self.ring.push(now, cut.number, cut.last_seq, cut.records, cut.body.clone());
         let foreign = std::mem::take(&mut self.foreign);
-        self.outputs.push_back(Output::Window { body: cut.body.clone(), foreign });
+        let last = Position { epoch: self.order.epoch(), seq: cut.last_seq };
+        self.outputs.push_back(Output::Window { body: cut.body.clone(), last, foreign });
         if self.demand.is_any() {
             match order::lanes(&cut.body, &self.demand, self.config.max_message) {
                 Ok(lanes) => self.outputs.extend(

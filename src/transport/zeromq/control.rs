@@ -50,6 +50,11 @@ pub(super) enum Command {
         /// Its session, if it has one.
         session: Option<SessionToken>,
     },
+    /// Close the broadcast connection of a session.
+    CutBroadcast {
+        /// Whose.
+        session: SessionToken,
+    },
 }
 
 /// See the module.
@@ -121,6 +126,7 @@ impl ControlTask {
                 command = self.commands.recv() => match command {
                     Some(Command::Send { peer, frame }) => self.send(peer, frame),
                     Some(Command::Disconnect { peer, session }) => self.disconnect(&peer, session),
+                    Some(Command::CutBroadcast { session }) => self.cut_broadcast(session),
                     None => return,
                 },
                 message = self.router.recv(), if idle => {
@@ -147,9 +153,13 @@ impl ControlTask {
         if let Ok(identity) = PeerIdentity::try_from(peer.as_bytes().clone()) {
             self.router.backend().peer_disconnected(&identity);
         }
-        if let Some(session) = session
-            && let Ok(identity) = PeerIdentity::try_from(&session.as_bytes()[..])
-        {
+        if let Some(session) = session {
+            self.cut_broadcast(session);
+        }
+    }
+
+    fn cut_broadcast(&self, session: SessionToken) {
+        if let Ok(identity) = PeerIdentity::try_from(&session.as_bytes()[..]) {
             self.subscribers.peer_disconnected(&identity);
         }
     }

@@ -101,6 +101,11 @@ impl ParentChannels for ZeromqParent {
         let _ = self.commands.try_send(Command::Disconnect { peer: peer.clone(), session });
     }
 
+    fn cut_broadcast(&mut self, session: SessionToken) {
+        // As above.
+        let _ = self.commands.try_send(Command::CutBroadcast { session });
+    }
+
     fn backlog(&self, _session: SessionToken) -> Option<Backlog> {
         None
     }
