@@ -31,7 +31,7 @@ mod rng;
 mod time;
 
 #[cfg(any(test, feature = "test-utils"))]
-pub(crate) use mutant::Mutant;
+pub use mutant::Mutant;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) use rng::Rng;
 pub(crate) use time::Instant;

@@ -172,7 +172,6 @@ impl Driver {
             self.take_what_waits();
             self.tell_handled(self.clock.now());
             self.perform();
-            self.count();
         }
         self.link = Link::Down;
         let end = self.end.take().unwrap_or(End::Left);
@@ -304,8 +303,9 @@ impl Driver {
         self.perform();
     }
 
-    /// Does what the machine wants done.
+    /// Does what the machine wants done. What it counted is known before anybody can see what came of it.
     fn perform(&mut self) {
+        self.count();
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Dial => {

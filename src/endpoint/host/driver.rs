@@ -104,8 +104,9 @@ impl Driver {
             self.take_what_waits();
             self.tell_handled();
             self.machine.handle_input(self.clock.now(), Input::Flush);
-            let published = self.perform();
+            // What was counted is known before anybody can see what came of it.
             self.count();
+            let published = self.perform();
             if published {
                 // The transport's own tasks need a turn: a publisher that never yields starves its writers.
                 tokio::task::yield_now().await;
