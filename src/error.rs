@@ -223,7 +223,7 @@ pub enum JoinError {
         /// The host's address.
         address: Address,
         /// Why.
-        eviction: Eviction,
+        eviction: Box<Eviction>,
     },
     /// No host admitted the endpoint in time.
     #[error("could not join {address} within {waited:?}: {reason}")]

@@ -47,7 +47,7 @@ impl Batch {
     }
 
     /// The same batch, to be read: when all other consumers are done with it its messages are moved out, not cloned.
-    pub(super) fn to_be_read(self, progress: Arc<Progress>) -> Self {
+    pub(super) fn for_reader(self, progress: Arc<Progress>) -> Self {
         let messages = match self.messages {
             Run::Shared(messages, 0) => match Arc::try_unwrap(messages) {
                 Ok(messages) => Run::Own(messages.into_iter()),

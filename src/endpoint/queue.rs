@@ -168,7 +168,7 @@ impl Queue {
                 state.current = batch.as_slice().first().and_then(Message::position);
                 self.progress.set(state.current.map_or(0, |first| first.seq.saturating_sub(1)));
                 drop(state);
-                Poll::Ready(Some(Item::Batch(batch.to_be_read(Arc::clone(&self.progress)))))
+                Poll::Ready(Some(Item::Batch(batch.for_reader(Arc::clone(&self.progress)))))
             }
             Some((word, _)) => Poll::Ready(Some(word)),
             None if state.ended => Poll::Ready(None),

@@ -294,7 +294,9 @@ impl ClientBuilder {
             Ok(Err(machine::End::TimedOut { reason })) => {
                 Err(JoinError::TimedOut { address, waited: self.join_timeout, reason })
             }
-            Ok(Err(machine::End::Evicted(eviction))) => Err(JoinError::Evicted { address, eviction }),
+            Ok(Err(machine::End::Evicted(eviction))) => {
+                Err(JoinError::Evicted { address, eviction: Box::new(eviction) })
+            }
             Ok(Err(machine::End::Left)) | Err(_) => Err(JoinError::TimedOut {
                 address,
                 waited: self.join_timeout,
