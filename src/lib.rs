@@ -16,6 +16,8 @@ mod id;
 mod message;
 mod proto;
 mod role;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod sim;
 mod sync;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 pub mod transport;

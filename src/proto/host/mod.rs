@@ -25,6 +25,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{EndpointId, PeerId, SessionToken};
+#[cfg(any(test, feature = "test-utils"))]
+use crate::message::Position;
+#[cfg(any(test, feature = "test-utils"))]
+use crate::wire::Barrier;
 use crate::wire::{
     ChildMessage, CloseReason, Lane, MAX_PREFIXES, MemberEntry, Nonce, Ordered, ParentMessage, RefusalCode,
 };
@@ -95,6 +99,17 @@ pub(crate) struct Host {
     counters: Counters,
 }
 
+/// What a host holds.
+#[cfg(any(test, feature = "test-utils"))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    /// Windows, messages and bytes in the ring.
+    pub(crate) ring: (usize, u64, u64),
+    pub(crate) origins: usize,
+    /// Where what was published ends.
+    pub(crate) end: Barrier,
+}
+
 impl Host {
     pub(crate) fn new(config: Config, now: Instant) -> Self {
         let order = Order::new(config.epoch);
@@ -135,6 +150,22 @@ impl Host {
 
     pub(crate) fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// What is held, for those who check its bounds.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            ring: self.ring.usage(),
+            origins: self.origins.len(),
+            end: Barrier { epoch: self.order.epoch(), number: self.order.number(), last_seq: self.published },
+        }
+    }
+
+    /// Whether a position is one of this incarnation.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn is_here(&self, position: Position) -> bool {
+        position.epoch >= self.first_epoch
     }
 
     /// Whether no peer is there whose time could run out.

@@ -63,6 +63,11 @@ impl Origins {
         Self { table: BTreeMap::new(), expiring: BTreeSet::new(), max, ttl }
     }
 
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     pub(super) fn get_mut(&mut self, id: &EndpointId) -> Option<&mut Origin> {
         self.table.get_mut(id)
     }

@@ -49,7 +49,7 @@ pub(super) struct Delivery {
     ahead_limit: (u64, u64),
     /// Parts of one window that wait for its index.
     parts: Vec<TopicPart>,
-    /// What was seen of each origin in this incarnation.
+    /// What was given out of each origin in this incarnation.
     seen: Seen,
     had: Option<Had>,
     counters: DeliveryCounters,
@@ -59,8 +59,6 @@ pub(super) struct Delivery {
 #[derive(Debug)]
 struct Had {
     seen: Seen,
-    /// What was taken then.
-    filter: Filter,
     until: Instant,
 }
 
@@ -144,6 +142,12 @@ impl Delivery {
         self.counters
     }
 
+    /// How much waits ahead of a gap, in messages and bytes.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn ahead(&self) -> (u64, u64) {
+        (self.ahead_messages, self.ahead_bytes)
+    }
+
     /// How much may wait ahead of a gap.
     pub(super) fn set_limit(&mut self, messages: u64, bytes: u64) {
         self.ahead_limit = (messages, bytes);
@@ -174,7 +178,7 @@ impl Delivery {
         if let Some(until) = remember.filter(|_| self.position.is_some()) {
             let mut all = self.had.take().map(|had| had.seen).unwrap_or_default();
             all.merge(seen);
-            self.had = Some(Had { seen: all, filter: self.filter.clone(), until });
+            self.had = Some(Had { seen: all, until });
         }
         self.incarnation = incarnation;
         self.head = barrier.number;
@@ -319,15 +323,17 @@ impl Delivery {
         self.switch(piece.number - 1);
         let Piece { number, epoch, last_seq, mut messages, origins, bytes } = piece;
         self.number = number;
-        match origins {
-            Some(origins) => {
+        if let Some(origins) = origins {
+            if self.filter.takes_all() {
+                // What the table says of them need not be gathered from the messages.
                 origins.iter().for_each(|(id, last)| self.seen.note(*id, *last));
-                // What was made of parts was filtered as it came.
-                if !self.filter.takes_all() {
-                    messages.retain(|message| self.filter.matches(message.topic.as_str()));
-                }
+            } else {
+                messages.retain(|message| self.filter.matches(message.topic.as_str()));
+                messages.iter().for_each(|message| self.seen.note(message.origin, message.origin_seq));
             }
-            None => messages.iter().for_each(|message| self.seen.note(message.origin, message.origin_seq)),
+        } else {
+            // What was made of parts was filtered as it came.
+            messages.iter().for_each(|message| self.seen.note(message.origin, message.origin_seq));
         }
         if let Some(had) = &self.had {
             let before = messages.len();
@@ -400,7 +406,7 @@ impl Delivery {
 
 impl Had {
     fn contains(&self, message: &Message) -> bool {
-        self.seen.last(&message.origin) >= message.origin_seq && self.filter.matches(message.topic.as_str())
+        self.seen.last(&message.origin) >= message.origin_seq
     }
 }
 

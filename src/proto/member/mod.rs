@@ -141,6 +141,16 @@ struct Asked {
     again_at: Instant,
 }
 
+/// What a member holds.
+#[cfg(any(test, feature = "test-utils"))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) outbox_batches: usize,
+    pub(crate) outbox_bytes: usize,
+    pub(crate) ahead_messages: u64,
+    pub(crate) ahead_bytes: u64,
+}
+
 impl Member {
     pub(crate) fn new(config: Config) -> Self {
         Self {
@@ -185,6 +195,25 @@ impl Member {
             duplicates: delivery.duplicates,
             ..self.counters
         }
+    }
+
+    /// What is held, for those who check its bounds.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn usage(&self) -> Usage {
+        let (outbox_batches, outbox_bytes) = self.outbox.usage();
+        let (ahead_messages, ahead_bytes) = self.delivery.ahead();
+        Usage { outbox_batches, outbox_bytes, ahead_messages, ahead_bytes }
+    }
+
+    /// Whether it is a member now.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.state, State::Live) && self.broken.is_none()
+    }
+
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn is_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
     }
 
     /// Whether [`Input::Submit`] is welcome now.

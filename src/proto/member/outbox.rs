@@ -64,6 +64,11 @@ impl Outbox {
         self.batches.len() < self.limit.batches && self.bytes < self.limit.bytes
     }
 
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn usage(&self) -> (usize, usize) {
+        (self.batches.len(), self.bytes)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty()
     }

@@ -1,0 +1,81 @@
+//! What came of a run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::Fault;
+
+/// What came of one seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// How long the run took on its own clock.
+    pub simulated: Duration,
+    /// Steps taken.
+    pub events: u64,
+    /// How often each kind of fault came.
+    pub faults: BTreeMap<Fault, u64>,
+    /// Messages that the machines accepted.
+    pub accepted: u64,
+    /// Messages that hosts gave a place.
+    pub ordered: u64,
+    /// Messages delivered to members, each checked.
+    pub delivered: u64,
+    /// Jumps that members were told of.
+    pub resets: u64,
+    /// Members evicted.
+    pub evictions: u64,
+    /// Windows sent again.
+    pub repaired: u64,
+    /// Messages whose senders were told that their fate is unknown.
+    pub unknown: u64,
+    /// A sum over all that happened: two runs of one seed have the same.
+    pub digest: u64,
+    /// The first thing that was not as promised.
+    pub violation: Option<Violation>,
+}
+
+/// Something that was not as promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Violation {
+    /// The invariant, by its number in `docs/simulation.md`; 0 for a machine that breaks its own contract.
+    pub invariant: u8,
+    /// When, on the run's clock.
+    pub at: Duration,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "seed {}: {:.1?} simulated in {} steps, {} messages accepted, {} ordered, {} deliveries, {} resets, {} evictions, \
+             {} windows repaired, {} of unknown fate",
+            self.seed,
+            self.simulated,
+            self.events,
+            self.accepted,
+            self.ordered,
+            self.delivered,
+            self.resets,
+            self.evictions,
+            self.repaired,
+            self.unknown,
+        )?;
+        if let Some(violation) = &self.violation {
+            write!(f, "\n{violation}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {} broken after {:.6?}: {}", self.invariant, self.at, self.what)
+    }
+}
