@@ -64,7 +64,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
                 let name = value()?;
                 let known = || Mutant::ALL.map(Mutant::name).join(", ");
                 let found = Mutant::ALL.into_iter().find(|mutant| mutant.name() == name);
-                options.mutant = Some(found.ok_or_else(|| format!("no mutant {name:?}: there are {}", known()))?);
+                options.mutant =
+                    Some(found.ok_or_else(|| format!("no mutant {name:?}: there are {}", known()))?);
             }
             other => return Err(format!("unknown argument {other:?}")),
         }
@@ -161,8 +162,14 @@ fn many(options: &Options) -> ExitCode {
     let took = started.elapsed();
     println!("seeds        {} from {}, in {took:.1?}", sum.seeds, options.from);
     println!("simulated    {:.2} hours, {} steps", sum.simulated.as_secs_f64() / 3600.0, sum.events);
-    println!("messages     {} accepted, {} ordered, {} of unknown fate", sum.accepted, sum.ordered, sum.unknown);
-    println!("deliveries   {} checked, {} windows repaired, {} resets", sum.delivered, sum.repaired, sum.resets);
+    println!(
+        "messages     {} accepted, {} ordered, {} of unknown fate",
+        sum.accepted, sum.ordered, sum.unknown
+    );
+    println!(
+        "deliveries   {} checked, {} windows repaired, {} resets",
+        sum.delivered, sum.repaired, sum.resets
+    );
     println!("evictions    {}", sum.evictions);
     for (fault, times) in &sum.faults {
         println!("{times:>12} x {}", fault.name());

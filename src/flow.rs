@@ -9,7 +9,8 @@ use crate::message::Position;
 /// How far a member may fall behind the order before it is a slow one: in messages, in bytes and in time, whichever is met first.
 ///
 /// The ring from which lost windows are repaired covers at least as much. A host holds, for each member, up to this much in
-/// its transport's queues; a member holds up to this much in each of its consumers' queues.
+/// its transport's queues; a member holds up to this much in each of its consumers' queues. Whoever is behind by the very last window
+/// alone is within the mark in messages and bytes, however large that window is.
 ///
 /// ```
 /// use std::time::Duration;

@@ -26,7 +26,7 @@ pub enum Event {
         host: EndpointId,
         /// What this endpoint may do.
         role: Role,
-        /// Delivery begins behind this position.
+        /// Delivery begins, or goes on, behind this position.
         position: Position,
     },
     /// This client lost its host, and tries to come back.

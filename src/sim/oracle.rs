@@ -137,6 +137,11 @@ impl Oracle {
         self.logs.get(&life).map_or(0, |log| log.last_seq)
     }
 
+    /// Whether both positions are of the same life of the host.
+    pub(super) fn are_of_one_life(&self, one: Position, other: Position) -> bool {
+        self.epochs.get(&one.epoch) == self.epochs.get(&other.epoch)
+    }
+
     /// The host has published a window.
     pub(super) fn on_window(&mut self, life: u32, body: &Bytes, now: Instant, limit: RingLimit) -> Check {
         let window = match Window::decode(body, 1 << 20) {
@@ -338,8 +343,7 @@ impl Oracle {
             Some((_, at)) if Some(at) != after => {
                 return broken(2, format!("a reset says that delivery was at {after:?}, and it was at {at}"));
             }
-            Some(_) => {}
-            None => seen.began_behind = after,
+            _ => seen.began_behind = None,
         }
         if after.is_some_and(|after| resume_at <= after) {
             return broken(9, format!("a reset leads back from {after:?} to {resume_at}"));
@@ -394,7 +398,8 @@ impl Seen {
         }
     }
 
-    pub(super) fn on_joined(&mut self, life: u32, position: Position) -> Check {
+    /// It is a member; the host is at this seq by now.
+    pub(super) fn on_joined(&mut self, life: u32, position: Position, end: u64) -> Check {
         self.live = true;
         if self.at.is_none() {
             self.joined_at = Some(position);
@@ -405,13 +410,15 @@ impl Seen {
             return broken(2, format!("joined at {position}, and delivery began behind {began}"));
         }
         self.began_behind = None;
-        self.settles_at = self.settles.take().map(|ticket| (ticket, position)).or(self.settles_at);
+        self.settles_at =
+            self.settles.take().map(|ticket| (ticket, Position { seq: end, ..position })).or(self.settles_at);
         self.settle();
         Ok(())
     }
 
     pub(super) fn on_session_over(&mut self) {
         self.live = false;
+        self.began_behind = None;
     }
 
     fn settle(&mut self) {

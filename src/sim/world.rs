@@ -176,6 +176,8 @@ pub(super) struct World<'a> {
     asked: BTreeMap<usize, (u64, u64)>,
     acked: BTreeMap<usize, u64>,
     heard: BTreeMap<usize, Instant>,
+    /// What came in since the host's outputs were last taken: when, and what it acknowledged.
+    news: Vec<(usize, Instant, Option<u64>)>,
     oracle: Oracle,
     phase: Phase,
     last_messages: u64,
@@ -244,6 +246,7 @@ impl<'a> World<'a> {
             asked: BTreeMap::new(),
             acked: BTreeMap::new(),
             heard: BTreeMap::new(),
+            news: Vec::new(),
             oracle: Oracle::default(),
             phase: Phase::Faults,
             last_messages: 0,
@@ -520,7 +523,7 @@ impl<'a> World<'a> {
         match (pipe, item) {
             (Pipe::ControlUp, Item::Frames(frames)) => {
                 let now = self.host.clock.now(self.now);
-                self.heard.insert(index, now);
+                let mut acked = None;
                 match frames.first().map(ChildMessage::decode) {
                     Some(Ok(ChildMessage::Repair { first, last })) => {
                         self.asked.insert(index, (first, last));
@@ -529,11 +532,12 @@ impl<'a> World<'a> {
                         let here = self.oracle.last_seq(self.host.life) >= ack.handled.seq;
                         let machine = self.host.machine.as_ref();
                         if here && machine.is_some_and(|machine| machine.is_here(ack.handled)) {
-                            self.acked.insert(index, ack.handled.seq);
+                            acked = Some(ack.handled.seq);
                         }
                     }
                     _ => {}
                 }
+                self.news.push((index, now, acked));
                 self.to_host(host::Input::Control { peer, frames })
             }
             (Pipe::ControlUp, Item::Closed) => self.to_host(host::Input::ControlClosed { peer }),
@@ -566,13 +570,15 @@ impl<'a> World<'a> {
         let scenario = &self.scenario;
         self.host.life += 1;
         let life = self.host.life;
-        // The wall clock may be wrong by seconds; that it shows the same millisecond in two lives is left out.
+        // The wall clock may be wrong by seconds. That it shows the same moment in two lives is left out, as is that two draw the same
+        // incarnation: both share an epoch then, until a member tells.
         let wall = 1_000_000 + self.now / MILLI + self.dice.below(4_000);
+        let drawn = u64::from(life) * 7919 + (self.dice.any() >> 32 << 20);
         let config = host::Config {
             id: self.host.id,
             cluster: "sim".into(),
-            incarnation: u64::from(life),
-            epoch: wall * 1000 + u64::from(life),
+            incarnation: drawn,
+            epoch: (wall << 22) + (u64::from(life) << 14),
             first_origin_seq: u64::from(life) << 32,
             max_message: 1 << 20,
             max_members: scenario.members + 3,
@@ -678,6 +684,10 @@ impl<'a> World<'a> {
     }
 
     fn on_host_timer(&mut self) -> Result<(), Broken> {
+        // One that was armed for later before this one was.
+        if self.host.timer_at.is_none_or(|at| at > self.now) {
+            return Ok(());
+        }
         self.host.timer_at = None;
         let now = self.host.clock.now(self.now);
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
@@ -712,6 +722,10 @@ impl<'a> World<'a> {
             }
         }
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
+        for (link, at, acked) in self.news.drain(..) {
+            self.heard.insert(link, at);
+            self.acked.extend(acked.map(|acked| (link, acked)));
+        }
         let usage = machine.usage();
         let (windows, messages, bytes) = usage.ring;
         let limit = self.scenario.ring;
@@ -958,6 +972,9 @@ impl<'a> World<'a> {
 
     fn on_member_timer(&mut self, index: usize) -> Result<(), Broken> {
         let member = &mut self.members[index];
+        if member.timer_at.is_none_or(|at| at > self.now) {
+            return Ok(());
+        }
         member.timer_at = None;
         let now = member.clock.now(self.now);
         let Some(machine) = &mut member.machine else { return Ok(()) };
@@ -1007,6 +1024,7 @@ impl<'a> World<'a> {
             }
             member::Output::Hangup => {
                 self.seen[index].on_session_over();
+                trace!(self, "m{index} hangs up");
                 if let Some(link) = self.members[index].link.take() {
                     let lossy = self.dice.percent(50);
                     self.hang_up(link, false, lossy);
@@ -1015,7 +1033,11 @@ impl<'a> World<'a> {
             member::Output::Control { frame } => {
                 if let Ok(ChildMessage::Ack(ack)) = ChildMessage::decode(&frame) {
                     let front = self.members[index].consumer.queue.front();
-                    if let Some((_, up_to)) = front.filter(|(_, up_to)| *up_to <= ack.handled) {
+                    // What is left of another life of the host is none of this one's business.
+                    let same_life = |up_to: &Position| self.oracle.are_of_one_life(*up_to, ack.handled);
+                    if let Some((_, up_to)) =
+                        front.filter(|(_, up_to)| *up_to <= ack.handled && same_life(up_to))
+                    {
                         let handled = ack.handled;
                         return Err((
                             9,
@@ -1028,6 +1050,7 @@ impl<'a> World<'a> {
                         return Err((9, format!("m{index} acknowledges {ack:?}")));
                     }
                 }
+                trace!(self, "m{index} -> {:?}", ChildMessage::decode(&frame));
                 if let Some(link) = self.members[index].link {
                     self.send(link, Pipe::ControlUp, Item::Frames(vec![frame]));
                 }
@@ -1116,7 +1139,8 @@ impl<'a> World<'a> {
                 // A fresh one takes the place of those that overran.
                 member.consumer.gone = false;
                 let life = member.link.map_or(0, |link| self.links[link].host_life);
-                self.seen[index].on_joined(life, joined.position)?;
+                let end = self.oracle.last_seq(life);
+                self.seen[index].on_joined(life, joined.position, end)?;
             }
             member::Event::Reset { after, resume_at } => {
                 self.report.resets += 1;
@@ -1322,8 +1346,10 @@ impl<'a> World<'a> {
                 self.start_again(index);
             }
             self.recover(Some(index))?;
+            self.member_moved(index)?;
         }
         self.recover(None)?;
+        self.host_moved()?;
         if self.host.machine.is_none() {
             self.push(MILLI, Event::StartHost);
         }

@@ -103,7 +103,7 @@ impl Host {
         let foreign = hello.incarnation != 0 && hello.incarnation != self.config.incarnation;
         if hello.epoch > self.order.epoch() || (foreign && hello.epoch == self.order.epoch()) {
             self.cut_window(now);
-            self.order.rise_above(hello.epoch);
+            self.order.rise_above(hello.epoch, self.config.incarnation);
         }
         self.admit(now, peer, &hello, role, session);
     }

@@ -172,11 +172,14 @@ impl Host {
         if lag.messages == 0 {
             flow.moved_at = now;
         }
+        // Whoever has all but the last window is not slow, however large that is: somebody has to be the last to get it.
+        let has_all_but_last = self.ring.behind(flow.handled).is_none_or(|behind| behind.is_last);
         let standstill = now.since(flow.moved_at.max(awake_since).max(flow.live_at));
         if lag.age > marks.age && standstill > marks.age {
             return Some(EvictReason::Stalled);
         }
         let past = marks.exceeded_by(lag).filter(|_| !flow.catching_up && !pack_is_past);
+        let past = past.filter(|reason| *reason == EvictReason::Age || !has_all_but_last);
         let Some(reason) = past else {
             flow.past_since = None;
             return None;

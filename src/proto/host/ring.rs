@@ -45,6 +45,8 @@ pub(super) struct Behind {
     pub(super) bytes: u64,
     /// When the oldest of it was published.
     pub(super) since: Instant,
+    /// Whether it is the very last window alone.
+    pub(super) is_last: bool,
 }
 
 impl Ring {
@@ -83,7 +85,11 @@ impl Ring {
     pub(super) fn behind(&self, seq: u64) -> Option<Behind> {
         let first = self.entries.partition_point(|entry| entry.last_seq <= seq);
         let entry = self.entries.get(first)?;
-        Some(Behind { bytes: self.total - entry.before, since: entry.at })
+        Some(Behind {
+            bytes: self.total - entry.before,
+            since: entry.at,
+            is_last: first + 1 == self.entries.len(),
+        })
     }
 
     #[cfg(any(test, feature = "test-utils"))]

@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_millis(25);
 /// What share of the smaller mark may be handled before it is acknowledged at once (design, section 5: an eighth).
 const SHARE: u64 = 8;
 
-const NOWHERE: Position = Position { epoch: 0, seq: 0 };
+pub(super) const NOWHERE: Position = Position { epoch: 0, seq: 0 };
 
 /// How far the consumers have come, and what was said of it.
 #[derive(Debug)]

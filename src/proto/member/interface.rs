@@ -109,7 +109,8 @@ pub(crate) enum Output {
 /// What the application may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The endpoint is a member. The first time, delivery began behind `position`, and the next message submitted is to bear `next_origin_seq`.
+    /// The endpoint is a member. In this session delivery began, or went on, behind `position`. The first time, the next message submitted is
+    /// to bear `next_origin_seq`.
     Joined(Joined),
     /// Delivery jumps: what lay between was not received. `after` is the last position known before the hole.
     Reset { after: Option<Position>, resume_at: Position },

@@ -10,6 +10,7 @@ use crate::wire::{
 };
 
 use super::super::{ControlCount, Instant};
+use super::acks::NOWHERE;
 use super::delivery::MEMORY_SLACK;
 use super::filter::Filter;
 use super::{End, Event, Joined, Member, Output, Pending, State};
@@ -211,6 +212,8 @@ impl Member {
     /// The first barrier of a session: its windows begin behind it.
     fn on_subscribed_first(&mut self, now: Instant, welcome: Welcome, barrier: Barrier) {
         self.heard_broadcast = now;
+        // What is in the outbox has been away with the endpoint: it counts from now on.
+        self.outbox_moved_at = now;
         let new_incarnation = self.delivery.incarnation() != welcome.incarnation;
         let remember = (!mutant!(self, ForgetOrigins)).then(|| now + self.config.origin_ttl + MEMORY_SLACK);
         let first = self.delivery.position().is_none();
@@ -229,7 +232,7 @@ impl Member {
                 host: welcome.host,
                 role: welcome.role,
                 max_message: welcome.max_message as usize,
-                position: Position { epoch: barrier.epoch, seq: barrier.last_seq },
+                position: self.delivery.position().unwrap_or(NOWHERE),
                 next_origin_seq: self.outbox.next_origin_seq(),
                 terms: welcome.terms,
                 members: welcome.members,
