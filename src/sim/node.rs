@@ -56,6 +56,8 @@ impl LocalClock {
 pub(super) struct Consumer {
     /// What waits: how many messages, and up to where.
     pub(super) queue: VecDeque<(u64, Position)>,
+    /// Up to where all was put in.
+    pub(super) up_to: Option<Position>,
     /// It overran, and is no more.
     pub(super) gone: bool,
     /// It has its hands full: an event will say when it is done.
@@ -66,6 +68,12 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
+    /// It is done with what it took first: up to where it is done with all, now.
+    pub(super) fn take(&mut self) -> Option<Position> {
+        let (_, up_to) = self.queue.pop_front()?;
+        if self.queue.is_empty() { self.up_to } else { Some(up_to) }
+    }
+
     pub(super) fn messages(&self) -> u64 {
         self.queue.iter().map(|(messages, _)| messages).sum()
     }

@@ -1160,6 +1160,7 @@ impl<'a> World<'a> {
         self.oracle.on_delivered(&mut self.seen[index], messages, up_to)?;
         let member = &mut self.members[index];
         let consumer = &mut member.consumer;
+        consumer.up_to = Some(up_to);
         if consumer.gone || (messages.is_empty() && consumer.queue.is_empty()) {
             return self.to_member(index, member::Input::Handled { up_to });
         }
@@ -1185,10 +1186,12 @@ impl<'a> World<'a> {
         if consumer.busy || consumer.stalled {
             return Ok(());
         }
-        let Some((messages, up_to)) = consumer.queue.front().copied() else { return Ok(()) };
+        let Some((messages, _)) = consumer.queue.front().copied() else { return Ok(()) };
         if consumer.pace == 0 {
-            consumer.queue.pop_front();
-            return self.to_member(index, member::Input::Handled { up_to });
+            return match consumer.take() {
+                Some(up_to) => self.to_member(index, member::Input::Handled { up_to }),
+                None => Ok(()),
+            };
         }
         consumer.busy = true;
         let (after, life) = (consumer.pace * messages, self.members[index].life);
@@ -1202,7 +1205,7 @@ impl<'a> World<'a> {
         if consumer.stalled {
             return Ok(());
         }
-        if let Some((_, up_to)) = consumer.queue.pop_front() {
+        if let Some(up_to) = consumer.take() {
             self.to_member(index, member::Input::Handled { up_to })?;
         }
         // At full speed again, it takes all at once.
@@ -1347,6 +1350,15 @@ impl<'a> World<'a> {
             }
             self.recover(Some(index))?;
             self.member_moved(index)?;
+        }
+        // What stood still goes on.
+        for link in 0..self.links.len() {
+            for pipe in Pipe::ALL {
+                for _ in 0..self.links[link].line(pipe).items.len() {
+                    let after = self.latency();
+                    self.push(after, Event::Arrive { link, pipe });
+                }
+            }
         }
         self.recover(None)?;
         self.host_moved()?;

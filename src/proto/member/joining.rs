@@ -150,6 +150,7 @@ impl Member {
         match std::mem::replace(&mut self.state, State::Live) {
             State::Confirming { joined, last_origin_seq, .. } => {
                 self.join_deadline = None;
+                self.outbox.settle_beginning();
                 self.pause = self.config.backoff.0;
                 self.counters.sessions += 1;
                 // What the host has ordered of the outbox it has told by now.

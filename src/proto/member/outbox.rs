@@ -16,7 +16,7 @@ pub(super) struct Outbox {
     next_origin_seq: u64,
     /// The lowest origin_seq whose fate is open.
     open_from: u64,
-    /// Whether nothing was ever submitted.
+    /// Whether nobody knows yet with which number it begins.
     untouched: bool,
 }
 
@@ -73,7 +73,7 @@ impl Outbox {
         self.batches.is_empty()
     }
 
-    /// Whether nothing was ever submitted, so that the numbers may begin anywhere.
+    /// Whether the numbers may begin anywhere.
     pub(super) fn is_untouched(&self) -> bool {
         self.untouched
     }
@@ -83,6 +83,11 @@ impl Outbox {
         debug_assert!(self.untouched);
         self.next_origin_seq = last + 1;
         self.open_from = last + 1;
+    }
+
+    /// The application is told with which number it begins.
+    pub(super) fn settle_beginning(&mut self) {
+        self.untouched = false;
     }
 
     /// The origin_seq of the next message to be submitted.
@@ -102,7 +107,6 @@ impl Outbox {
 
     pub(super) fn submit(&mut self, first_origin_seq: u64, count: u16, body: Bytes) {
         debug_assert_eq!(first_origin_seq, self.next_origin_seq);
-        self.untouched = false;
         self.next_origin_seq = first_origin_seq + u64::from(count);
         self.bytes += body.len();
         self.batches.push_back(Batch { first_origin_seq, count, body });
