@@ -92,7 +92,7 @@ pub(super) struct Seen {
     /// From here on.
     settles_at: Option<(u64, Position)>,
     /// What was accepted from its application and was not heard of again.
-    pub(super) open: BTreeSet<u64>,
+    pub(super) open: BTreeMap<u64, Bytes>,
 }
 
 #[derive(Debug, Default)]
@@ -359,8 +359,10 @@ impl Oracle {
         let log = life.and_then(|life| self.logs.get(life));
         for k in 0..u64::from(run.count) {
             let (origin_seq, seq) = (run.first_origin_seq + k, run.first_seq + k);
+            let own = seen.open.remove(&origin_seq);
             let right = log.and_then(|log| log.record(seq)).is_some_and(|(window, record)| {
                 (record.origin, record.origin_seq, window.epoch) == (id, origin_seq, run.epoch)
+                    && own.is_none_or(|payload| record.payload == payload)
             });
             if !right {
                 let epoch = run.epoch;
@@ -369,7 +371,6 @@ impl Oracle {
                     format!("message {origin_seq} was told to stand at {epoch}:{seq}, and does not"),
                 );
             }
-            seen.open.remove(&origin_seq);
         }
         Ok(())
     }

@@ -178,6 +178,8 @@ pub(super) struct World<'a> {
     heard: BTreeMap<usize, Instant>,
     /// What came in since the host's outputs were last taken: when, and what it acknowledged.
     news: Vec<(usize, Instant, Option<u64>)>,
+    /// Since when sessions have been past their mark while the pack was not, on the host's clock.
+    past: BTreeMap<SessionToken, Instant>,
     oracle: Oracle,
     phase: Phase,
     last_messages: u64,
@@ -247,6 +249,7 @@ impl<'a> World<'a> {
             acked: BTreeMap::new(),
             heard: BTreeMap::new(),
             news: Vec::new(),
+            past: BTreeMap::new(),
             oracle: Oracle::default(),
             phase: Phase::Faults,
             last_messages: 0,
@@ -692,7 +695,39 @@ impl<'a> World<'a> {
         let now = self.host.clock.now(self.now);
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
         machine.handle_timeout(now);
-        self.flush()
+        self.flush()?;
+        self.check_snails(now)
+    }
+
+    /// Whoever is past the mark while the pack is not has to go in time.
+    fn check_snails(&mut self, now: Instant) -> Result<(), Broken> {
+        let Some(machine) = &self.host.machine else { return Ok(()) };
+        let marks = self.scenario.marks;
+        let lags = machine.lags(now);
+        let mut shares: Vec<f64> = lags.iter().map(|member| marks.share(&member.lag)).collect();
+        shares.extend(machine.local_lag(now).map(|lag| marks.share(&lag)));
+        shares.sort_by(f64::total_cmp);
+        // The fastest, to be on the safe side: whatever sets the pace is not faster.
+        let pack_is_past = shares.first().is_none_or(|share| *share > 1.0);
+        let limit = marks.grace + marks.age * 2 + self.scenario.heartbeat * 3;
+        let mut past = BTreeMap::new();
+        for member in lags {
+            let is_past =
+                marks.exceeded_by(&member.lag).is_some() && member.lag.messages > self.scenario.batch * 64;
+            if is_past && !pack_is_past && self.scenario.pace_percentile == 0 {
+                let since = *self.past.get(&member.session).unwrap_or(&now);
+                if now.since(since) > limit {
+                    let (id, lag) = (member.id, member.lag);
+                    return Err((
+                        11,
+                        format!("{id} is {lag} behind since {:?}, and was not evicted", since.elapsed()),
+                    ));
+                }
+                past.insert(member.session, since);
+            }
+        }
+        self.past = past;
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), Broken> {
@@ -867,7 +902,7 @@ impl<'a> World<'a> {
         }
         let first = self.host.next_origin_seq;
         self.host.next_origin_seq += count;
-        let body = self.batch(self.host.id, first, count);
+        let (body, _) = self.batch(self.host.id, first, count);
         self.to_host(host::Input::Local { body })
     }
 
@@ -885,9 +920,10 @@ impl<'a> World<'a> {
         self.host_stepped()
     }
 
-    /// Messages of an origin, as a batch.
-    fn batch(&mut self, id: EndpointId, first: u64, count: u64) -> Bytes {
+    /// Messages of an origin, as a batch, and their payloads.
+    fn batch(&mut self, id: EndpointId, first: u64, count: u64) -> (Bytes, Vec<Bytes>) {
         let mut builder = BatchBuilder::new(first);
+        let mut payloads = Vec::with_capacity(count as usize);
         for origin_seq in first..first + count {
             let topic = self.dice.pick(&TOPICS);
             self.counter += 1;
@@ -897,8 +933,9 @@ impl<'a> World<'a> {
             let Ok(message) = Message::new(topic, payload) else { continue };
             builder.push(&message);
             self.oracle.on_accepted(id, origin_seq, &message);
+            payloads.push(message.into_payload());
         }
-        builder.finish()
+        (builder.finish(), payloads)
     }
 
     // --- Members -------------------------------------------------------------------------------------------------
@@ -1266,8 +1303,8 @@ impl<'a> World<'a> {
         }
         let (id, first) = (member.id, member.next_origin_seq);
         member.next_origin_seq += count;
-        let body = self.batch(id, first, count);
-        self.seen[index].open.extend(first..first + count);
+        let (body, payloads) = self.batch(id, first, count);
+        self.seen[index].open.extend((first..).zip(payloads));
         let input = member::Input::Submit { first_origin_seq: first, count: count as u16, body };
         self.to_member(index, input)
     }
