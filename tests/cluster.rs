@@ -661,27 +661,6 @@ async fn a_handler_with_workers_keeps_the_order_of_each_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_consumer_makes_the_listener_wait_and_loses_nothing() {
-    let host = host(Kind::Inproc).await;
-    let client = join(&host).await;
-    let mut unread = client.messages();
-    let total = 40_000;
-    for i in 0..total {
-        host.send(message("t", i.to_string())).await.unwrap();
-    }
-    let waited = async {
-        while client.stats().listener_waits == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(waited).await;
-    for i in 0..total {
-        assert_eq!(next_payload(&mut unread).await, i.to_string());
-    }
-    assert_eq!(client.stats().lost_windows, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shut_down_endpoint_says_so() {
     let host = host(Kind::Inproc).await;
     let client = join(&host).await;

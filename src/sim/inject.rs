@@ -74,7 +74,7 @@ impl World<'_> {
                 self.host.is_draining = true;
                 let life = self.host.life;
                 self.push(lasts, Event::StopHost { life });
-                self.to_host(host::Input::Drain)?;
+                self.tell_host(host::Input::Drain)?;
             }
             Fault::MemberCrash | Fault::MemberPowerLoss | Fault::MemberReplaced => {
                 if self.members[member].machine.is_none() {
@@ -85,7 +85,7 @@ impl World<'_> {
                     self.members[member].id = self.fresh_id();
                 }
             }
-            Fault::MemberLeaves => self.to_member(member, member::Input::Leave)?,
+            Fault::MemberLeaves => self.tell_member(member, member::Input::Leave)?,
             Fault::Twin => {
                 let twins = self.members.iter().filter(|member| member.is_twin).count();
                 if twins == MAX_TWINS || self.members[member].is_twin {
@@ -119,7 +119,7 @@ impl World<'_> {
             }
             Fault::Kick => {
                 let id = self.members[member].id;
-                self.to_host(host::Input::Kick { id, text: "at will".to_owned() })?;
+                self.tell_host(host::Input::Kick { id, text: "at will".to_owned() })?;
             }
             Fault::Resubscribe => self.resubscribe(member)?,
         }

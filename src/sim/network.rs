@@ -52,8 +52,7 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) member: usize,
-    /// Which life of the member and of the host it belongs to.
-    pub(super) member_life: u32,
+    /// Which life of the host it belongs to.
     pub(super) host_life: u32,
     pub(super) peer: PeerId,
     pub(super) session: Option<SessionToken>,
@@ -65,10 +64,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(member: usize, member_life: u32, host_life: u32, peer: PeerId) -> Self {
+    pub(super) fn new(member: usize, host_life: u32, peer: PeerId) -> Self {
         Self {
             member,
-            member_life,
             host_life,
             peer,
             session: None,

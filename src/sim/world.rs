@@ -158,7 +158,6 @@ macro_rules! trace {
 pub(super) use trace;
 
 pub(super) struct World<'a> {
-    seed: u64,
     mutant: Option<Mutant>,
     pub(super) trace: Trace<'a>,
     pub(super) now: Nanos,
@@ -178,8 +177,9 @@ pub(super) struct World<'a> {
     heard: BTreeMap<usize, Instant>,
     /// What came in since the host's outputs were last taken: when, and what it acknowledged.
     news: Vec<(usize, Instant, Option<u64>)>,
-    /// Since when sessions have been past their mark while the pack was not, on the host's clock.
+    /// Since when sessions have been past their mark while the pack was not, and when that was last looked at, on the host's clock.
     past: BTreeMap<SessionToken, Instant>,
+    past_looked_at: Instant,
     oracle: Oracle,
     phase: Phase,
     last_messages: u64,
@@ -232,7 +232,6 @@ impl<'a> World<'a> {
             })
             .collect::<Vec<_>>();
         let mut world = Self {
-            seed,
             mutant,
             trace,
             now: 0,
@@ -250,6 +249,7 @@ impl<'a> World<'a> {
             heard: BTreeMap::new(),
             news: Vec::new(),
             past: BTreeMap::new(),
+            past_looked_at: Instant::START,
             oracle: Oracle::default(),
             phase: Phase::Faults,
             last_messages: 0,
@@ -355,7 +355,7 @@ impl<'a> World<'a> {
                 token[8..].copy_from_slice(&self.counter.to_be_bytes());
                 let session = SessionToken::from_bytes(token).ok_or((0, "no token".to_owned()))?;
                 let verdict = Verdict::Admit { role: Role::Member, session };
-                self.to_host(host::Input::Verdict { peer, verdict })?;
+                self.tell_host(host::Input::Verdict { peer, verdict })?;
             }
             Event::Stray { pipe: Pipe::SubmitUp, frames } => {
                 self.host.submits.push_back(frames);
@@ -363,7 +363,7 @@ impl<'a> World<'a> {
             }
             Event::Stray { frames, .. } => {
                 let peer = self.fresh_peer();
-                self.to_host(host::Input::Control { peer, frames })?;
+                self.tell_host(host::Input::Control { peer, frames })?;
             }
             Event::StartMember { member } => self.start_member(member)?,
             Event::MemberTimer { member, life } if life == self.members[member].life => {
@@ -380,7 +380,7 @@ impl<'a> World<'a> {
             Event::SubmitLost { member, life, link }
                 if life == self.members[member].life && self.members[member].link == Some(link) =>
             {
-                self.to_member(
+                self.tell_member(
                     member,
                     member::Input::LostChannel { reason: "the submit channel broke".into() },
                 )?;
@@ -391,13 +391,10 @@ impl<'a> World<'a> {
             Event::Handled { member, life } if life == self.members[member].life => {
                 self.on_handled(member)?
             }
-            Event::Fault => {
-                if self.phase == Phase::Faults {
-                    self.inject()?;
-                    let next =
-                        self.dice.scale(self.scenario.fault_every / 4 + 1, self.scenario.fault_every * 4);
-                    self.push(next, Event::Fault);
-                }
+            Event::Fault if self.phase == Phase::Faults => {
+                self.inject()?;
+                let next = self.dice.scale(self.scenario.fault_every / 4 + 1, self.scenario.fault_every * 4);
+                self.push(next, Event::Fault);
             }
             Event::Recover { member } => self.recover(member)?,
             Event::Heal => self.heal()?,
@@ -517,7 +514,7 @@ impl<'a> World<'a> {
             _ => return Ok(()),
         };
         trace!(self, "m{member} <- {}", describe(pipe, &input));
-        self.to_member(member, input)
+        self.tell_member(member, input)
     }
 
     fn arrives_at_host(&mut self, index: usize, pipe: Pipe, item: Item) -> Result<(), Broken> {
@@ -541,9 +538,9 @@ impl<'a> World<'a> {
                     _ => {}
                 }
                 self.news.push((index, now, acked));
-                self.to_host(host::Input::Control { peer, frames })
+                self.tell_host(host::Input::Control { peer, frames })
             }
-            (Pipe::ControlUp, Item::Closed) => self.to_host(host::Input::ControlClosed { peer }),
+            (Pipe::ControlUp, Item::Closed) => self.tell_host(host::Input::ControlClosed { peer }),
             (Pipe::BroadcastUp, Item::Subscribe(prefix)) => {
                 link.subscriptions.insert(prefix);
                 Ok(())
@@ -553,7 +550,7 @@ impl<'a> World<'a> {
                 Ok(())
             }
             (Pipe::BroadcastUp, Item::Closed) => match link.session {
-                Some(session) => self.to_host(host::Input::BroadcastClosed { session }),
+                Some(session) => self.tell_host(host::Input::BroadcastClosed { session }),
                 None => Ok(()),
             },
             (Pipe::SubmitUp, Item::Frames(frames)) => {
@@ -661,7 +658,7 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(super) fn to_host(&mut self, input: host::Input) -> Result<(), Broken> {
+    pub(super) fn tell_host(&mut self, input: host::Input) -> Result<(), Broken> {
         let now = self.host.clock.now(self.now);
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
         machine.handle_input(now, input);
@@ -710,6 +707,10 @@ impl<'a> World<'a> {
         // The fastest, to be on the safe side: whatever sets the pace is not faster.
         let pack_is_past = shares.first().is_none_or(|share| *share > 1.0);
         let limit = marks.grace + marks.age * 2 + self.scenario.heartbeat * 3;
+        // A host that slept, or whose clock jumped, holds that against nobody.
+        if now.since(std::mem::replace(&mut self.past_looked_at, now)) > self.scenario.heartbeat * 10 {
+            self.past.clear();
+        }
         let mut past = BTreeMap::new();
         for member in lags {
             let is_past =
@@ -903,7 +904,7 @@ impl<'a> World<'a> {
         let first = self.host.next_origin_seq;
         self.host.next_origin_seq += count;
         let (body, _) = self.batch(self.host.id, first, count);
-        self.to_host(host::Input::Local { body })
+        self.tell_host(host::Input::Local { body })
     }
 
     fn on_host_handled(&mut self) -> Result<(), Broken> {
@@ -973,7 +974,7 @@ impl<'a> World<'a> {
         self.seen[index] = Seen::new(member.filter.clone());
         trace!(self, "m{index} begins life {life}");
         self.push(0, Event::MemberTick { member: index, life });
-        self.to_member(index, member::Input::Start)
+        self.tell_member(index, member::Input::Start)
     }
 
     /// A member's process is gone. It comes back after a while.
@@ -999,7 +1000,7 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(super) fn to_member(&mut self, index: usize, input: member::Input) -> Result<(), Broken> {
+    pub(super) fn tell_member(&mut self, index: usize, input: member::Input) -> Result<(), Broken> {
         let member = &mut self.members[index];
         let now = member.clock.now(self.now);
         let Some(machine) = &mut member.machine else { return Ok(()) };
@@ -1199,7 +1200,7 @@ impl<'a> World<'a> {
         let consumer = &mut member.consumer;
         consumer.up_to = Some(up_to);
         if consumer.gone || (messages.is_empty() && consumer.queue.is_empty()) {
-            return self.to_member(index, member::Input::Handled { up_to });
+            return self.tell_member(index, member::Input::Handled { up_to });
         }
         if messages.is_empty() {
             return Ok(());
@@ -1211,8 +1212,8 @@ impl<'a> World<'a> {
             let consumer = &mut self.members[index].consumer;
             consumer.queue.clear();
             consumer.gone = true;
-            self.to_member(index, member::Input::Overrun)?;
-            return self.to_member(index, member::Input::Handled { up_to });
+            self.tell_member(index, member::Input::Overrun)?;
+            return self.tell_member(index, member::Input::Handled { up_to });
         }
         self.consume(index)
     }
@@ -1226,7 +1227,7 @@ impl<'a> World<'a> {
         let Some((messages, _)) = consumer.queue.front().copied() else { return Ok(()) };
         if consumer.pace == 0 {
             return match consumer.take() {
-                Some(up_to) => self.to_member(index, member::Input::Handled { up_to }),
+                Some(up_to) => self.tell_member(index, member::Input::Handled { up_to }),
                 None => Ok(()),
             };
         }
@@ -1243,7 +1244,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         if let Some(up_to) = consumer.take() {
-            self.to_member(index, member::Input::Handled { up_to })?;
+            self.tell_member(index, member::Input::Handled { up_to })?;
         }
         // At full speed again, it takes all at once.
         while self.members[index].consumer.pace == 0 && !self.members[index].consumer.queue.is_empty() {
@@ -1258,26 +1259,26 @@ impl<'a> World<'a> {
     fn on_dialled(&mut self, index: usize) -> Result<(), Broken> {
         let held = self.members[index].held_until[Pipe::ControlUp as usize] > self.now;
         if held || self.host.machine.is_none() || self.host.asleep_until > self.now {
-            return self.to_member(index, member::Input::DialFailed { reason: "nobody answers".into() });
+            return self.tell_member(index, member::Input::DialFailed { reason: "nobody answers".into() });
         }
         let peer = self.fresh_peer();
         let link = self.links.len();
-        self.links.push(Link::new(index, self.members[index].life, self.host.life, peer.clone()));
+        self.links.push(Link::new(index, self.host.life, peer.clone()));
         self.peers.insert(peer, link);
         self.members[index].link = Some(link);
-        self.to_member(index, member::Input::Connected)
+        self.tell_member(index, member::Input::Connected)
     }
 
     fn on_attached(&mut self, index: usize, link: usize, session: SessionToken) -> Result<(), Broken> {
         if self.links[link].host_life != self.host.life || self.host.machine.is_none() {
-            return self.to_member(index, member::Input::AttachFailed { reason: "nobody answers".into() });
+            return self.tell_member(index, member::Input::AttachFailed { reason: "nobody answers".into() });
         }
         self.links[link].session = Some(session);
         self.sessions.insert(session, link);
         for frames in std::mem::take(&mut self.members[index].stale) {
             self.send(link, Pipe::BroadcastDown, Item::Frames(frames));
         }
-        self.to_member(index, member::Input::Attached)
+        self.tell_member(index, member::Input::Attached)
     }
 
     fn on_member_tick(&mut self, index: usize) -> Result<(), Broken> {
@@ -1306,7 +1307,7 @@ impl<'a> World<'a> {
         let (body, payloads) = self.batch(id, first, count);
         self.seen[index].open.extend((first..).zip(payloads));
         let input = member::Input::Submit { first_origin_seq: first, count: count as u16, body };
-        self.to_member(index, input)
+        self.tell_member(index, input)
     }
 
     pub(super) fn resubscribe(&mut self, index: usize) -> Result<(), Broken> {
@@ -1316,7 +1317,7 @@ impl<'a> World<'a> {
         member.filter = filter.clone();
         let ticket = member.ticket;
         self.seen[index].on_subscribe(ticket, filter.clone());
-        self.to_member(index, member::Input::Subscribe { prefixes: filter, ticket })
+        self.tell_member(index, member::Input::Subscribe { prefixes: filter, ticket })
     }
 
     /// Another process comes up under a member's id.

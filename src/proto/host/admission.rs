@@ -165,10 +165,9 @@ impl Host {
             0 => hello.next_origin_seq - 1,
             first_open => first_open - 1,
         };
-        // A child that never was a member has nothing to say about numbers we know.
-        let is_new = hello.epoch == 0;
+        // Also of one without memory: what it proposes is above all that others sent under its id, and may still have in their outboxes.
         let (state, last) = if was_known {
-            (OriginState::Known, if is_new { 0 } else { floor })
+            (OriginState::Known, floor)
         } else if hello.incarnation == self.config.incarnation {
             (OriginState::Forgotten, hello.next_origin_seq - 1)
         } else {

@@ -48,8 +48,7 @@ impl Host {
     }
 
     fn serve_repair(&mut self, now: Instant, token: SessionToken, left: &mut usize) {
-        loop {
-            let Some(session) = self.sessions.get_mut(&token) else { break };
+        while let Some(session) = self.sessions.get_mut(&token) {
             let Some((next, last)) = session.repair else { break };
             if next > last {
                 session.repair = None;
