@@ -4,6 +4,7 @@
 //! cargo run --release --features test-utils --example simulate -- --seeds 1000
 //! cargo run --release --features test-utils --example simulate -- --seed 7 --trace
 //! ```
+#![allow(clippy::disallowed_methods, reason = "the bans are for the machines; this shows how long they took")]
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};

@@ -83,7 +83,8 @@ pub(super) struct Seen {
     /// Behind which position delivery began, if it did not say so yet.
     began_behind: Option<Position>,
     joined_at: Option<Position>,
-    last_of: BTreeMap<EndpointId, u64>,
+    /// The last message delivered of each origin, and of each [process](Oracle::process) under its id.
+    last_of: BTreeMap<(EndpointId, u64), u64>,
     /// What may be in force: tickets and filters, the latest last.
     filters: Vec<(u64, BTreeSet<String>)>,
     live: bool,
@@ -92,7 +93,7 @@ pub(super) struct Seen {
     /// From here on.
     settles_at: Option<(u64, Position)>,
     /// What was accepted from its application and was not heard of again.
-    pub(super) open: BTreeMap<u64, Bytes>,
+    pub(super) open: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -100,8 +101,10 @@ pub(super) struct Oracle {
     logs: BTreeMap<u32, Log>,
     /// Which life of the host an epoch belongs to.
     epochs: BTreeMap<u64, u32>,
-    /// What was sent; under an id that two processes use at once, different messages may bear the same number.
-    sent: BTreeMap<(EndpointId, u64), Vec<(String, Bytes)>>,
+    /// What was sent: topic and payload.
+    sent: BTreeMap<(EndpointId, u64), (String, Bytes)>,
+    /// With which numbers processes began, under ids that several have at once.
+    begun: BTreeSet<(EndpointId, u64)>,
     pub(super) delivered: u64,
     pub(super) ordered: u64,
     pub(super) accepted: u64,
@@ -127,10 +130,23 @@ impl Oracle {
         }
     }
 
-    pub(super) fn on_accepted(&mut self, origin: EndpointId, origin_seq: u64, message: &Message) {
+    /// One of several processes that have an id at once begins with this number. The messages of each keep their order.
+    pub(super) fn on_begun(&mut self, origin: EndpointId, origin_seq: u64) {
+        self.begun.insert((origin, origin_seq));
+    }
+
+    /// Whose message this is, of the processes under an id: the number that one began with.
+    fn process(&self, origin: EndpointId, origin_seq: u64) -> u64 {
+        self.begun.range((origin, 0)..=(origin, origin_seq)).next_back().map_or(0, |(_, first)| *first)
+    }
+
+    pub(super) fn on_accepted(&mut self, origin: EndpointId, origin_seq: u64, message: &Message) -> Check {
         let content = (message.topic().as_str().to_owned(), message.payload().clone());
-        self.sent.entry((origin, origin_seq)).or_default().push(content);
         self.accepted += 1;
+        match self.sent.insert((origin, origin_seq), content) {
+            Some(_) => broken(3, format!("two messages of {origin} bear the number {origin_seq}")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn last_seq(&self, life: u32) -> u64 {
@@ -171,10 +187,10 @@ impl Oracle {
                 topic: message.topic().as_str().to_owned(),
                 payload: message.payload().clone(),
             };
-            let content = self.sent.get(&(origin, origin_seq));
-            let known = content.is_some_and(|sent| {
-                sent.iter().any(|(topic, payload)| *topic == record.topic && *payload == record.payload)
-            });
+            let known = self
+                .sent
+                .get(&(origin, origin_seq))
+                .is_some_and(|(topic, payload)| *topic == record.topic && *payload == record.payload);
             if !known {
                 return broken(1, format!("message {origin_seq} of {origin} was ordered, and never sent so"));
             }
@@ -292,7 +308,8 @@ impl Oracle {
         let mut delivered = messages.iter().peekable();
         for (record, seq) in window.records.iter().zip(window.first_seq..) {
             let place = Some(Position { epoch: up_to.epoch, seq });
-            let last = seen.last_of.get(&record.origin).copied().unwrap_or(0);
+            let process = (record.origin, self.process(record.origin, record.origin_seq));
+            let last = seen.last_of.get(&process).copied().unwrap_or(0);
             if let Some(message) = delivered.next_if(|message| message.position() == place) {
                 let same = message.origin() == record.origin
                     && message.origin_seq() == record.origin_seq
@@ -319,9 +336,9 @@ impl Oracle {
                         format!("seq {seq} of topic {} was delivered, and not asked for", record.topic),
                     );
                 }
-                seen.last_of.insert(record.origin, record.origin_seq);
+                seen.last_of.insert(process, record.origin_seq);
                 self.delivered += 1;
-            } else if record.origin_seq > last
+            } else if record.origin_seq > seen.last_under(record.origin)
                 && seen.filters.iter().all(|(_, filter)| matches(filter, &record.topic))
             {
                 return broken(2, format!("seq {seq} of topic {} was not delivered", record.topic));
@@ -359,10 +376,9 @@ impl Oracle {
         let log = life.and_then(|life| self.logs.get(life));
         for k in 0..u64::from(run.count) {
             let (origin_seq, seq) = (run.first_origin_seq + k, run.first_seq + k);
-            let own = seen.open.remove(&origin_seq);
+            seen.open.remove(&origin_seq);
             let right = log.and_then(|log| log.record(seq)).is_some_and(|(window, record)| {
                 (record.origin, record.origin_seq, window.epoch) == (id, origin_seq, run.epoch)
-                    && own.is_none_or(|payload| record.payload == payload)
             });
             if !right {
                 let epoch = run.epoch;
@@ -384,6 +400,12 @@ impl Seen {
     /// Which life of the host it follows, and how far it has come.
     pub(super) fn at(&self) -> Option<(u32, Position)> {
         self.at
+    }
+
+    /// The highest number delivered of an origin. Processes that have its id at once share it: after a restart of the host, what one of
+    /// them sends with lower numbers than the other had used is taken for what was had.
+    fn last_under(&self, origin: EndpointId) -> u64 {
+        self.last_of.range((origin, 0)..=(origin, u64::MAX)).map(|(_, last)| *last).max().unwrap_or(0)
     }
 
     pub(super) fn on_subscribe(&mut self, ticket: u64, filter: BTreeSet<String>) {

@@ -64,8 +64,8 @@ impl Scenario {
         let grace = if dice.percent(50) { Duration::ZERO } else { millis(dice, 10, 500) };
         let marks = HighWaterMark { messages, bytes, age, grace };
         let ring = RingLimit {
-            messages: dice.pick(&[messages, messages * 2, 10_000]),
-            bytes: dice.pick(&[bytes, bytes * 2, 1 << 22]),
+            messages: dice.pick(&[messages, messages * 2, 10_000]).max(messages),
+            bytes: dice.pick(&[bytes, bytes * 2, 1 << 22]).max(bytes),
         };
         let slowest = dice.scale(100 * MICRO, 20 * MILLI);
         let lease = millis(dice, 600, 3_000);
@@ -83,7 +83,7 @@ impl Scenario {
             eager: dice.pick(&[100, 70, 20]),
             host_consumes: dice.percent(50),
             marks,
-            ring: RingLimit { messages: ring.messages.max(messages), bytes: ring.bytes.max(bytes) },
+            ring,
             heartbeat: millis(dice, 20, 100),
             lease,
             origin_ttl: if clean { Duration::from_secs(3600) } else { millis(dice, 500, 60_000) },
@@ -91,7 +91,8 @@ impl Scenario {
             quarantine: (quarantine, quarantine * dice.between(1, 8) as u32),
             repair_rate: RepairRate {
                 burst: dice.pick(&[2_000, 100_000, 4 << 20]),
-                per_second: dice.pick(&[10_000, 1 << 20, 32 << 20]),
+                // What the ring holds can be sent again in some seconds; by default it takes half a second.
+                per_second: dice.pick(&[10_000, 1 << 20, 32 << 20]).max(ring.bytes / 8),
             },
             pace_percentile: dice.pick(&[50, 50, 50, 0, 100]),
             outbox: Limit { batches: dice.pick(&[1, 3, 20, 800]), bytes: dice.pick(&[100, 10_000, 1 << 20]) },

@@ -903,7 +903,7 @@ impl<'a> World<'a> {
         }
         let first = self.host.next_origin_seq;
         self.host.next_origin_seq += count;
-        let (body, _) = self.batch(self.host.id, first, count);
+        let body = self.batch(self.host.id, first, count)?;
         self.tell_host(host::Input::Local { body })
     }
 
@@ -921,10 +921,9 @@ impl<'a> World<'a> {
         self.host_stepped()
     }
 
-    /// Messages of an origin, as a batch, and their payloads.
-    fn batch(&mut self, id: EndpointId, first: u64, count: u64) -> (Bytes, Vec<Bytes>) {
+    /// Messages of an origin, as a batch.
+    fn batch(&mut self, id: EndpointId, first: u64, count: u64) -> Result<Bytes, Broken> {
         let mut builder = BatchBuilder::new(first);
-        let mut payloads = Vec::with_capacity(count as usize);
         for origin_seq in first..first + count {
             let topic = self.dice.pick(&TOPICS);
             self.counter += 1;
@@ -933,10 +932,9 @@ impl<'a> World<'a> {
             payload.resize(8 + length, self.counter as u8);
             let Ok(message) = Message::new(topic, payload) else { continue };
             builder.push(&message);
-            self.oracle.on_accepted(id, origin_seq, &message);
-            payloads.push(message.into_payload());
+            self.oracle.on_accepted(id, origin_seq, &message)?;
         }
-        (builder.finish(), payloads)
+        Ok(builder.finish())
     }
 
     // --- Members -------------------------------------------------------------------------------------------------
@@ -1173,6 +1171,9 @@ impl<'a> World<'a> {
                 let member = &mut self.members[index];
                 if !std::mem::replace(&mut member.joined_once, true) {
                     member.next_origin_seq = joined.next_origin_seq;
+                    if self.scenario.has(Fault::Twin) {
+                        self.oracle.on_begun(member.id, joined.next_origin_seq);
+                    }
                 }
                 // A fresh one takes the place of those that overran.
                 member.consumer.gone = false;
@@ -1304,8 +1305,8 @@ impl<'a> World<'a> {
         }
         let (id, first) = (member.id, member.next_origin_seq);
         member.next_origin_seq += count;
-        let (body, payloads) = self.batch(id, first, count);
-        self.seen[index].open.extend((first..).zip(payloads));
+        let body = self.batch(id, first, count)?;
+        self.seen[index].open.extend(first..first + count);
         let input = member::Input::Submit { first_origin_seq: first, count: count as u16, body };
         self.tell_member(index, input)
     }

@@ -3,12 +3,17 @@
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::role::Role;
 use crate::wire::{
-    CloseReason, Hello, OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
+    CloseReason, Hello, MAX_ORIGIN_SEQ, OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode,
+    Terms, Welcome,
 };
 
 use super::super::{ControlCount, Instant};
 use super::session::{Bucket, Filter, Flow, Peer, Session};
 use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
+
+/// How many numbers are left out for what another process under the same id may have in its outbox (a guess: far more messages than fit into one, and far fewer
+/// than there are numbers).
+const OUTBOX_ROOM: u64 = 1 << 32;
 
 impl Host {
     pub(super) fn on_hello(&mut self, now: Instant, peer: PeerId, hello: Hello) {
@@ -159,15 +164,16 @@ impl Host {
 
     /// What is known of a joiner's messages, and with which one it goes on.
     fn recall(&mut self, hello: &Hello) -> (OriginState, u64) {
-        let was_known = self.origins.get_mut(&hello.id).is_some();
+        let known = self.origins.get_mut(&hello.id).map(|origin| origin.last);
         // By its own word nothing below this comes any more.
         let floor = match hello.first_open {
             0 => hello.next_origin_seq - 1,
             first_open => first_open - 1,
         };
-        // Also of one without memory: what it proposes is above all that others sent under its id, and may still have in their outboxes.
-        let (state, last) = if was_known {
-            (OriginState::Known, floor)
+        let (state, last) = if let Some(known) = known {
+            // One without memory goes on behind all that another process under its id may still have in its outbox.
+            let above = if hello.epoch == 0 { known.saturating_add(OUTBOX_ROOM) } else { 0 };
+            (OriginState::Known, floor.max(above).min(MAX_ORIGIN_SEQ))
         } else if hello.incarnation == self.config.incarnation {
             (OriginState::Forgotten, hello.next_origin_seq - 1)
         } else {

@@ -88,12 +88,30 @@ impl Ring {
         Some(Behind {
             bytes: self.total - entry.before,
             since: entry.at,
-            is_last: first + 1 == self.entries.len(),
+            // The last one here may be the first one here, and what came before it missed, too.
+            is_last: first + 1 == self.entries.len() && entry.last_seq - entry.records <= seq,
         })
     }
 
     #[cfg(any(test, feature = "test-utils"))]
     pub(super) fn usage(&self) -> (usize, u64, u64) {
         (self.entries.len(), self.messages, self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_window_left_is_not_all_that_was_missed() {
+        let mut ring = Ring::new(RingLimit { messages: 1, bytes: 1000 });
+        for number in 1..=3 {
+            ring.push(Instant::START, number, number, 1, Bytes::from_static(b"window"));
+        }
+        assert_eq!(ring.oldest(), Some(3));
+        assert!(ring.behind(2).is_some_and(|behind| behind.is_last));
+        assert!(ring.behind(1).is_some_and(|behind| !behind.is_last));
+        assert_eq!(ring.behind(3), None);
     }
 }
