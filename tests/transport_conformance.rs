@@ -11,7 +11,7 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use zincmq::transport::{
     BindAddresses, BindError, Channel, ChannelError, ChildEvent, ChildLink, DialError, Frames, ParentEvent,
-    ParentLink, PeerAddress, PeerId, for_address,
+    ParentLimits, ParentLink, PeerAddress, PeerId, for_address,
 };
 use zincmq::{Address, SessionToken};
 
@@ -55,7 +55,7 @@ impl Site {
 
 async fn bind(address: &Address) -> Result<ParentLink, BindError> {
     let addresses = BindAddresses { control: address.clone(), broadcast: None, submit: None };
-    within("bind", for_address(address).bind(&addresses)).await
+    within("bind", for_address(address).bind(&addresses, &ParentLimits::default())).await
 }
 
 async fn dial(address: &Address) -> ChildLink {
@@ -803,7 +803,8 @@ async fn tcp_binds_channels_where_it_is_told() {
         broadcast: Some(broadcast.address.clone()),
         submit: Some(submit.address.clone()),
     };
-    let link = within("bind", for_address(&control).bind(&addresses)).await.unwrap();
+    let link =
+        within("bind", for_address(&control).bind(&addresses, &ParentLimits::default())).await.unwrap();
     assert_eq!(link.addresses.broadcast, broadcast.address);
     assert_eq!(link.addresses.submit, submit.address);
     Child::join(&mut Parent { link }, 1).await;
@@ -817,7 +818,8 @@ async fn tcp_leaves_nothing_bound_when_a_channel_cannot_be() {
         broadcast: None,
         submit: Some(taken.link.addresses.submit.clone()),
     };
-    let refused = within("bind", for_address(&control.address).bind(&addresses)).await;
+    let refused =
+        within("bind", for_address(&control.address).bind(&addresses, &ParentLimits::default())).await;
     assert!(matches!(refused, Err(BindError::InUse { .. })), "{refused:?}");
     control.bind().await;
 }
@@ -848,11 +850,11 @@ async fn inproc_serves_all_channels_under_one_name() {
     let addresses =
         BindAddresses { control: site.address.clone(), broadcast: Some(site.address.clone()), submit: None };
     let transport = for_address(&site.address);
-    let link = within("bind", transport.bind(&addresses)).await.unwrap();
+    let link = within("bind", transport.bind(&addresses, &ParentLimits::default())).await.unwrap();
     assert_eq!([&link.addresses.broadcast, &link.addresses.submit], [&site.address; 2]);
     drop(link);
     let other = BindAddresses { submit: Some(Site::inproc().address), ..addresses };
-    let refused = within("bind", transport.bind(&other)).await;
+    let refused = within("bind", transport.bind(&other, &ParentLimits::default())).await;
     assert!(matches!(refused, Err(BindError::Unsupported { .. })), "{refused:?}");
     site.bind().await;
 }

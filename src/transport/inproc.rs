@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use super::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ChildChannels,
-    ChildEvent, ChildLink, DialError, Frames, ParentChannels, ParentEvent, ParentLink, PeerAddress, PeerId,
-    Transport,
+    ChildEvent, ChildLink, DialError, Frames, ParentChannels, ParentEvent, ParentLimits, ParentLink,
+    PeerAddress, PeerId, Transport,
 };
 use crate::id::SessionToken;
 use crate::sync::lock;
@@ -31,12 +31,6 @@ const CONTROL_QUEUE: usize = 1_024;
 /// How many messages from the submit channel may wait at the parent, for each child that there may be: a child has at most
 /// 1,000 unanswered ones, so its sends never find the queue full. Only a bound: what costs memory is what waits.
 const SUBMIT_QUEUE: usize = 1_024 * MAX_CHILDREN;
-
-/// How many broadcast messages may wait for one child: as many as in the `zeromq` crate, so that the transports look alike.
-const BROADCAST_QUEUE: usize = 100_000;
-
-/// How many bytes of them; a message that is larger by itself still finds an empty queue's room.
-const BROADCAST_BYTES: usize = 64 << 20;
 
 /// How many children a parent may have. Only a bound: what costs memory is what waits.
 const MAX_CHILDREN: usize = 65_536;
@@ -55,16 +49,16 @@ static BOUND: Notify = Notify::const_new();
 
 /// The transport for `inproc://NAME`: links within this process.
 ///
-/// One name serves the three channels. A broadcast message that finds 100,000 messages or 64 MiB waiting for a child is
+/// One name serves the three channels. A broadcast message that finds no room for a child within [`ParentLimits`] is
 /// dropped for that child and counted; [`backlog`](ParentChannels::backlog) tells what waits.
 ///
 /// ```
-/// use zincmq::transport::{BindAddresses, InprocTransport, Transport};
+/// use zincmq::transport::{BindAddresses, InprocTransport, ParentLimits, Transport};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let control: zincmq::Address = "inproc://example".parse()?;
 /// let addresses = BindAddresses { control: control.clone(), broadcast: None, submit: None };
-/// let parent = InprocTransport::new().bind(&addresses).await?;
+/// let parent = InprocTransport::new().bind(&addresses, &ParentLimits::default()).await?;
 /// let child = InprocTransport::new().dial(&control, std::time::Duration::from_secs(1)).await?;
 /// # Ok(()) }
 /// ```
@@ -82,7 +76,7 @@ impl InprocTransport {
 
 #[async_trait]
 impl Transport for InprocTransport {
-    async fn bind(&self, addresses: &BindAddresses) -> Result<ParentLink, BindError> {
+    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
         let unsupported =
             |address: &Address, reason| Err(BindError::Unsupported { address: address.clone(), reason });
         let control = &addresses.control;
@@ -96,7 +90,7 @@ impl Transport for InprocTransport {
         }
         let (events, events_out) = mpsc::channel(CONTROL_QUEUE + PARENT_RESERVE * MAX_CHILDREN);
         let (submits, submits_out) = mpsc::channel(SUBMIT_QUEUE);
-        let hub = Arc::new(Hub { events, submits, children: Mutex::default() });
+        let hub = Arc::new(Hub { events, submits, limits: *limits, children: Mutex::default() });
         let mut registry = lock(&REGISTRY);
         if registry.contains_key(name) {
             return Err(BindError::InUse { address: control.clone() });
@@ -141,6 +135,7 @@ impl Transport for InprocTransport {
 struct Hub {
     events: mpsc::Sender<ParentEvent>,
     submits: mpsc::Sender<Frames>,
+    limits: ParentLimits,
     children: Mutex<Children>,
 }
 
@@ -183,10 +178,10 @@ impl Subscriber {
     }
 
     /// Queues the message; whether there was room.
-    fn push(&mut self, lane: &Bytes, body: &Bytes) -> bool {
+    fn push(&mut self, lane: &Bytes, body: &Bytes, limits: &ParentLimits) -> bool {
         let size = lane.len() + body.len();
         let backlog = self.backlog();
-        if backlog.messages > 0 && backlog.bytes + size > BROADCAST_BYTES {
+        if backlog.messages > 0 && backlog.bytes + size > limits.bytes {
             return false;
         }
         match self.queue.try_send(vec![lane.clone(), body.clone()]) {
@@ -208,7 +203,7 @@ impl Hub {
         let reserve = || self.events.clone().reserve_owned();
         let closed = [reserve().await.ok()?, reserve().await.ok()?];
         let (events, events_out) = mpsc::channel(CONTROL_QUEUE + CHILD_RESERVE);
-        let (broadcasts, broadcasts_out) = mpsc::channel(BROADCAST_QUEUE);
+        let (broadcasts, broadcasts_out) = mpsc::channel(self.limits.queue());
         let reserve = || events.clone().try_reserve_owned().ok();
         let lost = [Some(reserve()?), Some(reserve()?), Some(reserve()?)];
         let peer = PeerId::new(Bytes::copy_from_slice(Uuid::new_v4().as_bytes()));
@@ -267,7 +262,7 @@ impl ParentChannels for InprocParent {
         for child in lock(&self.hub.children).by_peer.values_mut() {
             if let Some(subscriber) = &mut child.attached
                 && subscriber.prefixes.keys().any(|prefix| lane.starts_with(prefix))
-                && !subscriber.push(&lane, &body)
+                && !subscriber.push(&lane, &body, &self.hub.limits)
             {
                 self.dropped += 1;
             }

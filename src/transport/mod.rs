@@ -75,6 +75,33 @@ pub struct BindAddresses {
     pub submit: Option<Address>,
 }
 
+/// How much a parent's link may hold for one child that does not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParentLimits {
+    /// Broadcast messages queued for one subscriber; at least 1,024 whatever is asked for. What finds no room is dropped for it. Default: 100,000.
+    pub messages: usize,
+    /// Their bytes; a message that is larger by itself still finds an empty queue's room. Default: 64 MiB.
+    pub bytes: usize,
+    /// After how long a connection is given up whose other end takes nothing of what was sent. Default: 10 s.
+    pub stalled: Duration,
+}
+
+impl ParentLimits {
+    /// Below so many messages a queue would overflow from heartbeats and control traffic alone (a guess).
+    const FEWEST: usize = 1_024;
+
+    /// The bound on queued messages in force.
+    fn queue(&self) -> usize {
+        self.messages.max(Self::FEWEST)
+    }
+}
+
+impl Default for ParentLimits {
+    fn default() -> Self {
+        Self { messages: 100_000, bytes: 64 << 20, stalled: Duration::from_secs(10) }
+    }
+}
+
 /// What was bound, ports and paths resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundAddresses {
@@ -327,7 +354,7 @@ pub trait Transport: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`BindError`]; nothing stays bound then.
-    async fn bind(&self, addresses: &BindAddresses) -> Result<ParentLink, BindError>;
+    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError>;
 
     /// Connects a child's control channel, under a random identity.
     ///

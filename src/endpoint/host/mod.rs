@@ -17,7 +17,9 @@ use crate::id::EndpointId;
 use crate::message::check_prefix;
 use crate::proto::host as machine;
 use crate::role::Role;
-use crate::transport::{self, Address, AddressError, BindAddresses, BoundAddresses, ChannelAddress};
+use crate::transport::{
+    self, Address, AddressError, BindAddresses, BoundAddresses, ChannelAddress, ParentLimits,
+};
 use crate::wire::MAX_PREFIXES;
 
 use super::auth::{AllowAnonymous, Authenticator, SharedToken};
@@ -316,7 +318,7 @@ impl HostBuilder {
         self.check(&control)?;
         let addresses =
             BindAddresses { control, broadcast: self.broadcast.take(), submit: self.submit.take() };
-        let link = transport::for_address(&addresses.control).bind(&addresses).await?;
+        let link = transport::for_address(&addresses.control).bind(&addresses, &self.limits()).await?;
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 
@@ -389,6 +391,17 @@ impl HostBuilder {
         };
         tracing::info!(endpoint = %node.id, %address, "host is up");
         Ok(Host { guard: Arc::new(DropGuard(node)), address, bound })
+    }
+
+    /// What the transport may hold for a member: what the host itself would let it be behind.
+    fn limits(&self) -> ParentLimits {
+        let most = |mark: u64| usize::try_from(mark).unwrap_or(usize::MAX);
+        ParentLimits {
+            messages: most(self.marks.messages),
+            bytes: most(self.marks.bytes),
+            // Not before the host has judged by itself.
+            stalled: self.lease.max(self.marks.age + self.marks.grace),
+        }
     }
 
     fn check(&mut self, control: &Address) -> Result<(), HostError> {

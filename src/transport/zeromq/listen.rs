@@ -2,13 +2,18 @@
 //! set before anybody connects.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::lookup_host;
 
 #[cfg(unix)]
 use super::ipc::{self, IpcFile};
 use crate::transport::{Address, BindError};
+
+/// How many connections may wait to be accepted (as in tokio).
+const BACKLOG: i32 = 1024;
 
 /// A listener, not yet accepting.
 pub(super) struct Listening {
@@ -19,27 +24,36 @@ pub(super) struct Listening {
     pub(super) file: Option<IpcFile>,
     /// What the crate shall adopt.
     pub(super) listener: ::zeromq::Listener,
+    /// Whether the system gives up connections whose other end takes nothing.
+    pub(super) gives_up: bool,
 }
 
 impl Listening {
-    /// Listens at `address`. Cancel safe: a cancelled call leaves nothing behind.
-    pub(super) async fn open(address: &Address) -> Result<Self, BindError> {
+    /// Listens at `address`. Connections whose other end takes nothing for as long as `stalled` are given up, where the system can.
+    /// Cancel safe: a cancelled call leaves nothing behind.
+    pub(super) async fn open(address: &Address, stalled: Duration) -> Result<Self, BindError> {
         match address {
             Address::Tcp { host, port } => {
                 let (listener, port) =
-                    listen_tcp(host, *port).await.map_err(|error| refused(address, error))?;
+                    listen_tcp(host, *port, stalled).await.map_err(|error| refused(address, error))?;
                 Ok(Self {
                     address: address.with_port(port),
                     #[cfg(unix)]
                     file: None,
                     listener: listener.into(),
+                    gives_up: cfg!(target_os = "linux"),
                 })
             }
             #[cfg(unix)]
             Address::Ipc(path) => {
                 let path = if address.is_ipc_wildcard() { ipc::fresh_path() } else { path.clone() };
                 let (listener, file) = ipc::listen(&path).await.map_err(|error| refused(address, error))?;
-                Ok(Self { address: Address::Ipc(path), file: Some(file), listener: listener.into() })
+                Ok(Self {
+                    address: Address::Ipc(path),
+                    file: Some(file),
+                    listener: listener.into(),
+                    gives_up: false,
+                })
             }
             _ => Err(BindError::Unsupported {
                 address: address.clone(),
@@ -50,11 +64,10 @@ impl Listening {
 }
 
 /// Listens at the first of the host's addresses that can be bound. Every TCP listener is made here.
-async fn listen_tcp(host: &str, port: u16) -> io::Result<(TcpListener, u16)> {
+async fn listen_tcp(host: &str, port: u16, stalled: Duration) -> io::Result<(TcpListener, u16)> {
     let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host name has no address");
     for address in lookup_host((host, port)).await? {
-        // The standard library sets SO_REUSEADDR on Unix, so a restart need not wait for old connections.
-        match TcpListener::bind(address) {
+        match bind_tcp(address, stalled) {
             Ok(listener) => {
                 let port = listener.local_addr()?.port();
                 return Ok((listener, port));
@@ -67,11 +80,40 @@ async fn listen_tcp(host: &str, port: u16) -> io::Result<(TcpListener, u16)> {
     Err(refusal)
 }
 
+fn bind_tcp(address: SocketAddr, stalled: Duration) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // So that a restart need not wait for old connections. Elsewhere the option means another thing.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    // Accepted connections inherit it.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(stalled))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = stalled;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// The error for `address`.
 pub(super) fn refused(address: &Address, source: io::Error) -> BindError {
     let address = address.clone();
     match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { address },
         _ => BindError::Io { address, source },
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_connections_are_given_up_when_their_peer_takes_nothing() {
+        let stalled = Duration::from_millis(1234);
+        let listener = bind_tcp("127.0.0.1:0".parse().unwrap(), stalled).unwrap();
+        let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = Socket::from(listener.accept().unwrap().0);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(stalled));
     }
 }

@@ -21,7 +21,7 @@ use ::zeromq::SocketOptions;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{Address, BindAddresses, BindError, ChildLink, DialError, ParentLink, Transport};
+use super::{Address, BindAddresses, BindError, ChildLink, DialError, ParentLimits, ParentLink, Transport};
 
 /// What a socket of the crate tells of its connections. It drops what does not fit into its 1,024 places, so it must be
 /// read without waiting for anybody.
@@ -36,16 +36,19 @@ type Monitor = futures::channel::mpsc::Receiver<::zeromq::SocketEvent>;
 /// - A parent has a thread of its own, for the crate's sockets stand still for ever if several threads run them. It ends
 ///   with the link; what was queued by then goes out within half a second or not at all.
 /// - A peer that is disconnected while it reads nothing keeps what was queued for it, and half its connection, until
-///   the system gives the connection up or the link is dropped.
+///   the system gives the connection up or the link is dropped. Over TCP on Linux that is after [`ParentLimits::stalled`]; over
+///   `ipc://`, and elsewhere, it can last as long as the peer: binding there says so in the log.
+/// - The queue's bounds in [`ParentLimits`] cannot be set: it always is 100,000 messages.
 /// - A child notices the loss of its submit channel only when it next submits.
 /// - A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
 ///
 /// ```
-/// use zincmq::transport::{BindAddresses, Transport, ZeromqTransport};
+/// use zincmq::transport::{BindAddresses, ParentLimits, Transport, ZeromqTransport};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let control = "tcp://127.0.0.1:0".parse()?;
-/// let parent = ZeromqTransport::new().bind(&BindAddresses { control, broadcast: None, submit: None }).await?;
+/// let addresses = BindAddresses { control, broadcast: None, submit: None };
+/// let parent = ZeromqTransport::new().bind(&addresses, &ParentLimits::default()).await?;
 /// assert_ne!(parent.addresses.control.to_string(), "tcp://127.0.0.1:0");
 /// # Ok(()) }
 /// ```
@@ -63,8 +66,8 @@ impl ZeromqTransport {
 
 #[async_trait]
 impl Transport for ZeromqTransport {
-    async fn bind(&self, addresses: &BindAddresses) -> Result<ParentLink, BindError> {
-        parent::bind(addresses).await
+    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
+        parent::bind(addresses, limits).await
     }
 
     async fn dial(&self, control: &Address, timeout: Duration) -> Result<ChildLink, DialError> {

@@ -14,7 +14,7 @@ use super::thread::{self, Parts, Publisher};
 use crate::id::SessionToken;
 use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ParentChannels,
-    ParentLink, PeerId,
+    ParentLimits, ParentLink, PeerId,
 };
 
 /// The capacity of the queues to the driver, in messages.
@@ -27,14 +27,20 @@ const CONTROL_QUEUE: usize = 4_096;
 const DISCONNECTS: usize = 65_536;
 
 /// Binds a parent. Cancel safe: a cancelled call leaves nothing bound.
-pub(super) async fn bind(addresses: &BindAddresses) -> Result<ParentLink, BindError> {
-    let control = Listening::open(&addresses.control).await?;
+pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
+    let control = Listening::open(&addresses.control, limits.stalled).await?;
     let beside = |asked: &Option<Address>, suffix| {
         let default = || control.address.with_port(0).with_suffix(suffix);
         asked.clone().unwrap_or_else(default)
     };
-    let broadcast = Listening::open(&beside(&addresses.broadcast, ".pub")).await?;
-    let submit = Listening::open(&beside(&addresses.submit, ".pull")).await?;
+    let broadcast = Listening::open(&beside(&addresses.broadcast, ".pub"), limits.stalled).await?;
+    let submit = Listening::open(&beside(&addresses.submit, ".pull"), limits.stalled).await?;
+    if !broadcast.gives_up {
+        tracing::warn!(
+            address = %broadcast.address,
+            "the zeromq transport cannot cut a subscriber there that stops reading: what is queued for it stays as long as it does"
+        );
+    }
     let bound =
         BoundAddresses { control: control.address, broadcast: broadcast.address, submit: submit.address };
 
