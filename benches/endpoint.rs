@@ -1,7 +1,7 @@
 //! Endpoints beside the bare `zeromq` crate: throughput and round trip over loopback TCP, in one run, interleaved.
 //!
 //! `docs/benchmarks.md` says what is measured and how to read it. Options, behind `cargo bench --bench endpoint --`:
-//! `--quick` one round of small counts, `--rounds K` (default 5), `--only TEXT` the cells whose name contains it,
+//! `--quick` one round of small counts, `--scale K` K times as many messages, `--rounds K` (default 5), `--only TEXT` the cells whose name contains it,
 //! `--side endpoint|zeromq` one side alone, for profilers.
 //!
 //! A lost, repeated or misplaced message, or a run that stalls, is an error: the exit code is 1.
@@ -72,7 +72,7 @@ impl fmt::Display for Cell {
 }
 
 impl Cell {
-    fn all(quick: bool) -> Vec<Self> {
+    fn all(quick: bool, scale: u64) -> Vec<Self> {
         let mut cells = Vec::new();
         for way in [Way::Publish, Way::Submit] {
             for (size, counts) in [
@@ -81,7 +81,7 @@ impl Cell {
                 (64 * 1024, [8_000, 4_000, 1_000]),
             ] {
                 for (subscribers, messages) in [1, 8, 64].into_iter().zip(counts) {
-                    let messages = if quick { messages / 50 } else { messages };
+                    let messages = if quick { messages / 50 } else { messages * scale };
                     cells.push(Self { way, size, subscribers, messages });
                 }
             }
@@ -439,6 +439,7 @@ fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> 
 
 struct Options {
     quick: bool,
+    scale: u64,
     rounds: usize,
     only: String,
     sides: Vec<Side>,
@@ -446,12 +447,18 @@ struct Options {
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
-        let mut options =
-            Self { quick: false, rounds: 0, only: String::new(), sides: vec![Side::Endpoint, Side::Zeromq] };
+        let mut options = Self {
+            quick: false,
+            scale: 1,
+            rounds: 0,
+            only: String::new(),
+            sides: vec![Side::Endpoint, Side::Zeromq],
+        };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
                 "--quick" => options.quick = true,
+                "--scale" => options.scale = value()?.parse::<u64>()?.max(1),
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--only" => options.only = value()?,
                 "--side" => match value()?.as_str() {
@@ -535,7 +542,7 @@ fn environment() -> String {
 }
 
 fn measure(options: &Options) -> Result<(), Failure> {
-    let cells: Vec<Cell> = Cell::all(options.quick)
+    let cells: Vec<Cell> = Cell::all(options.quick, options.scale)
         .into_iter()
         .filter(|cell| cell.to_string().contains(&options.only))
         .collect();
