@@ -38,6 +38,7 @@ pub(crate) async fn run(args: SubArgs, mut output: Output) -> Result<(), Failure
         delay: Duration::from_millis(args.delay_ms),
         left: args.count.unwrap_or(u64::MAX),
         last: client.joined_at(),
+        overran: false,
         dropped: false,
         output: &mut output,
     };
@@ -75,6 +76,8 @@ struct Printer<'a> {
     left: u64,
     /// The message printed last, or where the order stood before the first.
     last: Position,
+    /// The stream fell too far behind and has ended; what becomes of the endpoint is about to be told.
+    overran: bool,
     /// What waited behind that was dropped: to be told as soon as it is known where printing goes on.
     dropped: bool,
     output: &'a mut Output,
@@ -114,18 +117,37 @@ impl Printer<'_> {
 
     /// Fails with an eviction that is not to be survived.
     fn print_event(&mut self, event: Event) -> Result<(), Failure> {
-        let end = match &event {
+        let outcome = match &event {
             Event::Evicted { eviction, .. } if self.rejoin == Rejoin::Never => {
-                Some(Failure::evicted(eviction))
+                Err(Failure::evicted(eviction))
             }
-            _ => None,
+            // The endpoint took itself out, or was on its way out: not before, since with a new stream it would see no reason to.
+            Event::Evicted { .. } | Event::Disconnected { .. } | Event::Connected { .. } if self.overran => {
+                self.start_over()
+            }
+            Event::ConsumerOverrun { .. } => {
+                self.overran = true;
+                Ok(())
+            }
+            _ => Ok(()),
         };
         match line::for_event(event) {
             // Who else is there is the host's to tell.
             None | Some(Line::MemberJoined { .. } | Line::MemberLeft { .. }) => {}
             Some(line) => self.output.line_now(&line)?,
         }
-        end.map_or(Ok(()), Err)
+        outcome
+    }
+
+    /// Goes on with a new stream, in place of one that has overrun. Fails where that is not to be survived.
+    fn start_over(&mut self) -> Result<(), Failure> {
+        if self.rejoin == Rejoin::Never {
+            return Err(Failure::overrun());
+        }
+        self.messages = self.client.messages();
+        self.overran = false;
+        self.dropped = true;
+        Ok(())
     }
 
     async fn print_batch(&mut self, batch: Batch, stop: &CancellationToken) -> Result<(), Failure> {
@@ -183,13 +205,8 @@ impl Printer<'_> {
             }
             RecvError::Lagged(missed) => self.output.line(&Line::Lagged { missed }),
             RecvError::Overrun => {
-                if self.rejoin == Rejoin::Never {
-                    return self.end_after_overrun(stop).await;
-                }
-                // What waited is gone. The endpoint comes back by itself, and this stream has what is delivered then.
-                self.messages = self.client.messages();
-                self.dropped = true;
-                Ok(())
+                self.overran = true;
+                self.await_new_stream(stop).await
             }
             RecvError::Evicted(eviction) => {
                 // The event says it first, but for a reader that was too slow to see it.
@@ -206,19 +223,24 @@ impl Printer<'_> {
         }
     }
 
-    /// The only stream has overrun, so that the endpoint evicts itself: waits for its word of that, and fails.
-    async fn end_after_overrun(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
-        loop {
+    /// The only stream has overrun, so that the endpoint evicts itself: waits for its word of that.
+    async fn await_new_stream(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        while self.overran {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 event = self.events.next() => event,
             };
             match event {
-                // It was on its way out, or the word was missed: all the same.
-                None | Some(Event::Disconnected { .. } | Event::Lagged(_)) => return Err(Failure::overrun()),
+                None => return Err(Failure::overrun()),
+                // The word was among those missed, or will not be missed any more.
+                Some(Event::Lagged(missed)) => {
+                    self.output.line_now(&Line::EventsMissed { missed })?;
+                    self.start_over()?;
+                }
                 Some(event) => self.print_event(event)?,
             }
         }
+        Ok(())
     }
 }
