@@ -275,5 +275,5 @@ fn help_tells_units_defaults_and_the_exit_code() {
     for words in ["[default: auto]", "milliseconds", "Exit code 3"] {
         assert!(sub.contains(words), "{words}: {sub}");
     }
-    assert!(help(&["--help"]).contains("3 the host sent this endpoint away"));
+    assert!(help(&["--help"]).contains("3 the host sent this endpoint away, or it fell too far behind"));
 }

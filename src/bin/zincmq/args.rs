@@ -24,8 +24,11 @@ Examples:
   zincmq sub tcp://127.0.0.1:5555                           print what is said there
   echo hello | zincmq pub tcp://127.0.0.1:5555 --topic hi   say something
 
-Exit codes: 0 done, 1 something went wrong (standard error says what, and what to do), 2 wrong usage,
-3 the host sent this endpoint away, or it fell too far behind, and it is not to come back (sub --rejoin never)."
+Exit codes:
+  0  done
+  1  something went wrong: standard error says what, and what to do
+  2  wrong usage
+  3  the host sent this endpoint away, or it fell too far behind, and it is not to come back (--rejoin never)"
 )]
 pub(crate) struct Args {
     /// Print one JSON object per line
