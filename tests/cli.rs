@@ -370,9 +370,16 @@ fn the_tour_holds_what_it_says() {
     let text: Vec<_> = std::iter::from_fn(|| tour.next_line()).collect();
     tour.ends_well();
     let text = text.join("\n");
-    for word in
-        ["Joining", "Echo", "One order", "Handlers and prefixes", "Leaving", "Shutting down", "messages"]
-    {
+    for word in [
+        "Joining",
+        "Echo",
+        "One order",
+        "Handlers and prefixes",
+        "A snail",
+        "Leaving",
+        "Shutting down",
+        "messages",
+    ] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(!text.contains('\x1b'));
@@ -385,5 +392,5 @@ fn the_tour_as_json_has_one_object_for_each_step() {
         .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"].clone())
         .collect();
     tour.ends_well();
-    assert_eq!(events, ["started", "echo", "order", "handlers", "left", "closed", "done"]);
+    assert_eq!(events, ["started", "echo", "order", "handlers", "snail", "left", "closed", "done"]);
 }

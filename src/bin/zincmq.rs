@@ -10,6 +10,8 @@
 mod args;
 #[path = "zincmq/failure.rs"]
 mod failure;
+#[path = "zincmq/flow.rs"]
+mod flow;
 #[path = "zincmq/host.rs"]
 mod host;
 #[path = "zincmq/line.rs"]
@@ -31,7 +33,6 @@ mod tour;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,8 +41,11 @@ use args::{Args, Command};
 use failure::Failure;
 use output::Output;
 
+/// The exit code of an endpoint that was evicted and is not to come back.
+const EVICTED: u8 = 3;
+
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::get_or_exit();
     trace(args.verbose);
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
@@ -57,6 +61,10 @@ fn main() -> ExitCode {
         Err(Failure::Told { message, advice }) => {
             failure::tell(&message, advice.as_deref());
             ExitCode::FAILURE
+        }
+        Err(Failure::Evicted { message, advice }) => {
+            failure::tell(&message, advice.as_deref());
+            ExitCode::from(EVICTED)
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand};
 use zincmq::{Address, EndpointId, Topic};
 
+use crate::flow::{FlowArgs, MAX_SPAN, RejoinArg};
+
 /// Cluster messaging without a broker: one host orders and publishes, clients join it, send and receive.
 ///
 /// Every message gets its place in one order, and every member sees that order.
@@ -22,7 +24,11 @@ Examples:
   zincmq sub tcp://127.0.0.1:5555                           print what is said there
   echo hello | zincmq pub tcp://127.0.0.1:5555 --topic hi   say something
 
-Exit codes: 0 done, 1 something went wrong (standard error says what, and what to do), 2 wrong usage."
+Exit codes:
+  0  done
+  1  something went wrong: standard error says what, and what to do
+  2  wrong usage
+  3  the host sent this endpoint away, or it fell too far behind, and it is not to come back (--rejoin never)"
 )]
 pub(crate) struct Args {
     /// Print one JSON object per line
@@ -35,6 +41,17 @@ pub(crate) struct Args {
 
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// What was typed. Ends the process with advice where that makes no sense.
+    pub(crate) fn get_or_exit() -> Self {
+        let args = Self::parse();
+        if let Command::Host(host) = &args.command {
+            host.flow.check().unwrap_or_else(|error| error.exit());
+        }
+        args
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,14 +68,16 @@ pub(crate) enum Command {
 
 /// Start a host: it admits members, orders their messages and publishes them
 ///
-/// Prints where it listens, then who comes and goes. Ctrl-c ends it in order: members are told, and what was sent to it
-/// gets its place.
+/// Prints where it listens, then who comes and goes, and who was sent away for being too slow. Ctrl-c ends it in order:
+/// members are told, and what was sent to it gets its place.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   zincmq host --bind tcp://127.0.0.1:5555                   for this machine only
   zincmq host --bind tcp://0.0.0.0:5555 --token-file token  for others who have the token
-  zincmq host --bind ipc:///tmp/cluster                     over Unix sockets")]
+  zincmq host --bind ipc:///tmp/cluster                     over Unix sockets
+  zincmq host --hwm-messages 10000 --hwm-age 1000           send slow members away early
+  zincmq host --policy drop-oldest --conflatable sensor.    of sensors, only the newest values count")]
 pub(crate) struct HostArgs {
     /// Where members join: tcp://HOST:PORT or ipc://PATH; port 0 lets the system choose
     #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:0", value_parser = bindable)]
@@ -86,18 +105,25 @@ pub(crate) struct HostArgs {
     /// The address members reach the host at, where that is not the one they dial
     #[arg(long, value_name = "ADDR", value_parser = joinable)]
     pub(crate) advertise: Option<Address>,
+
+    #[command(flatten)]
+    pub(crate) flow: FlowArgs,
 }
 
 /// Join a cluster and print what is said there
 ///
 /// Everything ordered after the "joined" line is printed, each message once and in order. When the host goes away, sub
-/// waits for it to come back, and says so. Ctrl-c ends it.
+/// waits for it to come back, and says so. When the host sends it away, or it falls too far behind, it says so, too, and
+/// comes back or ends, as --rejoin says. What was missed meanwhile is told by a "reset" line. Ctrl-c ends it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   zincmq sub tcp://127.0.0.1:5555
   zincmq sub tcp://127.0.0.1:5555 --topic sensor. --topic alarm. --count 10
-  zincmq --json sub ipc:///tmp/cluster | jq .payload")]
+  zincmq --json sub ipc:///tmp/cluster | jq .payload
+  zincmq sub tcp://127.0.0.1:5555 --delay-ms 100 --rejoin never    be slow, and see what comes of it
+
+Exit code 3: it was sent away or fell too far behind, and --rejoin is never.")]
 pub(crate) struct SubArgs {
     #[command(flatten)]
     pub(crate) join: JoinArgs,
@@ -113,6 +139,14 @@ pub(crate) struct SubArgs {
     /// Who to be [default: a fresh random id]
     #[arg(long, value_name = "UUID")]
     pub(crate) id: Option<EndpointId>,
+
+    /// What to do when the host sends it away, or it falls too far behind
+    #[arg(long, default_value = "auto")]
+    pub(crate) rejoin: RejoinArg,
+
+    /// Be slow on purpose: wait so many milliseconds after each message. It counts as handled only then
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = clap::value_parser!(u64).range(..=MAX_SPAN))]
+    pub(crate) delay_ms: u64,
 }
 
 /// Send each line of standard input as one message

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use zincmq::{
-    HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError, SubscribeError, TopicError,
+    EvictReason, Eviction, HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError,
+    SubscribeError, TopicError,
 };
 
 /// Why a command did not succeed.
@@ -13,6 +14,8 @@ pub(crate) enum Failure {
     NobodyReads,
     /// What to say on standard error.
     Told { message: String, advice: Option<String> },
+    /// The same of an endpoint that was evicted, and is not to come back.
+    Evicted { message: String, advice: Option<String> },
 }
 
 impl Failure {
@@ -23,7 +26,34 @@ impl Failure {
     pub(crate) fn with_advice(message: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::Told { message: message.into(), advice: Some(advice.into()) }
     }
+
+    /// An endpoint that does not come back after this.
+    pub(crate) fn evicted(eviction: &Eviction) -> Self {
+        let advice = match eviction.reason {
+            EvictReason::Kicked => None,
+            EvictReason::Silent => {
+                Some("see that the host can be reached; --rejoin auto comes back by itself")
+            }
+            _ => Some(TOO_SLOW),
+        };
+        Self::Evicted {
+            message: format!("this endpoint was evicted: {eviction}"),
+            advice: advice.map(str::to_owned),
+        }
+    }
+
+    /// An endpoint that does not come back after it fell behind by itself.
+    pub(crate) fn overrun() -> Self {
+        Self::Evicted {
+            message: "this endpoint fell too far behind".to_owned(),
+            advice: Some(TOO_SLOW.to_owned()),
+        }
+    }
 }
+
+/// What to do about an endpoint that is too slow.
+const TOO_SLOW: &str = "take fewer topics with --topic PREFIX, read faster, or start the host with higher marks (--hwm-messages, \
+                        --hwm-bytes, --hwm-age); --rejoin auto comes back by itself";
 
 /// Says it on standard error.
 pub(crate) fn tell(message: &str, advice: Option<&str>) {
@@ -46,6 +76,7 @@ impl From<JoinError> for Failure {
             JoinError::Refused { reason, .. } => {
                 return Self::Told { message: error.to_string(), advice: for_refusal(reason) };
             }
+            JoinError::Evicted { eviction, .. } => return Self::evicted(eviction),
             JoinError::TimedOut { .. } => {
                 "see that a host runs there (zincmq host --bind ADDR) and that the address is the one it printed; \
                  --timeout SECONDS waits longer"
@@ -65,7 +96,9 @@ pub(crate) fn for_refusal(reason: &RefusalReason) -> Option<String> {
         RefusalReason::WrongCluster(_) => "name the host's cluster: --cluster NAME",
         RefusalReason::DuplicateId(_) => "take another --id, or leave it out for a fresh one",
         RefusalReason::WrongVersion(_) => "use the same release of zincmq on both sides",
-        RefusalReason::Full(_) | RefusalReason::Closing(_) => "try again in a while",
+        RefusalReason::Full(_) | RefusalReason::Closing(_) | RefusalReason::Quarantined(_) => {
+            "try again in a while"
+        }
         _ => return None,
     };
     Some(advice.to_owned())

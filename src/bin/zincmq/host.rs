@@ -1,4 +1,4 @@
-//! `zincmq host`: orders and publishes, and prints who comes and goes.
+//! `zincmq host`: orders and publishes, and prints who comes, goes and is sent away.
 
 use futures::StreamExt;
 use zincmq::{Endpoint, Host};
@@ -10,7 +10,10 @@ use crate::output::Output;
 use crate::{stop, token};
 
 pub(crate) async fn run(args: HostArgs, mut output: Output) -> Result<(), Failure> {
-    let mut builder = Host::builder().cluster(args.cluster);
+    let mut builder = Host::builder()
+        .cluster(args.cluster)
+        .high_water_mark(args.flow.marks())
+        .slow_policy(args.flow.policy());
     // The flag wins over the environment: it says what is wanted here and now.
     if args.allow_anonymous {
         builder = builder.allow_anonymous();

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use zincmq::{
-    Address, Codec, EndpointId, Event, LeaveReason, Message, MessageKind, Position, RefusalReason, Role,
-    ShutdownReport, Stats,
+    Address, Codec, EndpointId, Event, Eviction, LeaveReason, Message, MessageKind, Position, RefusalReason,
+    Role, ShutdownReport, Stats,
 };
 
 use crate::output::{Paint, counted, grouped};
@@ -26,7 +26,10 @@ pub(crate) enum Line<'a> {
     Reset { after: Option<Position>, resume_at: Position },
     Connected { host: EndpointId, epoch: u64, seq: u64 },
     Disconnected { reason: String },
+    Evicted(EvictedLine),
+    ConsumerOverrun { consumer: String },
     Lagged { missed: u64 },
+    EventsMissed { missed: u64 },
     Done { sent: u64, first: Option<Position>, last: Option<Position> },
     Closed(Closed),
 }
@@ -43,6 +46,54 @@ pub(crate) struct Closed {
 impl Closed {
     pub(crate) fn new(report: ShutdownReport, stats: Stats) -> Self {
         Self { unsent: report.unsent, unknown: report.unknown, members: report.members, stats }
+    }
+}
+
+/// A member that was sent away, or that fell behind by itself: the host tells it, and the member of itself.
+#[derive(Debug, Serialize)]
+pub(crate) struct EvictedLine {
+    id: EndpointId,
+    reason: &'static str,
+    lag_messages: u64,
+    lag_bytes: u64,
+    lag_age_ms: u128,
+    /// Up to where it had handled.
+    position: Position,
+    retry_after_ms: u128,
+    /// What the host's application said to it, if anything.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    text: String,
+}
+
+impl EvictedLine {
+    pub(crate) fn new(id: EndpointId, eviction: Eviction) -> Self {
+        Self {
+            id,
+            reason: eviction.reason.as_str(),
+            lag_messages: eviction.lag.messages,
+            lag_bytes: eviction.lag.bytes,
+            lag_age_ms: eviction.lag.age.as_millis(),
+            position: eviction.position,
+            retry_after_ms: eviction.retry_after.as_millis(),
+            text: eviction.text,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{} ({}): {}, {} and {} ms behind, handled up to {}; may come back in {} ms",
+            self.id,
+            self.reason,
+            counted(self.lag_messages, "message"),
+            counted(self.lag_bytes, "byte"),
+            self.lag_age_ms,
+            self.position,
+            self.retry_after_ms
+        );
+        if !self.text.is_empty() {
+            text += &format!(": {}", printable(&self.text));
+        }
+        text
     }
 }
 
@@ -143,7 +194,9 @@ pub(crate) fn for_event(event: Event) -> Option<Line<'static>> {
             code: refusal_code(&reason),
             reason: reason.to_string(),
         },
-        Event::Lagged(missed) => Line::Lagged { missed },
+        Event::Evicted { id, eviction } => Line::Evicted(EvictedLine::new(id, eviction)),
+        Event::ConsumerOverrun { consumer } => Line::ConsumerOverrun { consumer },
+        Event::Lagged(missed) => Line::EventsMissed { missed },
         _ => return None,
     })
 }
@@ -155,6 +208,7 @@ fn leave_reason(reason: LeaveReason) -> &'static str {
         LeaveReason::Replaced => "replaced",
         LeaveReason::Violation => "violation",
         LeaveReason::Unresponsive => "unresponsive",
+        LeaveReason::Evicted => "evicted",
         _ => "unknown",
     }
 }
@@ -167,6 +221,7 @@ fn refusal_code(reason: &RefusalReason) -> &'static str {
         RefusalReason::DuplicateId(_) => "duplicate_id",
         RefusalReason::Full(_) => "full",
         RefusalReason::Closing(_) => "closing",
+        RefusalReason::Quarantined(_) => "quarantined",
         RefusalReason::Malformed(_) => "malformed",
         _ => "other",
     }
@@ -203,7 +258,17 @@ impl Line<'_> {
                 let text = format!("disconnected ({}); waiting for the host to come back", printable(reason));
                 write!(out, "{}", paint.warn(&text))
             }
+            Self::Evicted(evicted) => write!(out, "{} {}", paint.warn("evicted"), evicted.text()),
+            Self::ConsumerOverrun { consumer } => {
+                let text = format!("{consumer}: fell too far behind; what waited was dropped");
+                write!(out, "{}", paint.warn(&text))
+            }
             Self::Lagged { missed } => {
+                let text =
+                    format!("{} skipped: newer ones of the same topics follow", counted(*missed, "message"));
+                write!(out, "{}", paint.warn(&text))
+            }
+            Self::EventsMissed { missed } => {
                 write!(
                     out,
                     "{}",
@@ -229,6 +294,8 @@ impl Closed {
         let mut text = format!("closed: {} received", counted(stats.received, "message"));
         let malformed = stats.malformed_control + stats.malformed_submits + stats.malformed_broadcasts;
         let troubles = [
+            (stats.evictions, "evictions"),
+            (stats.conflated, "skipped for newer ones"),
             (stats.lost_windows, "windows lost"),
             (malformed, "malformed, dropped"),
             (stats.transport_drops, "dropped on full queues"),

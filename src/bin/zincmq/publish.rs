@@ -82,17 +82,26 @@ fn unsendable(sent: u64, error: &SendError) -> Failure {
     }
 }
 
-/// Waits until the host has been away for too long.
+/// Waits until the host has been away for too long, or this endpoint, whatever the host let it wait for.
 async fn host_gone(mut events: Events, timeout: Duration) -> Failure {
     loop {
         let Some(event) = events.next().await else {
             // The endpoint has ended, and the sending side says why.
             return std::future::pending().await;
         };
-        let Event::Disconnected { reason } = event else { continue };
-        crate::failure::note(&format!("disconnected ({reason}); waiting for the host to come back"));
+        let pause = match event {
+            Event::Disconnected { reason } => {
+                crate::failure::note(&format!("disconnected ({reason}); waiting for the host to come back"));
+                Duration::ZERO
+            }
+            Event::Evicted { eviction, .. } => {
+                crate::failure::note(&format!("evicted ({eviction}); waiting to come back"));
+                eviction.retry_after
+            }
+            _ => continue,
+        };
         let back = async { while !matches!(events.next().await, Some(Event::Connected { .. }) | None) {} };
-        if tokio::time::timeout(timeout, back).await.is_err() {
+        if tokio::time::timeout(pause + timeout, back).await.is_err() {
             return Failure::with_advice(
                 format!("the host went away and did not come back within {timeout:?}"),
                 "see that it runs, or wait longer for it with --timeout SECONDS",

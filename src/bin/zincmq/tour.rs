@@ -1,4 +1,5 @@
-//! `zincmq tour`: a host and three clients in this process, over real TCP, with what happens in plain words.
+//! `zincmq tour`: a host and three clients in this process, over real TCP, with what happens in plain words; and a second host
+//! for a member that is too slow.
 //!
 //! Every sentence it prints as a fact was checked just before; a claim that does not hold ends it with exit code 1.
 //! It waits for what happens, never for time to pass.
@@ -15,6 +16,8 @@ mod members;
 mod narrator;
 #[path = "tour/order.rs"]
 mod order;
+#[path = "tour/snail.rs"]
+mod snail;
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +39,7 @@ pub(crate) async fn run(output: Output) -> Result<(), Failure> {
     echo::show(&cluster, streams, &mut narrator).await?;
     order::show(&cluster, &mut narrator).await?;
     handlers::show(&cluster, &mut narrator).await?;
+    snail::show(&mut narrator).await?;
     members::show(cluster, &mut narrator).await?;
     narrator.fact(&Fact::Done { seconds: started.elapsed().as_secs_f64() })?;
     narrator.closing()

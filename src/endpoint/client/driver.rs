@@ -197,18 +197,19 @@ impl Driver {
     /// Tells the machine how far the consumers have come.
     fn tell_handled(&mut self, now: Instant) {
         self.listener.check(now);
+        // First: without consumers all counts as handled, and what these have dropped is not to count as that.
+        if self.node.consumers.have_all_overrun() != self.overrun {
+            self.overrun = !self.overrun;
+            if self.overrun {
+                self.machine.handle_input(now, Input::Overrun);
+            }
+        }
         let handled = self.listener.handled();
         if handled != self.handled
             && let Some(up_to) = handled
         {
             self.handled = handled;
             self.machine.handle_input(now, Input::Handled { up_to });
-        }
-        if self.node.consumers.have_all_overrun() != self.overrun {
-            self.overrun = !self.overrun;
-            if self.overrun {
-                self.machine.handle_input(now, Input::Overrun);
-            }
         }
     }
 

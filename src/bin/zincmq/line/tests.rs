@@ -65,6 +65,44 @@ fn done_tells_first_and_last_or_null() {
 }
 
 #[test]
+fn an_eviction_tells_why_and_how_far_it_was() {
+    let evicted = |text: &str| {
+        Line::Evicted(EvictedLine {
+            id: EndpointId::NIL,
+            reason: "messages",
+            lag_messages: 1001,
+            lag_bytes: 20_000,
+            lag_age_ms: 15,
+            position: Position { epoch: 7, seq: 3 },
+            retry_after_ms: 1000,
+            text: text.to_owned(),
+        })
+    };
+    let nil = EndpointId::NIL.to_string();
+    let mut json = json!({
+        "event": "evicted", "id": nil, "reason": "messages", "lag_messages": 1001, "lag_bytes": 20_000,
+        "lag_age_ms": 15, "position": { "epoch": 7, "seq": 3 }, "retry_after_ms": 1000,
+    });
+    assert_eq!(as_json(&evicted("")), json);
+    let text = format!(
+        "evicted {nil} (messages): 1,001 messages, 20,000 bytes and 15 ms behind, handled up to 7/3; may come back in 1000 ms"
+    );
+    assert_eq!(as_plain_text(&evicted("")), text);
+    json["text"] = "go\n".into();
+    assert_eq!(as_json(&evicted("go\n")), json);
+    assert_eq!(as_plain_text(&evicted("go\n")), text + ": go\\n");
+}
+
+#[test]
+fn skipped_messages_and_missed_events_are_told_apart() {
+    let (lagged, missed) = (Line::Lagged { missed: 2 }, Line::EventsMissed { missed: 1 });
+    assert_eq!(as_json(&lagged), json!({ "event": "lagged", "missed": 2 }));
+    assert_eq!(as_plain_text(&lagged), "2 messages skipped: newer ones of the same topics follow");
+    assert_eq!(as_json(&missed), json!({ "event": "events_missed", "missed": 1 }));
+    assert_eq!(as_plain_text(&missed), "1 event not shown: too fast to print");
+}
+
+#[test]
 fn closed_mentions_trouble_only_where_there_was_some() {
     let quiet = Line::Closed(Closed::new(ShutdownReport::default(), Stats::default()));
     assert_eq!(as_plain_text(&quiet), "closed: 0 messages received");

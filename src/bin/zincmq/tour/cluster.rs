@@ -68,7 +68,7 @@ pub(super) async fn start(narrator: &mut Narrator) -> Result<(Cluster, [Messages
 }
 
 /// A client, its stream, and the milliseconds it took to join.
-async fn join(host: &Host, echo: bool) -> Result<(Client, Messages, f64), Failure> {
+pub(super) async fn join(host: &Host, echo: bool) -> Result<(Client, Messages, f64), Failure> {
     let builder =
         Client::builder().cluster("tour").echo(echo).join_timeout(PATIENCE).shutdown_timeout(PATIENCE);
     let started = Instant::now();

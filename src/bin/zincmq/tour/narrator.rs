@@ -37,6 +37,16 @@ pub(super) enum Fact {
         alarm_failures: u64,
         subscribed: u64,
     },
+    Snail {
+        mark: u64,
+        evicted: &'static str,
+        lag_messages: u64,
+        retry_after_ms: u128,
+        sent: u64,
+        received_by_all: u64,
+        evictions: u64,
+        lost_windows: u64,
+    },
     Left {
         id: EndpointId,
         told: u64,
