@@ -138,6 +138,23 @@ fn a_pack_that_is_behind_slows_the_senders_and_loses_nobody() {
 }
 
 #[test]
+fn what_is_taken_before_a_flush_does_not_run_over_the_pack() {
+    let mut world = with_a_snail(|config| config.marks.messages = 10_000);
+    world.children.iter_mut().for_each(|child| child.stalled = true);
+    let mut taken = 0;
+    while world.host.takes_submits() && taken < 50_000 {
+        let mut batch = BatchBuilder::new(taken + 1);
+        for _ in 0..1000 {
+            assert!(batch.push(&Message::new("t", "x").unwrap()));
+        }
+        world.host.handle_input(world.now, host::Input::Local { body: batch.finish() });
+        taken += 1000;
+    }
+    // Half of the mark, an open window, and the batch with which that was passed.
+    assert!(taken <= 5_000 + 1_024 + 1_000, "{taken} messages at once");
+}
+
+#[test]
 fn even_the_pack_goes_when_it_stands_still() {
     let mut world = World::new();
     let a = world.join(1, &[""]);
