@@ -183,25 +183,16 @@ fn play(scene: &Scene) -> Outcome {
 #[test]
 #[ignore = "a process of the tests above"]
 fn host_role() {
-    if let Some(role) = Role::here() {
-        run(host(&role));
-    }
+    process::play(host);
 }
 
 #[test]
 #[ignore = "a process of the tests above"]
 fn subscriber_role() {
-    if let Some(role) = Role::here() {
-        run(subscriber(&role));
-    }
+    process::play(subscriber);
 }
 
-fn run(role: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(role);
-}
-
-async fn host(role: &Role) {
+async fn host(role: Role) {
     let ring = role.number("ring");
     let marks = HighWaterMark::new().messages(MARK_MESSAGES).bytes(MARK_BYTES).age(MARK_AGE).grace(GRACE);
     let host = Host::builder()
@@ -301,7 +292,7 @@ async fn publish(sender: Sender) {
     }
 }
 
-async fn subscriber(role: &Role) {
+async fn subscriber(role: Role) {
     let rejoin = if role.flag("rejoin") { Rejoin::Auto } else { Rejoin::Never };
     let builder = Client::builder().rejoin(rejoin).join_timeout(PATIENCE);
     let (client, mut messages) =

@@ -1,8 +1,7 @@
 //! Processes of a test's own: the test binary again, in a role. They say what they have to say in lines of JSON, are told what to do in
-//! lines of text, and end with the test: by their id when they are dropped, by the end of their standard input when the test dies.
+//! lines of text, and end with the test: by their id when they are dropped, by the end of their orders when the test dies.
 //!
-//! A role is an ignored test that does nothing without its variable in the environment: [`Process::start`] runs it, [`Role::here`] is what it
-//! sees.
+//! A role is an ignored test that does nothing without its variable in the environment: [`Process::start`] runs it, [`play`] is what it does.
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -137,8 +136,7 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// The role of this process, if it has one. It ends at once when its standard input does and nobody reads that any more.
-    pub(crate) fn here() -> Option<Self> {
+    fn here() -> Option<Self> {
         let setting = serde_json::from_str(&std::env::var(ROLE).ok()?).expect("a role's setting");
         Some(Self { setting, starvation: watch_starvation() })
     }
@@ -155,7 +153,7 @@ impl Role {
         self.setting[name].as_bool().unwrap_or_else(|| panic!("a flag {name}"))
     }
 
-    /// What the test tells, line by line. When the test is gone, the process ends.
+    /// What the test tells, line by line. The end of it is the end of the role.
     pub(crate) fn orders(&self) -> tokio::sync::mpsc::UnboundedReceiver<String> {
         let (sender, orders) = tokio::sync::mpsc::unbounded_channel();
         std::thread::spawn(move || {
@@ -170,6 +168,14 @@ impl Role {
     /// For how long at most this process has wanted to run and was not let, in milliseconds, since this was last asked.
     pub(crate) fn starvation_ms(&self) -> u64 {
         self.starvation.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Plays a part, if this process has a role.
+pub(crate) fn play<F: Future<Output = ()>>(part: impl FnOnce(Role) -> F) {
+    if let Some(role) = Role::here() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(part(role));
     }
 }
 
