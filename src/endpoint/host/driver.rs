@@ -138,14 +138,18 @@ impl Driver {
             let Ok(event) = self.link.events.try_recv() else { break };
             self.on_event(event);
         }
-        if !self.machine.takes_submits() {
-            return;
-        }
+        // The pack may fall behind by what is taken here.
         for _ in 0..PER_WAKE {
+            if !self.machine.takes_submits() {
+                return;
+            }
             let Ok(frames) = self.link.submits.try_recv() else { break };
             self.machine.handle_input(now, Input::Submit { frames });
         }
         for _ in 0..PER_WAKE {
+            if !self.machine.takes_submits() {
+                return;
+            }
             let Some(batch) = self.node.outbound.take() else { break };
             set_counters!(self.node.counters, sent = batch.first_origin_seq + u64::from(batch.count) - 1);
             self.machine.handle_input(now, Input::Local { body: batch.body });

@@ -259,8 +259,15 @@ impl Host {
                 }
             }
             Input::Verdict { peer, verdict } => self.on_verdict(now, peer, verdict),
-            Input::Submit { frames } => self.on_submit(now, frames),
-            Input::Local { body } => self.on_local(body),
+            // Looked at with each: many may come before the next flush, and the pack is not to be run over.
+            Input::Submit { frames } => {
+                self.on_submit(now, frames);
+                self.look_if_due(now);
+            }
+            Input::Local { body } => {
+                self.on_local(body);
+                self.look_if_due(now);
+            }
             Input::LocalHandled { seq } => self.on_local_handled(seq),
             Input::Kick { id, text } => self.on_kick(now, id, text),
             Input::Flush => self.flush(now),

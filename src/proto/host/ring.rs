@@ -9,12 +9,17 @@ use super::interface::RingLimit;
 
 /// What a window costs beside its bytes: its entry here, and what an allocation takes (rounded up).
 const ENTRY_BYTES: u64 = 128;
+/// Of how many windows that had to go it is remembered where they stood (a guess: 256 MiB of full ones; costs some hundred KiB). One would do to
+/// judge whoever is behind them: with it the ring was fuller than it may be. More tell how far that is.
+const GONE_KEPT: usize = 4_096;
 
 /// The last windows. Bounded in messages and bytes, but for the very last window, which is always there.
 #[derive(Debug)]
 pub(super) struct Ring {
     /// Their numbers are consecutive.
     entries: VecDeque<Entry>,
+    /// Where the last windows stood that had to go: lag is measured beyond what can be repaired.
+    gone: VecDeque<Place>,
     messages: u64,
     bytes: u64,
     /// The bytes of all windows ever, these included.
@@ -25,9 +30,16 @@ pub(super) struct Ring {
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    last_seq: u64,
     records: u64,
     body: Bytes,
+    place: Place,
+}
+
+/// Where a window stands among all.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    last_seq: u64,
+    /// When it was published.
     at: Instant,
     /// The bytes of all windows ever before this one.
     before: u64,
@@ -51,12 +63,13 @@ pub(super) struct Behind {
 
 impl Ring {
     pub(super) fn new(limit: RingLimit) -> Self {
-        Self { entries: VecDeque::new(), messages: 0, bytes: 0, total: 0, limit }
+        Self { entries: VecDeque::new(), gone: VecDeque::new(), messages: 0, bytes: 0, total: 0, limit }
     }
 
     /// Takes in the next window.
     pub(super) fn push(&mut self, now: Instant, number: u64, last_seq: u64, records: u64, body: Bytes) {
-        let entry = Entry { number, last_seq, records, body, at: now, before: self.total };
+        let place = Place { last_seq, at: now, before: self.total };
+        let entry = Entry { number, records, body, place };
         self.messages += records;
         self.bytes += entry.bytes();
         self.total += entry.bytes();
@@ -66,6 +79,10 @@ impl Ring {
             if let Some(entry) = self.entries.pop_front() {
                 self.messages -= entry.records;
                 self.bytes -= entry.bytes();
+                if self.gone.len() == GONE_KEPT {
+                    self.gone.pop_front();
+                }
+                self.gone.push_back(entry.place);
             }
         }
     }
@@ -81,15 +98,15 @@ impl Ring {
         self.entries.get(index).map(|entry| &entry.body)
     }
 
-    /// What was published behind this seq, as far as it is still here; `None` when nothing was.
+    /// What was published behind this seq, as far as is remembered; `None` when nothing was.
     pub(super) fn behind(&self, seq: u64) -> Option<Behind> {
-        let first = self.entries.partition_point(|entry| entry.last_seq <= seq);
-        let entry = self.entries.get(first)?;
+        let gone = self.gone.partition_point(|place| place.last_seq <= seq);
+        let here = self.entries.partition_point(|entry| entry.place.last_seq <= seq);
+        let first = self.gone.get(gone).or_else(|| self.entries.get(here).map(|entry| &entry.place))?;
         Some(Behind {
-            bytes: self.total - entry.before,
-            since: entry.at,
-            // The last one here may be the first one here, and what came before it missed, too.
-            is_last: first + 1 == self.entries.len() && entry.last_seq - entry.records <= seq,
+            bytes: self.total - first.before,
+            since: first.at,
+            is_last: gone == self.gone.len() && here + 1 == self.entries.len(),
         })
     }
 
@@ -113,5 +130,38 @@ mod tests {
         assert!(ring.behind(2).is_some_and(|behind| behind.is_last));
         assert!(ring.behind(1).is_some_and(|behind| !behind.is_last));
         assert_eq!(ring.behind(3), None);
+    }
+
+    /// A ring of 10 messages and 3 windows' bytes, after this many windows of one message and 100 bytes.
+    fn ring(windows: u64) -> Ring {
+        let mut ring = Ring::new(RingLimit { messages: 10, bytes: 3 * (100 + ENTRY_BYTES) });
+        for number in 1..=windows {
+            let at = Instant::since_start(std::time::Duration::from_secs(number));
+            ring.push(at, number, number, 1, Bytes::from(vec![0; 100]));
+        }
+        ring
+    }
+
+    #[test]
+    fn lag_is_measured_beyond_what_is_kept() {
+        let ring = ring(8);
+        assert_eq!(ring.oldest(), Some(6));
+        for seq in 0..8 {
+            let behind = ring.behind(seq).unwrap();
+            assert_eq!(behind.bytes, (8 - seq) * (100 + ENTRY_BYTES));
+            assert_eq!(behind.since.elapsed().as_secs(), seq + 1);
+            assert_eq!(behind.is_last, seq == 7);
+        }
+        assert_eq!(ring.behind(8), None);
+    }
+
+    #[test]
+    fn what_is_remembered_of_windows_that_are_gone_is_bounded() {
+        let ring = ring(3 + 2 * GONE_KEPT as u64);
+        assert_eq!(ring.gone.len(), GONE_KEPT);
+        assert!(
+            ring.behind(0).unwrap().bytes > ring.limit.bytes,
+            "whoever is further behind is past the ring"
+        );
     }
 }

@@ -64,6 +64,34 @@ fn a_snail_is_evicted_past_its_mark_and_nobody_else_is_disturbed() {
     assert!(world.resets(3).is_empty());
 }
 
+/// The ring holds as much as the mark allows, and the lag is more.
+#[test]
+fn a_snail_is_evicted_past_its_mark_in_bytes_though_the_ring_is_no_longer() {
+    let mut world = with_a_snail(|config| {
+        config.marks = HighWaterMark::new().bytes(1_000);
+        config.ring.bytes = 1_000;
+    });
+    for _ in 0..10 {
+        send_one(&mut world);
+    }
+    let [(who, EvictReason::Bytes, behind)] = evicted(&world)[..] else { panic!("{:?}", evicted(&world)) };
+    assert_eq!(who, id(4));
+    assert!((2..10).contains(&behind), "it went in time, {behind} messages behind");
+}
+
+#[test]
+fn a_slow_member_is_evicted_past_its_mark_in_age_though_the_ring_is_shorter() {
+    let mut world = with_a_snail(|config| {
+        config.marks = HighWaterMark::new().bytes(1_000).age(Duration::from_millis(500));
+        config.marks.grace = Duration::from_millis(200);
+        config.ring.bytes = 1_000;
+    });
+    for _ in 0..40 {
+        send_one(&mut world);
+    }
+    assert_eq!(evicted(&world).len(), 1);
+}
+
 #[test]
 fn grace_lets_a_member_catch_up() {
     let mut world = with_a_snail(|config| config.marks.grace = Duration::from_millis(500));
@@ -107,6 +135,23 @@ fn a_pack_that_is_behind_slows_the_senders_and_loses_nobody() {
     }
     world.run_for(Duration::from_millis(30));
     assert!(world.host.takes_submits());
+}
+
+#[test]
+fn what_is_taken_before_a_flush_does_not_run_over_the_pack() {
+    let mut world = with_a_snail(|config| config.marks.messages = 10_000);
+    world.children.iter_mut().for_each(|child| child.stalled = true);
+    let mut taken = 0;
+    while world.host.takes_submits() && taken < 50_000 {
+        let mut batch = BatchBuilder::new(taken + 1);
+        for _ in 0..1000 {
+            assert!(batch.push(&Message::new("t", "x").unwrap()));
+        }
+        world.host.handle_input(world.now, host::Input::Local { body: batch.finish() });
+        taken += 1000;
+    }
+    // Half of the mark, an open window, and the batch with which that was passed.
+    assert!(taken <= 5_000 + 1_024 + 1_000, "{taken} messages at once");
 }
 
 #[test]
