@@ -124,42 +124,52 @@ fn a_sub_says_when_it_is_evicted_and_when_it_is_back() {
     while host.next_event("member_joined")["id"] != snail_id.as_str() {}
 }
 
-/// A host and a snail that dwells on its first message, with another one waiting, and then a third that is past the mark alone. The host
-/// does not mind, by its policy; but the snail holds no more than it may.
-fn with_an_overrun(snail_args: &[&str]) -> (Zincmq, String, Zincmq) {
-    let marks = ["--policy", "block", "--hwm-bytes", "10000", "--hwm-age", FOREVER];
-    let (host, address) = host(&marks);
+/// What [`with_an_overrun`] leaves running.
+struct Overrun {
+    address: String,
+    snail: Zincmq,
+    _host: Zincmq,
+    _keeps_up: Zincmq,
+}
+
+/// A snail that dwells on its first message, with another one waiting, and one that is past the mark alone, when one more comes. The host
+/// lets it be, by its grace, and does not wait for it, since another keeps up; but the snail holds no more than it may.
+fn with_an_overrun(snail_args: &[&str]) -> Overrun {
+    let (_host, address) = host(&["--hwm-bytes", "10000", "--hwm-age", FOREVER, "--hwm-grace", FOREVER]);
+    let (_keeps_up, _) = sub(&address, &[]);
     let (mut snail, _) = sub(&address, snail_args);
     publish(&address, "t", b"1");
     assert_eq!(snail.next()["payload"], "1");
     publish(&address, "t", b"2");
     publish(&address, "t", &[b'x'; 20_000]);
+    publish(&address, "t", b"4");
     let overrun = snail.next();
     assert_eq!((&overrun["event"], &overrun["consumer"]), (&"consumer_overrun".into(), &"messages".into()));
     let evicted = snail.next();
     assert_eq!((&evicted["event"], &evicted["reason"]), (&"evicted".into(), &"overrun".into()));
-    assert_eq!((&evicted["lag_messages"], &evicted["position"]["seq"]), (&3.into(), &0.into()));
-    (host, address, snail)
+    assert_eq!((&evicted["lag_messages"], &evicted["position"]["seq"]), (&4.into(), &0.into()));
+    Overrun { address, snail, _host, _keeps_up }
 }
 
 #[test]
 fn a_sub_that_cannot_hold_what_waits_ends_with_exit_code_3() {
-    let (_host, _, mut snail) = with_an_overrun(&["--delay-ms", FOREVER, "--rejoin", "never"]);
-    let advice = snail.fails(3);
+    let mut run = with_an_overrun(&["--delay-ms", FOREVER, "--rejoin", "never"]);
+    let advice = run.snail.fails(3);
     assert!(advice.contains("overrun") && advice.contains("--rejoin auto"), "{advice}");
-    assert_eq!(snail.next_line(), None);
+    assert_eq!(run.snail.next_line(), None);
 }
 
 #[test]
 fn a_sub_that_cannot_hold_what_waits_comes_back_and_tells_what_it_dropped() {
     // Long enough for two publishers to come and go, on a machine that is busy.
-    let (_host, address, mut snail) = with_an_overrun(&["--delay-ms", "4000"]);
+    let mut run = with_an_overrun(&["--delay-ms", "4000"]);
+    let snail = &mut run.snail;
     assert_eq!(snail.next()["event"], "connected");
-    publish(&address, "t", b"4");
+    publish(&run.address, "t", b"5");
     let reset = snail.next();
     assert_eq!(reset["event"], "reset");
-    assert_eq!((&reset["after"]["seq"], &reset["resume_at"]["seq"]), (&1.into(), &4.into()));
-    assert_eq!(snail.next()["payload"], "4");
+    assert_eq!((&reset["after"]["seq"], &reset["resume_at"]["seq"]), (&1.into(), &5.into()));
+    assert_eq!(snail.next()["payload"], "5");
 }
 
 #[test]

@@ -83,14 +83,16 @@ impl Consumer {
         Arc::new(messages.iter().filter(|message| matches(message)).cloned().collect())
     }
 
-    /// Puts messages into its queues. `false` when it falls behind further than it may: but where nothing waited, one batch always has room.
+    /// Puts messages into its queues. `false`, and nothing put in, when more waits there than may: so one batch may go over.
     fn push(&self, messages: Arc<Vec<Message>>, limits: &Limits, outcome: &mut Outcome) -> bool {
         let messages = self.select(messages);
         if messages.is_empty() {
             return true;
         }
+        if limits.are_exceeded_by(&self.load, 1) {
+            return false;
+        }
         outcome.delivered += messages.len() as u64;
-        let was_empty = self.load.messages() == 0;
         match self.queues.as_slice() {
             [queue] => queue.push(Batch::new(messages)),
             queues => {
@@ -106,7 +108,7 @@ impl Consumer {
         if !limits.conflatable.is_empty() {
             outcome.conflated += self.conflate(limits);
         }
-        was_empty || !limits.are_exceeded_by(&self.load, 1)
+        true
     }
 
     /// Of conflatable topics, keeps the newest messages alone once half of what may wait is reached.

@@ -28,7 +28,6 @@ pub(super) struct Order {
 /// A window that was cut.
 #[derive(Debug)]
 pub(super) struct Cut {
-    pub(super) number: u64,
     pub(super) last_seq: u64,
     pub(super) body: Bytes,
     pub(super) records: u64,
@@ -82,7 +81,7 @@ impl Order {
         let records = u64::from(self.window.count());
         let window = std::mem::replace(&mut self.window, WindowBuilder::new());
         let body = window.finish(self.epoch, self.number, self.last_seq - records + 1);
-        Some(Cut { number: self.number, last_seq: self.last_seq, body, records })
+        Some(Cut { last_seq: self.last_seq, body, records })
     }
 }
 

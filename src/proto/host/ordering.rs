@@ -128,7 +128,7 @@ impl Host {
         self.counters.ordered += cut.records;
         self.published = cut.last_seq;
         self.look_due = true;
-        self.ring.push(now, cut.number, cut.last_seq, cut.records, cut.body.clone());
+        self.ring.push(now, self.order.barrier(), cut.records, cut.body.clone());
         let foreign = std::mem::take(&mut self.foreign);
         let last = Position { epoch: self.order.epoch(), seq: cut.last_seq };
         self.outputs.push_back(Output::Window { body: cut.body.clone(), last, foreign });

@@ -141,7 +141,8 @@ impl Host {
             {
                 flow.catching_up = false;
             }
-            if !flow.catching_up {
+            // Whoever takes nothing is never behind, and no measure for those who do.
+            if !flow.catching_up && session.filter.takes_anything() {
                 pack.push(share);
             }
         }

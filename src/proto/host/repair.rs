@@ -74,8 +74,8 @@ impl Host {
                     debug_assert!(next < oldest, "numbers are consecutive up to the newest");
                     session.repair = None;
                     self.counters.missed_repairs += 1;
-                    self.cut_window(now);
-                    ParentMessage::Missed(self.order.barrier())
+                    let Some(at) = self.ring.resume_behind() else { break };
+                    ParentMessage::Missed(at)
                 }
             };
             *left -= 1;

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::wire::Barrier;
+
 use super::super::Instant;
 use super::interface::RingLimit;
 
@@ -12,6 +14,9 @@ const ENTRY_BYTES: u64 = 128;
 /// Of how many windows that had to go it is remembered where they stood (a guess: 256 MiB of full ones; costs some hundred KiB). One would do to
 /// judge whoever is behind them: with it the ring was fuller than it may be. More tell how far that is.
 const GONE_KEPT: usize = 4_096;
+
+/// What part of the ring is left out by those who go on behind what is gone (a guess: what comes in while they ask is less).
+const RESUME_SLACK: usize = 8;
 
 /// The last windows. Bounded in messages and bytes, but for the very last window, which is always there.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ struct Entry {
 /// Where a window stands among all.
 #[derive(Debug, Clone, Copy)]
 struct Place {
+    epoch: u64,
     last_seq: u64,
     /// When it was published.
     at: Instant,
@@ -66,10 +72,10 @@ impl Ring {
         Self { entries: VecDeque::new(), gone: VecDeque::new(), messages: 0, bytes: 0, total: 0, limit }
     }
 
-    /// Takes in the next window.
-    pub(super) fn push(&mut self, now: Instant, number: u64, last_seq: u64, records: u64, body: Bytes) {
-        let place = Place { last_seq, at: now, before: self.total };
-        let entry = Entry { number, records, body, place };
+    /// Takes in the next window: where it ends, and how many records it has.
+    pub(super) fn push(&mut self, now: Instant, end: Barrier, records: u64, body: Bytes) {
+        let place = Place { epoch: end.epoch, last_seq: end.last_seq, at: now, before: self.total };
+        let entry = Entry { number: end.number, records, body, place };
         self.messages += records;
         self.bytes += entry.bytes();
         self.total += entry.bytes();
@@ -98,6 +104,17 @@ impl Ring {
         self.entries.get(index).map(|entry| &entry.body)
     }
 
+    /// Where to go on for those who miss what is gone: a little behind the oldest window, so that it is still here when they ask for it. `None` while
+    /// nothing is gone.
+    pub(super) fn resume_behind(&self) -> Option<Barrier> {
+        let (skip, oldest) = (self.entries.len() / RESUME_SLACK, self.oldest()?);
+        let place = match skip.checked_sub(1) {
+            Some(index) => &self.entries.get(index)?.place,
+            None => self.gone.back()?,
+        };
+        Some(Barrier { epoch: place.epoch, number: oldest - 1 + skip as u64, last_seq: place.last_seq })
+    }
+
     /// What was published behind this seq, as far as is remembered; `None` when nothing was.
     pub(super) fn behind(&self, seq: u64) -> Option<Behind> {
         let gone = self.gone.partition_point(|place| place.last_seq <= seq);
@@ -124,7 +141,7 @@ mod tests {
     fn the_only_window_left_is_not_all_that_was_missed() {
         let mut ring = Ring::new(RingLimit { messages: 1, bytes: 1000 });
         for number in 1..=3 {
-            ring.push(Instant::START, number, number, 1, Bytes::from_static(b"window"));
+            ring.push(Instant::START, end(number), 1, Bytes::from_static(b"window"));
         }
         assert_eq!(ring.oldest(), Some(3));
         assert!(ring.behind(2).is_some_and(|behind| behind.is_last));
@@ -137,9 +154,23 @@ mod tests {
         let mut ring = Ring::new(RingLimit { messages: 10, bytes: 3 * (100 + ENTRY_BYTES) });
         for number in 1..=windows {
             let at = Instant::since_start(std::time::Duration::from_secs(number));
-            ring.push(at, number, number, 1, Bytes::from(vec![0; 100]));
+            ring.push(at, end(number), 1, Bytes::from(vec![0; 100]));
         }
         ring
+    }
+
+    /// The end of a window of one message, the first of which was 1.
+    fn end(number: u64) -> Barrier {
+        Barrier { epoch: 7, number, last_seq: number }
+    }
+
+    #[test]
+    fn those_who_missed_what_is_gone_go_on_with_what_is_not() {
+        assert_eq!(ring(3).resume_behind(), None, "nothing is gone");
+        assert_eq!(ring(8).resume_behind(), Some(end(5)), "the oldest is 6");
+        let mut long = Ring::new(RingLimit { messages: 16, bytes: 1 << 20 });
+        (1..=20).for_each(|number| long.push(Instant::START, end(number), 1, Bytes::new()));
+        assert_eq!((long.oldest(), long.resume_behind()), (Some(5), Some(end(6))));
     }
 
     #[test]

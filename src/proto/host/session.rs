@@ -40,6 +40,10 @@ impl Filter {
     pub(super) fn new(prefixes: Vec<String>) -> Self {
         Self { all: prefixes.iter().any(String::is_empty), prefixes }
     }
+
+    pub(super) fn takes_anything(&self) -> bool {
+        !self.prefixes.is_empty()
+    }
 }
 
 /// One child's membership, from its admission to its end.

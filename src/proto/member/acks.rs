@@ -24,6 +24,7 @@ pub(super) struct Acks {
     handled: Position,
     /// The windows delivered and not handled: up to where, and their bytes.
     unhandled: VecDeque<(Position, u64)>,
+    unhandled_bytes: u64,
     /// What was handled since the last ack.
     handled_bytes: u64,
     /// The last ack of this session.
@@ -38,6 +39,7 @@ impl Default for Acks {
             base: NOWHERE,
             handled: NOWHERE,
             unhandled: VecDeque::new(),
+            unhandled_bytes: 0,
             handled_bytes: 0,
             sent: None,
             sent_at: Instant::START,
@@ -64,14 +66,22 @@ impl Acks {
 
     pub(super) fn on_delivered(&mut self, up_to: Position, bytes: u64) {
         self.unhandled.push_back((up_to, bytes));
+        self.unhandled_bytes += bytes;
     }
 
     pub(super) fn on_handled(&mut self, up_to: Position) {
         while let Some((_, bytes)) = self.unhandled.front().filter(|(end, _)| *end <= up_to) {
             self.handled_bytes += bytes;
+            self.unhandled_bytes -= bytes;
             self.unhandled.pop_front();
         }
         self.handled = self.handled.max(up_to);
+    }
+
+    /// How much was delivered and is not handled: messages, those of others' topics counted in, and bytes.
+    pub(super) fn unhandled(&self) -> (u64, u64) {
+        let messages = self.unhandled.back().map_or(0, |(end, _)| end.seq.saturating_sub(self.handled().seq));
+        (messages, self.unhandled_bytes)
     }
 
     /// Up to where all was handled.

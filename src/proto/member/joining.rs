@@ -110,8 +110,8 @@ impl Member {
         }
         self.session = Some(welcome.session);
         self.max_message = welcome.max_message as usize;
-        self.delivery.set_limit(welcome.terms.marks.messages, welcome.terms.marks.bytes);
         self.terms = Some(welcome.terms.clone());
+        self.limit_ahead();
         self.outputs.push_back(Output::Attach {
             broadcast: welcome.broadcast.clone(),
             submit: welcome.submit.clone(),

@@ -106,6 +106,8 @@ pub(crate) struct Member {
     acks: Acks,
     /// The windows last asked for.
     asked: Option<Asked>,
+    /// Set by an eviction, until what was missed meanwhile has come: its consumers first work off what they have.
+    recovers: bool,
     outbox: Outbox,
     /// When something last became of what is in the outbox, or nothing was to be expected.
     outbox_moved_at: Instant,
@@ -166,6 +168,7 @@ impl Member {
             delivery: Delivery::new(Filter(config.prefixes.clone())),
             acks: Acks::default(),
             asked: None,
+            recovers: false,
             outbox: Outbox::new(config.outbox, config.first_origin_seq),
             outbox_moved_at: Instant::START,
             filter: Filter(config.prefixes.clone()),
@@ -331,7 +334,10 @@ impl Member {
             Input::Submit { first_origin_seq, count, body } => {
                 self.on_submit(now, first_origin_seq, count, body)
             }
-            Input::Handled { up_to } => self.acks.on_handled(up_to),
+            Input::Handled { up_to } => {
+                self.acks.on_handled(up_to);
+                self.ask_for_missing(now);
+            }
             Input::Overrun => self.on_overrun(now),
             Input::Subscribe { prefixes, ticket } => {
                 self.wanted = Some((Filter(prefixes), ticket));
@@ -444,24 +450,26 @@ impl Member {
 
     /// All consumers have overrun: the endpoint takes itself out of the pack.
     fn on_overrun(&mut self, now: Instant) {
-        if !self.is_receiving() {
+        // One that is out of it, and is to come back, comes with fresh consumers or none.
+        if !self.is_receiving() && self.config.rejoin {
             return;
         }
         let position = self.acks.handled();
         let stored = self.delivery.position().unwrap_or(position);
         let lag = Lag { messages: stored.seq.saturating_sub(position.seq), ..Lag::default() };
+        let eviction = Eviction {
+            reason: EvictReason::Overrun,
+            lag,
+            position,
+            retry_after: SELF_EVICTED,
+            text: String::new(),
+            resume: self.session,
+        };
+        if !self.is_receiving() {
+            return self.end(End::Evicted(eviction));
+        }
         self.say(now, &ChildMessage::Leave);
-        self.on_evicted(
-            now,
-            Eviction {
-                reason: EvictReason::Overrun,
-                lag,
-                position,
-                retry_after: SELF_EVICTED,
-                text: String::new(),
-                resume: self.session,
-            },
-        );
+        self.on_evicted(now, eviction);
     }
 
     /// The session is over because the endpoint is too slow or unwanted.
@@ -470,6 +478,7 @@ impl Member {
             return;
         }
         self.counters.evictions += 1;
+        self.recovers = true;
         if !self.config.rejoin {
             return self.end(End::Evicted(eviction));
         }

@@ -10,6 +10,9 @@ use super::{Asked, Event, Member, Output, State};
 
 /// How long to wait for windows that were asked for before asking again, if none of them comes (a guess: many round trips).
 const REPAIR_RETRY: std::time::Duration = std::time::Duration::from_millis(500);
+/// An evicted member that comes back asks for what it missed when its consumers have less than this part of the marks to do (a guess: with what
+/// waits ahead of the gap, and what is asked for at once, it stays below them).
+const LADEN: u64 = 4;
 /// A parent is given a sign of life this many times in a lease.
 const PULSES_PER_LEASE: u32 = 5;
 
@@ -125,8 +128,16 @@ impl Member {
         let wanted = if self.is_receiving() { self.delivery.wanted() } else { None };
         let Some((first, last)) = wanted else {
             self.asked = None;
+            if self.is_receiving() {
+                self.recovers = false;
+                self.limit_ahead();
+            }
             return;
         };
+        if self.recovers && self.is_laden() {
+            self.asked = None;
+            return;
+        }
         if let Some(asked) = &mut self.asked {
             if first > asked.first && first <= asked.last {
                 // They are coming.
@@ -140,6 +151,21 @@ impl Member {
         self.delivery.on_asked(last - first + 1);
         self.asked = Some(Asked { first, last, again_at: now + REPAIR_RETRY });
         self.say(now, &ChildMessage::Repair { first, last });
+    }
+
+    /// Whether consumers have so much to do that what was missed would be too much for them.
+    fn is_laden(&self) -> bool {
+        let Some(terms) = &self.terms else { return false };
+        let (messages, bytes) = self.acks.unhandled();
+        messages > terms.marks.messages / LADEN || bytes > terms.marks.bytes / LADEN
+    }
+
+    /// Sets how much may wait ahead of a gap: less than the marks where consumers get it on top of what they have.
+    pub(super) fn limit_ahead(&mut self) {
+        if let Some(terms) = &self.terms {
+            let part = if self.recovers { 2 } else { 1 };
+            self.delivery.set_limit(terms.marks.messages / part, terms.marks.bytes / part);
+        }
     }
 
     /// Says how far it has come, if that is due.

@@ -55,7 +55,7 @@ fn a_snail_is_evicted_past_its_mark_and_nobody_else_is_disturbed() {
     });
     let notice = notice.expect("word of the eviction");
     assert_eq!((notice.reason, notice.retry_after), (EvictReason::Messages, Duration::from_secs(1)));
-    world.children[3].stalled = false;
+    world.go_on(3);
     world.run_for(Duration::from_millis(900));
     assert_eq!(world.host.members().count(), 3);
     world.run_for(Duration::from_secs(2));
@@ -257,7 +257,7 @@ fn a_member_that_falls_silent_loses_its_lease_and_a_silent_host_its_members() {
 #[test]
 fn a_host_that_slept_holds_that_against_nobody() {
     let mut world = with_a_snail(|_| {});
-    world.children[3].stalled = false;
+    world.go_on(3);
     send_one(&mut world);
     world.now = world.now + Duration::from_secs(60);
     world.run_for(Duration::from_secs(2));

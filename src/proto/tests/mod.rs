@@ -91,6 +91,8 @@ struct Child {
     end: Option<End>,
     /// Its consumers handle nothing.
     stalled: bool,
+    /// Up to where it was given messages.
+    up_to: Option<Position>,
 }
 
 /// Everything that is under way, in order.
@@ -146,6 +148,7 @@ impl World {
             subscribed: Vec::new(),
             end: None,
             stalled: false,
+            up_to: None,
         });
         self.children.len() - 1
     }
@@ -319,6 +322,7 @@ impl World {
             }
             member::Output::Deliver { messages, up_to } => {
                 child.delivered.extend(messages);
+                child.up_to = Some(up_to);
                 if !child.stalled {
                     child.machine.handle_input(self.now, member::Input::Handled { up_to });
                 }
@@ -328,6 +332,15 @@ impl World {
             member::Output::Subscribed { ticket } => child.subscribed.push(ticket),
             member::Output::Event(event) => child.events.push(event),
             member::Output::Ended(end) => child.end = Some(end),
+        }
+    }
+
+    /// A child that stood still handles what it has, and what comes.
+    fn go_on(&mut self, child: usize) {
+        let child = &mut self.children[child];
+        child.stalled = false;
+        if let Some(up_to) = child.up_to {
+            child.machine.handle_input(self.now, member::Input::Handled { up_to });
         }
     }
 
