@@ -82,7 +82,8 @@ pub struct ParentLimits {
     pub messages: usize,
     /// Their bytes; a message that is larger by itself still finds an empty queue's room. Default: 64 MiB.
     pub bytes: usize,
-    /// After how long a connection is given up whose other end takes nothing of what was sent. Default: 10 s.
+    /// After how long a connection is given up whose other end takes nothing of what was sent; and after how long of silence the system sees
+    /// whether the other end is still there. Default: 10 s.
     pub stalled: Duration,
 }
 

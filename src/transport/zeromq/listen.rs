@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::lookup_host;
 
 #[cfg(unix)]
@@ -85,11 +85,11 @@ fn bind_tcp(address: SocketAddr, stalled: Duration) -> io::Result<TcpListener> {
     // So that a restart need not wait for old connections. Elsewhere the option means another thing.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it.
+    // Accepted connections inherit both: one finds peers that take nothing, the other those that are gone and are sent nothing.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(stalled))?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = stalled;
+    let keepalive = TcpKeepalive::new().with_time(stalled.max(Duration::from_secs(1)));
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -115,5 +115,6 @@ mod tests {
         let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let accepted = Socket::from(listener.accept().unwrap().0);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(stalled));
+        assert!(accepted.keepalive().unwrap());
     }
 }
