@@ -74,12 +74,14 @@ for example in quickstart fan_out; do
     run timeout 120 cargo run --locked --quiet --all-features --example "$example"
 done
 
-step "A static command line"
+step "A static command line, and the simulator"
 triple=$(rustc -vV | sed -n 's/^host: //p')
+# Without debug information, which is of no use here. `--target` keeps the flag off what runs at build time.
+export CARGO_PROFILE_RELEASE_DEBUG=none
+optimised=(--locked --release --target "$triple")
 if [[ $triple == *-linux-* ]]; then
-    # Without debug information, which is of no use here. `--target` keeps the flag off what runs at build time.
-    RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_DEBUG=none \
-        run cargo build --locked --release --features cli --bin zincmq --target "$triple"
+    export RUSTFLAGS="-C target-feature=+crt-static"
+    run cargo build "${optimised[@]}" --features cli --bin zincmq
     static=$target_dir/$triple/release/zincmq
     run "$static" --version
     # ldd fails on what is not dynamic, in words that differ from libc to libc.
@@ -94,8 +96,10 @@ if [[ $triple == *-linux-* ]]; then
     printf 'static: %s\n' "$linked"
     run timeout 120 "$static" tour
 else
-    printf 'skipped: not on %s\n' "$triple"
+    printf 'no static build on %s\n' "$triple"
 fi
+# `cli` only because the dependencies have been built so.
+run timeout 600 cargo run --quiet "${optimised[@]}" --features cli,test-utils --example simulate -- --seeds 2000
 
 step "All is well"
 grep -E '^(     Running|   Doc-tests|test result)' "$log"

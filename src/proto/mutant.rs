@@ -6,11 +6,11 @@
 pub enum Mutant {
     /// The host orders whatever is submitted, had or not.
     SkipDedupe,
-    /// The ring answers with the window after the one that was asked for when that is its oldest.
+    /// The host passes over a request for the window before its oldest, and tells nobody.
     RingEdge,
     /// A member acknowledges as handled what was delivered.
     AckBeforeHandling,
-    /// The host's heartbeat is not armed again after a flush that cut no window.
+    /// The heartbeat is not armed again after one that had no news.
     LostTimer,
     /// A filtered member takes the index alone for the window, whether or not the parts have come.
     GapOnLane,
