@@ -202,6 +202,11 @@ impl Delivery {
         self.switch(self.number);
     }
 
+    /// The window behind which the latest change of what is taken counts; `None` when it does already.
+    pub(super) fn settles_at(&self) -> Option<u64> {
+        self.switches.back().map(|(at, _)| *at)
+    }
+
     /// All windows up to this one are done with.
     fn switch(&mut self, number: u64) {
         while self.switches.front().is_some_and(|(at, _)| *at <= number) {

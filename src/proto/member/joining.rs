@@ -85,7 +85,11 @@ impl Member {
         }
         let Some((filter, ticket)) = self.wanted.take() else { return };
         if filter == self.filter {
-            self.outputs.push_back(Output::Subscribed { ticket });
+            // It is in force, but what is still repaired may be from before.
+            match self.delivery.settles_at() {
+                Some(number) => self.settling = Some((number, ticket)),
+                None => self.outputs.push_back(Output::Subscribed { ticket }),
+            }
             return;
         }
         for prefix in filter.lanes().difference(&self.filter.lanes()) {

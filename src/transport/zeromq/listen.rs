@@ -15,6 +15,9 @@ use crate::transport::{Address, BindError};
 /// How many connections may wait to be accepted (as in tokio).
 const BACKLOG: i32 = 1024;
 
+/// After how long of silence the system can look for a peer at the latest (Linux: 2^15 - 1 s).
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
 /// A listener, not yet accepting.
 pub(super) struct Listening {
     /// Where, with port or path resolved.
@@ -88,7 +91,7 @@ fn bind_tcp(address: SocketAddr, stalled: Duration) -> io::Result<TcpListener> {
     // Accepted connections inherit both: one finds peers that take nothing, the other those that are gone and are sent nothing.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(stalled))?;
-    let keepalive = TcpKeepalive::new().with_time(stalled.max(Duration::from_secs(1)));
+    let keepalive = TcpKeepalive::new().with_time(stalled.clamp(Duration::from_secs(1), MAX_KEEPALIVE));
     socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -110,6 +113,7 @@ mod tests {
 
     #[test]
     fn accepted_connections_are_given_up_when_their_peer_takes_nothing() {
+        bind_tcp("127.0.0.1:0".parse().unwrap(), Duration::MAX).unwrap();
         let stalled = Duration::from_millis(1234);
         let listener = bind_tcp("127.0.0.1:0".parse().unwrap(), stalled).unwrap();
         let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
