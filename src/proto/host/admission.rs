@@ -11,9 +11,9 @@ use super::super::{ControlCount, Instant};
 use super::session::{Bucket, Filter, Flow, Peer, Session};
 use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
 
-/// How many numbers are left out for what another process under the same id may have in its outbox (a guess: far more messages than fit into one, and far fewer
-/// than there are numbers).
-const OUTBOX_ROOM: u64 = 1 << 32;
+/// How many numbers are left out for what another process under the same id may have in its outbox: more than fit into one (800 batches of 1,024). As numbers
+/// begin with the Unix time in microseconds, that is a second: those that later processes propose are above them again soon.
+const OUTBOX_ROOM: u64 = 1 << 20;
 
 impl Host {
     pub(super) fn on_hello(&mut self, now: Instant, peer: PeerId, hello: Hello) {
