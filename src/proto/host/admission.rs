@@ -172,7 +172,8 @@ impl Host {
         };
         let (state, last) = if let Some(known) = known {
             // One without memory goes on behind all that another process under its id may still have in its outbox.
-            let above = if hello.epoch == 0 { known.saturating_add(OUTBOX_ROOM) } else { 0 };
+            let has_no_memory = hello.epoch == 0 || hello.next_origin_seq <= known;
+            let above = if has_no_memory { known.saturating_add(OUTBOX_ROOM) } else { 0 };
             (OriginState::Known, floor.max(above).min(MAX_ORIGIN_SEQ))
         } else if hello.incarnation == self.config.incarnation {
             (OriginState::Forgotten, hello.next_origin_seq - 1)
