@@ -22,6 +22,7 @@ mod sync;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 pub mod transport;
 mod wire;
+pub mod zmtp;
 
 pub use endpoint::{
     AllowAnonymous, Authenticator, Batch, Client, ClientBuilder, Endpoint, EndpointExt, Event, Events,

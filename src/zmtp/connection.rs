@@ -1,0 +1,335 @@
+//! One connection, without IO: octets go in, messages and subscriptions come out.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::command::{self, Command, Metadata};
+use super::frame::{COMMAND, Head, MORE};
+use super::violation::Violation;
+use super::{Heartbeat, Limits, Message, SocketType, greeting};
+
+/// What a connection is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The type of the socket it belongs to.
+    pub kind: SocketType,
+    /// The identity to introduce oneself with, at most 255 octets and not beginning with a zero; empty for none.
+    pub identity: Bytes,
+    /// What is taken of the peer.
+    pub limits: Limits,
+    /// Whether to ask for signs of life.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// What a peer said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// The type of its socket.
+    pub kind: SocketType,
+    /// Its identity; empty for none.
+    pub identity: Bytes,
+    /// Its minor version: 0 speaks of subscriptions by messages, 1 by commands.
+    pub minor: u8,
+}
+
+/// What came of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Both have introduced themselves: messages may be sent.
+    Ready(PeerInfo),
+    /// A message.
+    Message(Message),
+    /// The peer subscribes to a prefix.
+    Subscribe(Bytes),
+    /// The peer takes a subscription back.
+    Cancel(Bytes),
+}
+
+#[derive(Debug)]
+enum State {
+    Greeting,
+    /// The greeting is there, of this minor version; READY is due.
+    Introducing(u8),
+    Up(PeerInfo),
+}
+
+/// The state machine of a connection.
+///
+/// Whoever owns it
+///
+/// 1. sends what [`poll_transmit`](Self::poll_transmit) gives, at once and whenever something was put in;
+/// 2. puts received octets behind each other into a buffer, and calls [`handle_bytes`](Self::handle_bytes) with it, which takes away what is
+///    complete; or [`handle_timeout`](Self::handle_timeout) when the moment that [`poll_timeout`](Self::poll_timeout) names has come;
+/// 3. takes the events from [`poll_event`](Self::poll_event);
+/// 4. closes the connection when a call gives a [`Violation`], or the peer closes it. Events before that count.
+///
+/// Messages to the peer do not go through it: when [`Event::Ready`] has come they may be sent as [`encode`] gives them, whole, and between what
+/// `poll_transmit` gives.
+///
+/// ```
+/// use std::time::Instant;
+/// use bytes::BytesMut;
+/// use zincmq::zmtp::{Config, Connection, Event, Limits, Message, SocketType, encode};
+///
+/// let now = Instant::now();
+/// let config = |kind| Config { kind, identity: "".into(), limits: Limits::default(), heartbeat: None };
+/// let (mut push, mut pull) = (Connection::new(config(SocketType::Push), now), Connection::new(config(SocketType::Pull), now));
+/// let (mut to_pull, mut to_push) = (BytesMut::new(), BytesMut::new());
+/// for _ in 0..3 {
+///     std::iter::from_fn(|| push.poll_transmit()).for_each(|bytes| to_pull.extend_from_slice(&bytes));
+///     std::iter::from_fn(|| pull.poll_transmit()).for_each(|bytes| to_push.extend_from_slice(&bytes));
+///     push.handle_bytes(now, &mut to_push)?;
+///     pull.handle_bytes(now, &mut to_pull)?;
+/// }
+/// assert!(matches!(push.poll_event(), Some(Event::Ready(_))));
+/// to_pull.extend_from_slice(&encode(&Message::from("work")));
+/// pull.handle_bytes(now, &mut to_pull)?;
+/// assert!(matches!(pull.poll_event(), Some(Event::Ready(_))));
+/// assert_eq!(pull.poll_event(), Some(Event::Message("work".into())));
+/// # Ok::<(), zincmq::zmtp::Violation>(())
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    config: Config,
+    state: State,
+    /// When the handshake must be done.
+    deadline: Instant,
+    /// The frames so far of a message that is not complete, and their octets.
+    partial: Vec<Bytes>,
+    partial_bytes: u64,
+    heard_at: Instant,
+    /// After how long of silence the peer wants to be taken for dead.
+    peer_ttl: Option<Duration>,
+    next_ping: Option<Instant>,
+    /// When nothing must have been heard since a PING for the peer to be dead.
+    answer_due: Option<Instant>,
+    transmits: VecDeque<Bytes>,
+    events: VecDeque<Event>,
+}
+
+impl Connection {
+    /// A connection that was made just now.
+    #[must_use]
+    pub fn new(config: Config, now: Instant) -> Self {
+        let ours = Bytes::copy_from_slice(&greeting::ours());
+        Self {
+            deadline: now + config.limits.handshake,
+            config,
+            state: State::Greeting,
+            partial: Vec::new(),
+            partial_bytes: 0,
+            heard_at: now,
+            peer_ttl: None,
+            next_ping: None,
+            answer_due: None,
+            transmits: VecDeque::from([ours]),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// What the peer said of itself; `None` during the handshake.
+    #[must_use]
+    pub fn peer(&self) -> Option<&PeerInfo> {
+        match &self.state {
+            State::Up(peer) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// What to send next; `None` when there is nothing.
+    pub fn poll_transmit(&mut self) -> Option<Bytes> {
+        self.transmits.pop_front()
+    }
+
+    /// What came; `None` when there is nothing new.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do, at the earliest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !matches!(self.state, State::Up(_)) {
+            return Some(self.deadline);
+        }
+        let ttl = self.peer_ttl.map(|ttl| self.heard_at + ttl);
+        [self.next_ping, self.answer_due, ttl].into_iter().flatten().min()
+    }
+
+    /// Does what is due. An early call does nothing.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection is to be closed.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Violation> {
+        if !matches!(self.state, State::Up(_)) {
+            return if now >= self.deadline { Err(Violation::HandshakeTimeout) } else { Ok(()) };
+        }
+        let ttl = self.peer_ttl.map(|ttl| self.heard_at + ttl);
+        if self.answer_due.is_some_and(|due| due <= now) || ttl.is_some_and(|due| due <= now) {
+            return Err(Violation::Silent);
+        }
+        if let (Some(heartbeat), Some(due)) = (self.config.heartbeat, self.next_ping)
+            && due <= now
+        {
+            self.next_ping = Some(now + heartbeat.interval);
+            self.answer_due.get_or_insert(now + heartbeat.timeout);
+            self.transmits.push_back(command::ping(heartbeat.wire_ttl()));
+        }
+        Ok(())
+    }
+
+    /// Takes what is complete out of the buffer. Limits are checked on what a frame declares, before its body has come.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection is to be closed.
+    pub fn handle_bytes(&mut self, now: Instant, buffer: &mut BytesMut) -> Result<(), Violation> {
+        self.heard_at = now;
+        self.answer_due = None;
+        if matches!(self.state, State::Greeting) {
+            let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
+            buffer.advance(greeting::LENGTH);
+            self.transmits.push_back(command::ready(self.config.kind, &self.config.identity));
+            self.state = State::Introducing(minor);
+        }
+        while let Some(head) = Head::read(buffer)? {
+            // In the handshake there are commands only, and small ones.
+            if matches!(self.state, State::Introducing(_)) && head.flags & COMMAND == 0 {
+                return Err(Violation::OutOfTurn("a message"));
+            }
+            let length = head.check(&self.config.limits)?;
+            if head.flags & COMMAND == 0 {
+                self.check_message(length)?;
+            }
+            let Some(size) = head.size.checked_add(length).filter(|size| *size <= buffer.len()) else {
+                break;
+            };
+            let mut frame = buffer.split_to(size);
+            frame.advance(head.size);
+            let body = frame.freeze();
+            if head.flags & COMMAND != 0 {
+                self.on_command(now, &body)?;
+            } else {
+                self.on_frame(body, head.flags & MORE != 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many octets of the frame at the head of the buffer are still to come, as far as it is known and allowed.
+    #[must_use]
+    pub fn missing(&self, buffer: &[u8]) -> usize {
+        match Head::read(buffer) {
+            Ok(Some(head)) if !matches!(self.state, State::Greeting) => match head.check(&self.config.limits)
+            {
+                Ok(length) => (head.size + length).saturating_sub(buffer.len()),
+                Err(_) => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    /// Whether one more frame of this length may belong to the message.
+    fn check_message(&self, length: usize) -> Result<(), Violation> {
+        let limits = &self.config.limits;
+        if self.partial.len() >= limits.frames {
+            return Err(Violation::FrameCount { limit: limits.frames });
+        }
+        if self.partial_bytes + length as u64 > limits.message {
+            return Err(Violation::MessageSize { limit: limits.message });
+        }
+        Ok(())
+    }
+
+    fn on_frame(&mut self, body: Bytes, more: bool) {
+        if more {
+            self.partial_bytes += body.len() as u64;
+            self.partial.push(body);
+            return;
+        }
+        let message = if self.partial.is_empty() {
+            Message::from(body)
+        } else {
+            self.partial_bytes = 0;
+            let frames = std::mem::take(&mut self.partial).into_iter().chain([body]);
+            match Message::from_frames(frames) {
+                Some(message) => message,
+                None => return,
+            }
+        };
+        self.events.push_back(self.interpret(message));
+    }
+
+    /// Peers of 3.0 speak of subscriptions by messages of one frame.
+    fn interpret(&self, message: Message) -> Event {
+        if self.config.kind.publishes() && message.len() == 1 {
+            let frame = message.first();
+            match frame.first() {
+                Some(1) => return Event::Subscribe(frame.slice(1..)),
+                Some(0) => return Event::Cancel(frame.slice(1..)),
+                _ => {}
+            }
+        }
+        Event::Message(message)
+    }
+
+    fn on_command(&mut self, now: Instant, body: &Bytes) -> Result<(), Violation> {
+        let command = Command::read(body)?;
+        if let State::Introducing(minor) = self.state {
+            return match command {
+                Command::Ready(metadata) => self.on_ready(now, minor, metadata),
+                Command::Error(reason) => Err(Violation::Refused(reason)),
+                _ => Err(Violation::OutOfTurn("another command than READY")),
+            };
+        }
+        // Nothing may stand between the frames of a message but signs of life.
+        match command {
+            Command::Ready(_) => return Err(Violation::OutOfTurn("a second READY")),
+            Command::Error(reason) => return Err(Violation::Refused(reason)),
+            Command::Ping(ttl, context) => {
+                self.peer_ttl = (ttl > 0).then(|| Duration::from_millis(u64::from(ttl) * 100));
+                self.transmits.push_back(command::pong(&context));
+            }
+            Command::Subscribe(prefix) if self.config.kind.publishes() => {
+                self.events.push_back(Event::Subscribe(prefix));
+            }
+            Command::Cancel(prefix) if self.config.kind.publishes() => {
+                self.events.push_back(Event::Cancel(prefix))
+            }
+            // What is not known, or means nothing here, is passed over (RFC 23).
+            Command::Pong | Command::Subscribe(_) | Command::Cancel(_) | Command::Other => {}
+        }
+        Ok(())
+    }
+
+    fn on_ready(&mut self, now: Instant, minor: u8, metadata: Metadata) -> Result<(), Violation> {
+        let theirs = metadata.kind.ok_or(Violation::SocketType)?;
+        let ours = self.config.kind;
+        if !ours.talks_to(theirs) {
+            return Err(Violation::Incompatible { ours, theirs });
+        }
+        let peer = PeerInfo { kind: theirs, identity: metadata.identity, minor };
+        self.next_ping = self.config.heartbeat.map(|heartbeat| now + heartbeat.interval);
+        self.state = State::Up(peer.clone());
+        self.events.push_back(Event::Ready(peer));
+        Ok(())
+    }
+}
+
+/// A message as it goes over the wire.
+#[must_use]
+pub fn encode(message: &Message) -> Bytes {
+    let mut encoded = super::frame::Encoded::default();
+    encoded.push(message);
+    let (parts, _, bytes) = encoded.take();
+    match <[Bytes; 1]>::try_from(parts) {
+        Ok([part]) => part,
+        Err(parts) => {
+            let mut whole = BytesMut::with_capacity(bytes);
+            parts.iter().for_each(|part| whole.extend_from_slice(part));
+            whole.freeze()
+        }
+    }
+}

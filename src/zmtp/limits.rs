@@ -1,0 +1,74 @@
+//! What a peer may cost.
+
+use std::time::Duration;
+
+/// How much of a peer is taken, at most. What goes over is refused before anything is kept of it.
+///
+/// ```
+/// use zincmq::zmtp::Limits;
+///
+/// let mut limits = Limits::default();
+/// limits.frame = 1 << 20;
+/// assert_eq!(limits.subscriptions, 1024);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Octets in the body of a frame. Checked against what the frame declares. Default: 16 MiB (a guess).
+    pub frame: usize,
+    /// Frames in a message. Default: 64 (a guess).
+    pub frames: usize,
+    /// Octets in all frames of a message together. Default: 64 MiB (a guess).
+    pub message: u64,
+    /// Octets in a command; READY may have 2 KiB of properties. Default: 4 KiB (a guess).
+    pub command: usize,
+    /// From the connection's beginning to the peer's READY. Default: 5 s (a guess; libzmq takes 30 s).
+    pub handshake: Duration,
+    /// Prefixes a peer subscribes to. Default: 1,024 (a guess).
+    pub subscriptions: usize,
+    /// Connections whose peers have not introduced themselves yet, of one socket; further ones are refused. Default: 256 (a guess).
+    pub half_open: usize,
+    /// Connections of one socket in all. Default: 65,536 (a guess).
+    pub connections: usize,
+    /// Connections from one address; `None` for any number. Never counts for loopback and Unix sockets. Default: `None`.
+    pub per_address: Option<usize>,
+    /// Connections accepted in a second, by each socket; further ones wait in the system's queue. `None` for any number. Default: `None`.
+    pub accept_rate: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame: 16 << 20,
+            frames: 64,
+            message: 64 << 20,
+            command: 4 << 10,
+            handshake: Duration::from_secs(5),
+            subscriptions: 1_024,
+            half_open: 256,
+            connections: 65_536,
+            per_address: None,
+            accept_rate: None,
+        }
+    }
+}
+
+/// How dead peers are found: by asking for signs of life (RFC 37).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// How often to ask.
+    pub interval: Duration,
+    /// How long the peer may be silent after that.
+    pub timeout: Duration,
+    /// After how long of silence the peer may take us for dead; what is above 65.5 s counts as that, since libzmq cannot count further. Zero for never.
+    pub ttl: Duration,
+}
+
+impl Heartbeat {
+    /// The TTL as PING has it, in tenths of a second.
+    pub(super) fn wire_ttl(&self) -> u16 {
+        /// Above it libzmq 4.3 counts wrong: it multiplies in 16 bits.
+        const MOST: u128 = 655;
+        (self.ttl.as_millis() / 100).min(MOST) as u16
+    }
+}

@@ -1,0 +1,111 @@
+//! Listening and dialling.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::endpoint::{Endpoint, Listener, Stream};
+use super::hub::Hub;
+use super::link;
+use super::monitor::MonitorEvent;
+
+/// The pause after an accept that failed for a reason of this machine, such as too many open files (a guess).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the socket ends. `keep` is dropped then, after the listener.
+pub(super) async fn accept<T>(hub: Arc<Hub>, listener: Listener, keep: T) {
+    let mut second = (Instant::now(), 0);
+    loop {
+        if let Some(rate) = hub.options.limits.accept_rate {
+            if second.0.elapsed() >= Duration::from_secs(1) {
+                second = (Instant::now(), 0);
+            } else if second.1 >= rate {
+                tokio::select! {
+                    () = tokio::time::sleep_until(second.0 + Duration::from_secs(1)) => {}
+                    () = hub.cancel.cancelled() => break,
+                }
+                continue;
+            }
+            second.1 += 1;
+        }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = hub.cancel.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, address)) => match hub.admit(address.clone(), false) {
+                Ok(peer) => {
+                    hub.emit(MonitorEvent::Accepted(address));
+                    hub.tasks.spawn(link::run(Arc::clone(&hub), peer, stream, false));
+                }
+                // Dropping the stream closes it: nothing of it is kept.
+                Err(limit) => hub.emit(MonitorEvent::Refused { address, limit }),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    () = hub.cancel.cancelled() => break,
+                }
+            }
+        }
+    }
+    drop(listener);
+    drop(keep);
+}
+
+/// Keeps a connection to an endpoint until the socket ends: as often as it is lost it is made again, after a pause.
+pub(super) async fn keep_connected(hub: Arc<Hub>, endpoint: Endpoint) {
+    let (first, most) = hub.options.reconnect;
+    let mut pause = first;
+    loop {
+        let began = Instant::now();
+        let connected = tokio::select! {
+            connected = Stream::connect(&endpoint) => connected,
+            () = hub.cancel.cancelled() => return,
+        };
+        match connected {
+            Ok((stream, address)) => {
+                serve(&hub, &endpoint, stream, address).await;
+                // One that held was worth it; one that was refused again and again is not to be a hot loop.
+                if began.elapsed() > most {
+                    pause = first;
+                }
+            }
+            Err(error) => hub
+                .emit(MonitorEvent::ConnectFailed { endpoint: endpoint.clone(), reason: error.to_string() }),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {}
+            () = hub.cancel.cancelled() => return,
+        }
+        pause = (pause * 2).min(most);
+    }
+}
+
+/// Connects once; returns when the connection is there. It is not made again.
+pub(super) async fn connect_once(hub: &Arc<Hub>, endpoint: &Endpoint) -> io::Result<()> {
+    let (stream, address) = Stream::connect(endpoint).await?;
+    hub.emit(MonitorEvent::Connected(endpoint.clone()));
+    let peer = hub.admit(address, true).map_err(|limit| io::Error::other(format!("refused by {limit:?}")))?;
+    hub.tasks.spawn(link::run(Arc::clone(hub), peer, stream, true));
+    Ok(())
+}
+
+async fn serve(hub: &Arc<Hub>, endpoint: &Endpoint, stream: Stream, address: super::PeerAddress) {
+    hub.emit(MonitorEvent::Connected(endpoint.clone()));
+    match hub.admit(address.clone(), true) {
+        Ok(peer) => link::run(Arc::clone(hub), peer, stream, true).await,
+        Err(limit) => hub.emit(MonitorEvent::Refused { address, limit }),
+    }
+}
+
+/// Shortened by up to half at random, so that many do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let mut bytes = [0; 2];
+    // Without randomness they come back in step: worth no error.
+    let _ = getrandom::fill(&mut bytes);
+    pause - pause.mul_f64(f64::from(u16::from_ne_bytes(bytes)) / f64::from(u16::MAX) / 2.0)
+}

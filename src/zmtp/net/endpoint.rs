@@ -1,0 +1,287 @@
+//! Where sockets bind and connect to, and the streams that come of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
+
+use super::options::Options;
+
+/// How many connections may wait to be accepted (as in tokio).
+const BACKLOG: i32 = 1024;
+/// After how long of silence the system can look for a peer at the latest (Linux: 2^15 - 1 s).
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`.
+///
+/// ```
+/// use zincmq::zmtp::Endpoint;
+///
+/// let endpoint: Endpoint = "tcp://127.0.0.1:5555".parse()?;
+/// assert_eq!(endpoint.to_string(), "tcp://127.0.0.1:5555");
+/// # Ok::<(), zincmq::zmtp::EndpointError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// A host name or address, and a port; port 0 lets the system choose when it is bound.
+    Tcp {
+        /// The name or address; IPv6 addresses without their brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    #[cfg(unix)]
+    Ipc(PathBuf),
+}
+
+/// The text is not an address that can be bound or connected to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no address: write tcp://HOST:PORT or ipc://PATH")]
+pub struct EndpointError {
+    text: String,
+}
+
+impl From<Infallible> for EndpointError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let wrong = || EndpointError { text: text.to_owned() };
+        if let Some(rest) = text.strip_prefix("tcp://") {
+            let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+            let port = port.parse().map_err(|_| wrong())?;
+            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let host = if host == "*" { "0.0.0.0" } else { host };
+            return if host.is_empty() {
+                Err(wrong())
+            } else {
+                Ok(Self::Tcp { host: host.to_owned(), port })
+            };
+        }
+        #[cfg(unix)]
+        if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
+            return Ok(Self::Ipc(path.into()));
+        }
+        Err(wrong())
+    }
+}
+
+impl TryFrom<&str> for Endpoint {
+    type Error = EndpointError;
+
+    fn try_from(text: &str) -> Result<Self, EndpointError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            #[cfg(unix)]
+            Self::Ipc(path) => write!(f, "ipc://{}", path.display()),
+        }
+    }
+}
+
+/// Where a peer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// At this address, over TCP.
+    Tcp(SocketAddr),
+    /// On this machine, over a Unix socket.
+    Ipc,
+}
+
+impl PeerAddress {
+    /// Whether it is counted by address.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Ipc => true,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Ipc => f.write_str("ipc"),
+        }
+    }
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Ipc(UnixListener),
+}
+
+impl Listener {
+    /// Binds; also the endpoint with the port that the system chose.
+    pub(super) async fn bind(endpoint: &Endpoint, options: &Options) -> io::Result<(Self, Endpoint)> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let mut refusal =
+                    io::Error::new(io::ErrorKind::AddrNotAvailable, "the host name has no address");
+                for address in lookup_host((host.as_str(), *port)).await? {
+                    match bind_tcp(address, options) {
+                        Ok(listener) => {
+                            let port = listener.local_addr()?.port();
+                            return Ok((Self::Tcp(listener), Endpoint::Tcp { host: host.clone(), port }));
+                        }
+                        // The host's next address would hide behind whoever listens at this one.
+                        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+                        Err(error) => refusal = error,
+                    }
+                }
+                Err(refusal)
+            }
+            #[cfg(unix)]
+            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixListener::bind(path)?), endpoint.clone())),
+        }
+    }
+
+    /// One that was bound elsewhere.
+    #[cfg(unix)]
+    pub(super) fn adopt(listener: UnixListener) -> Self {
+        Self::Ipc(listener)
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(Stream, PeerAddress)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Stream::Tcp(stream), PeerAddress::Tcp(address)))
+            }
+            #[cfg(unix)]
+            Self::Ipc(listener) => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, options: &Options) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // So that a restart need not wait for old connections. Elsewhere the option means another thing.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    // Accepted connections inherit the sizes only if they are set before they are made.
+    set_buffers(&SockRef::from(&socket), options)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn set_buffers(socket: &SockRef<'_>, options: &Options) -> io::Result<()> {
+    if let Some(size) = options.tcp_send_buffer {
+        socket.set_send_buffer_size(size)?;
+    }
+    if let Some(size) = options.tcp_recv_buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
+    Ok(())
+}
+
+/// A connected stream.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Ipc(UnixStream),
+}
+
+macro_rules! either {
+    ($self:expr, $stream:ident => $act:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $act,
+            #[cfg(unix)]
+            Stream::Ipc($stream) => $act,
+        }
+    };
+}
+
+impl Stream {
+    pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(Self, PeerAddress)> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let address = stream.peer_addr()?;
+                // The system may choose the very port that is dialled on this machine, and connect the socket with itself.
+                if stream.local_addr()? == address {
+                    return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there"));
+                }
+                Ok((Self::Tcp(stream), PeerAddress::Tcp(address)))
+            }
+            #[cfg(unix)]
+            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixStream::connect(path).await?), PeerAddress::Ipc)),
+        }
+    }
+
+    /// Sets what is set on every connection.
+    pub(super) fn prepare(&self, options: &Options) -> io::Result<()> {
+        let Self::Tcp(stream) = self else { return Ok(()) };
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        set_buffers(&socket, options)?;
+        if let Some(stalled) = options.stalled {
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(stalled))?;
+            let idle = stalled.clamp(Duration::from_secs(1), MAX_KEEPALIVE);
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        either!(self, stream => stream.try_read_buf(buffer))
+    }
+
+    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        either!(self, stream => stream.try_write_vectored(slices))
+    }
+
+    /// Waits until it can be read from or written to, as asked. Cancel safe.
+    pub(super) async fn ready(&self, interest: Interest) -> io::Result<()> {
+        either!(self, stream => stream.ready(interest).await.map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_written_alike() {
+        for text in ["tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://db.example:0"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        for text in ["", "tcp://", "tcp://x", "tcp://:1", "tcp://x:66000", "ipc://", "udp://x:1"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+}

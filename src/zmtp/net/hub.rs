@@ -1,0 +1,387 @@
+//! What the parts of a socket share: its peers, its queues, its tasks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::endpoint::PeerAddress;
+use super::inbound::{Arrival, Batch, Credit, Inbound};
+use super::monitor::{CAPACITY, DisconnectReason, MonitorEvent, RefusedBy};
+use super::options::Options;
+use super::publisher::{Change, Publisher};
+use super::queue::PeerQueue;
+use crate::sync::lock;
+use crate::zmtp::command::{MAX_IDENTITY, subscription};
+use crate::zmtp::{Message, PeerInfo, SocketType, Violation};
+
+/// One connection, and what waits for it and from it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Tells it from all others of the socket.
+    pub(super) key: u64,
+    pub(crate) address: PeerAddress,
+    pub(super) queue: PeerQueue,
+    pub(super) credit: Credit,
+    ready: OnceLock<Introduced>,
+}
+
+/// What is known of a peer that has introduced itself.
+#[derive(Debug)]
+struct Introduced {
+    info: PeerInfo,
+    /// Its identity, or the one it was given here.
+    identity: Bytes,
+}
+
+impl Peer {
+    /// Its identity, or the one it was given here; empty before the handshake.
+    pub(crate) fn identity(&self) -> Bytes {
+        self.ready.get().map(|ready| ready.identity.clone()).unwrap_or_default()
+    }
+
+    fn minor(&self) -> u8 {
+        self.ready.get().map_or(0, |ready| ready.info.minor)
+    }
+}
+
+/// The peers that have introduced themselves.
+#[derive(Debug, Default)]
+struct Peers {
+    by_identity: HashMap<Bytes, Arc<Peer>>,
+    /// In the order in which they came; messages are dealt out from `next` on.
+    list: Vec<Arc<Peer>>,
+    next: usize,
+}
+
+/// How many connections there are.
+#[derive(Debug, Default)]
+struct Census {
+    all: usize,
+    by_address: BTreeMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) kind: SocketType,
+    pub(super) options: Options,
+    peers: Mutex<Peers>,
+    census: Mutex<Census>,
+    half_open: AtomicUsize,
+    pub(super) inbound: Inbound,
+    publisher: Option<Publisher>,
+    /// What a subscribing socket subscribes to, and how often.
+    subscriptions: Mutex<BTreeMap<Bytes, usize>>,
+    events: broadcast::Sender<MonitorEvent>,
+    /// Told when there is a peer more, or room at one that was full.
+    pub(super) room: Notify,
+    next_key: AtomicU64,
+    /// Messages that nobody took: no subscriber, no such peer, or of a kind that this socket does not take.
+    pub(super) unrouted: AtomicU64,
+    /// Messages dropped at peers that are gone.
+    dropped: AtomicU64,
+    /// Whether the reader wants to know of peers that come and go.
+    tells_peers: bool,
+    /// Somebody waits until all has been written.
+    closing: AtomicBool,
+    pub(super) cancel: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Hub {
+    pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
+        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm, options.on_full));
+        Arc::new(Self {
+            kind,
+            options,
+            peers: Mutex::default(),
+            census: Mutex::default(),
+            half_open: AtomicUsize::new(0),
+            inbound: Inbound::default(),
+            publisher,
+            subscriptions: Mutex::default(),
+            events: broadcast::Sender::new(CAPACITY),
+            room: Notify::new(),
+            next_key: AtomicU64::new(1),
+            unrouted: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            tells_peers,
+            closing: AtomicBool::new(false),
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn emit(&self, event: MonitorEvent) {
+        tracing::debug!(socket = %self.kind, ?event, "zmtp");
+        // Nobody listening is no error.
+        let _ = self.events.send(event);
+    }
+
+    pub(super) fn listen(&self) -> broadcast::Receiver<MonitorEvent> {
+        self.events.subscribe()
+    }
+
+    /// Admits a connection, or says which limit it meets. One that is asked for by this side is not counted by address, nor as half open.
+    pub(super) fn admit(&self, address: PeerAddress, is_ours: bool) -> Result<Arc<Peer>, RefusedBy> {
+        let limits = &self.options.limits;
+        let mut census = lock(&self.census);
+        if census.all >= limits.connections {
+            return Err(RefusedBy::Connections);
+        }
+        if !is_ours && self.half_open.load(Ordering::Relaxed) >= limits.half_open {
+            return Err(RefusedBy::HalfOpen);
+        }
+        if let (Some(most), PeerAddress::Tcp(tcp), false) =
+            (limits.per_address, &address, is_ours || address.is_local())
+        {
+            let count = census.by_address.entry(tcp.ip().to_canonical()).or_default();
+            if *count >= most {
+                return Err(RefusedBy::PerAddress);
+            }
+            *count += 1;
+        }
+        census.all += 1;
+        if !is_ours {
+            self.half_open.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Arc::new(Peer {
+            key: self.next_key.fetch_add(1, Ordering::Relaxed),
+            address,
+            queue: PeerQueue::new(self.options.send_hwm),
+            credit: Credit::new(self.options.recv_hwm),
+            ready: OnceLock::new(),
+        }))
+    }
+
+    /// The handshake is over, well or not.
+    pub(super) fn on_introduced(&self, is_ours: bool) {
+        if !is_ours {
+            self.half_open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A peer has introduced itself. It may not fit.
+    pub(super) fn on_ready(&self, peer: &Arc<Peer>, info: PeerInfo) -> Result<(), DisconnectReason> {
+        let identity =
+            if info.identity.is_empty() { given_identity(peer.key) } else { info.identity.clone() };
+        let (told, kind) = (info.identity.clone(), info.kind);
+        {
+            // Held to the end, so that a subscription made meanwhile is sent once.
+            let subscriptions = lock(&self.subscriptions);
+            let mut peers = lock(&self.peers);
+            if peers.by_identity.contains_key(&identity) {
+                return Err(DisconnectReason::IdentityInUse);
+            }
+            if self.kind == SocketType::Pair && !peers.list.is_empty() {
+                return Err(DisconnectReason::Occupied);
+            }
+            // It is set once: a connection introduces itself once.
+            let _ = peer.ready.set(Introduced { info, identity: identity.clone() });
+            peers.by_identity.insert(identity, Arc::clone(peer));
+            peers.list.push(Arc::clone(peer));
+            if let Some(publisher) = &self.publisher {
+                publisher.add(peer);
+            }
+            for prefix in subscriptions.keys() {
+                peer.queue.push_command(subscription(true, prefix, peer.minor()));
+            }
+        }
+        self.emit(MonitorEvent::Ready { address: peer.address.clone(), identity: told, kind });
+        if self.tells_peers {
+            self.inbound.push(Arrival::Ready(Arc::clone(peer)));
+        }
+        self.room.notify_waiters();
+        Ok(())
+    }
+
+    /// A connection has ended.
+    pub(super) fn on_gone(&self, peer: &Arc<Peer>, is_ours: bool, reason: DisconnectReason) {
+        let was_ready = {
+            let mut peers = lock(&self.peers);
+            let identity = peer.identity();
+            let is_known = peers.by_identity.get(&identity).is_some_and(|known| known.key == peer.key);
+            if is_known {
+                peers.by_identity.remove(&identity);
+                peers.list.retain(|other| other.key != peer.key);
+            }
+            is_known
+        };
+        let mut census = lock(&self.census);
+        census.all -= 1;
+        if let PeerAddress::Tcp(tcp) = &peer.address
+            && !is_ours
+            && let Some(count) = census.by_address.get_mut(&tcp.ip().to_canonical())
+        {
+            *count -= 1;
+            if *count == 0 {
+                census.by_address.remove(&tcp.ip().to_canonical());
+            }
+        }
+        drop(census);
+        if let Some(publisher) = &self.publisher {
+            let gone = publisher.remove(peer);
+            if self.kind == SocketType::Xpub && !gone.is_empty() {
+                let cancels = gone.iter().map(|prefix| subscription_message(false, prefix)).collect();
+                self.inbound.push(Arrival::Messages(Batch::new(peer, cancels, 0)));
+            }
+        }
+        self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
+        let lost = peer.queue.abandon();
+        self.emit(MonitorEvent::Disconnected {
+            address: peer.address.clone(),
+            identity: peer.ready.get().map(|ready| ready.info.identity.clone()).unwrap_or_default(),
+            reason: reason.clone(),
+            lost,
+        });
+        if self.tells_peers && was_ready {
+            self.inbound.push(Arrival::Gone(Arc::clone(peer), reason));
+        }
+        self.room.notify_waiters();
+    }
+
+    /// A subscription of a peer's, or its end.
+    pub(super) fn on_subscription(
+        &self,
+        peer: &Arc<Peer>,
+        subscribe: bool,
+        prefix: &Bytes,
+        batch: &mut Vec<Message>,
+    ) -> Result<(), Violation> {
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        let limit = self.options.limits.subscriptions;
+        let change =
+            if subscribe { publisher.subscribe(peer, prefix, limit) } else { publisher.cancel(peer, prefix) };
+        match change {
+            Change::TooMany => return Err(Violation::Subscriptions { limit }),
+            Change::Visible if self.kind == SocketType::Xpub => {
+                batch.push(subscription_message(subscribe, prefix))
+            }
+            Change::Visible | Change::None => {}
+        }
+        Ok(())
+    }
+
+    /// Messages came from a peer. Those that this socket does not take are dropped, and counted.
+    pub(super) fn on_messages(&self, peer: &Arc<Peer>, messages: Vec<Message>, bytes: usize) {
+        if messages.is_empty() {
+            return;
+        }
+        if self.kind.receives() {
+            self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
+        } else {
+            self.unrouted.fetch_add(messages.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn publisher(&self) -> Option<&Publisher> {
+        self.publisher.as_ref()
+    }
+
+    /// Puts what was published into the queues.
+    pub(super) fn flush(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.flush();
+        }
+    }
+
+    /// Subscribes, or takes one of as many subscriptions back, at all peers and at those to come.
+    pub(super) fn change_subscription(&self, subscribe: bool, prefix: Bytes) {
+        let mut subscriptions = lock(&self.subscriptions);
+        let count = subscriptions.entry(prefix.clone()).or_default();
+        let before = *count;
+        *count = if subscribe { before + 1 } else { before.saturating_sub(1) };
+        let (is, was) = (*count > 0, before > 0);
+        if !is {
+            subscriptions.remove(&prefix);
+        }
+        if is != was {
+            for peer in &lock(&self.peers).list {
+                peer.queue.push_command(subscription(subscribe, &prefix, peer.minor()));
+            }
+        }
+    }
+
+    /// Hands a message to the next peer that has room for it. `false` where none has.
+    pub(super) fn deal(&self, message: &Message) -> Option<Arc<Peer>> {
+        let mut peers = lock(&self.peers);
+        let count = peers.list.len();
+        for step in 0..count {
+            let index = (peers.next + step) % count;
+            if peers.list[index].queue.push(message) {
+                peers.next = (index + 1) % count;
+                return Some(Arc::clone(&peers.list[index]));
+            }
+        }
+        None
+    }
+
+    /// Hands a message to every peer, whatever it subscribes to: upward, from XSUB.
+    pub(super) fn send_to_all(&self, message: &Message) {
+        for peer in &lock(&self.peers).list {
+            if !peer.queue.push(message) {
+                self.unrouted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn peer(&self, identity: &[u8]) -> Option<Arc<Peer>> {
+        lock(&self.peers).by_identity.get(identity).cloned()
+    }
+
+    pub(super) fn peer_count(&self) -> usize {
+        lock(&self.peers).list.len()
+    }
+
+    /// Messages dropped on full queues.
+    pub(super) fn dropped(&self) -> u64 {
+        let live: u64 = lock(&self.peers).list.iter().map(|peer| peer.queue.dropped()).sum();
+        self.dropped.load(Ordering::Relaxed) + live
+    }
+
+    /// From now on, connections tell when they have written all.
+    pub(super) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.flush();
+        lock(&self.peers).list.iter().for_each(|peer| peer.queue.nudge());
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Messages that wait to be written.
+    pub(super) fn queued(&self) -> usize {
+        lock(&self.peers).list.iter().map(|peer| peer.queue.backlog().messages).sum()
+    }
+
+    /// Whether nothing waits to be written any more.
+    pub(super) fn is_flushed(&self) -> bool {
+        lock(&self.peers).list.iter().all(|peer| {
+            let backlog = peer.queue.backlog();
+            backlog.messages == 0 && backlog.bytes == 0
+        })
+    }
+}
+
+/// The identity of a peer that told none: it begins with a zero, as none that is told may (RFC 28).
+fn given_identity(key: u64) -> Bytes {
+    let mut identity = BytesMut::with_capacity(9);
+    identity.put_u8(0);
+    identity.put_u64(key);
+    debug_assert!(identity.len() <= MAX_IDENTITY);
+    identity.freeze()
+}
+
+/// A subscription as XPUB's application sees it (RFC 29).
+fn subscription_message(subscribe: bool, prefix: &[u8]) -> Message {
+    let mut frame = BytesMut::with_capacity(1 + prefix.len());
+    frame.put_u8(subscribe.into());
+    frame.put_slice(prefix);
+    frame.freeze().into()
+}

@@ -1,0 +1,100 @@
+//! How a socket behaves.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::zmtp::{Heartbeat, Limits};
+
+/// A bound in messages and in bytes, whichever is met first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// Messages; at least one always has room.
+    pub messages: usize,
+    /// Their octets on the wire.
+    pub bytes: usize,
+}
+
+impl Bound {
+    /// A bound of so many messages and bytes.
+    #[must_use]
+    pub const fn new(messages: usize, bytes: usize) -> Self {
+        Self { messages, bytes }
+    }
+
+    pub(super) fn is_reached_by(&self, messages: usize, bytes: usize) -> bool {
+        messages >= self.messages.max(1) || bytes >= self.bytes.max(1)
+    }
+}
+
+/// What becomes of a message for a subscriber whose queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// `send` waits until there is room for everybody.
+    Block,
+    /// It is dropped for that subscriber, and counted: what ZeroMQ does.
+    #[default]
+    DropNewest,
+    /// The oldest that wait for that subscriber are dropped, and counted.
+    DropOldest,
+    /// That subscriber is disconnected: the suicidal snail, by force.
+    Disconnect,
+}
+
+/// How a socket behaves. All have defaults.
+///
+/// ```
+/// use zincmq::zmtp::{Bound, OnFull, Options};
+///
+/// let mut options = Options::default();
+/// options.send_hwm = Bound::new(10_000, 16 << 20);
+/// options.on_full = OnFull::Disconnect;
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// The identity told to peers, at most 255 octets and not beginning with a zero; empty for none. Default: none.
+    pub identity: Bytes,
+    /// How much may wait for one peer before it counts as full; a message, or 64 KiB of small ones on their way to several, may go over.
+    /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
+    pub send_hwm: Bound,
+    /// How much may have come from one peer that was not taken yet, before no more is read from it; what was read at once may go over.
+    /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
+    pub recv_hwm: Bound,
+    /// What to do where [`send_hwm`](Self::send_hwm) is reached. Publishers only; all others wait. Default: [`OnFull::DropNewest`].
+    pub on_full: OnFull,
+    /// What is taken of peers.
+    pub limits: Limits,
+    /// Whether to ask peers for signs of life. Default: no.
+    pub heartbeat: Option<Heartbeat>,
+    /// The pause before another attempt to connect: at first, and at most. It doubles, and is shortened by up to half at random. Default: 100 ms (as in
+    /// libzmq) and 5 s (a guess).
+    pub reconnect: (Duration, Duration),
+    /// How long `close` waits for what was sent to go out. Default: 1 s (a guess; libzmq waits for ever).
+    pub linger: Duration,
+    /// After how long a TCP connection is given up whose other end takes nothing, and of silence until the system looks whether it is there. Default: none.
+    pub stalled: Option<Duration>,
+    /// The size of the system's send buffer, in bytes, for TCP. Default: the system's choice.
+    pub tcp_send_buffer: Option<usize>,
+    /// The size of the system's receive buffer, in bytes, for TCP. Default: the system's choice.
+    pub tcp_recv_buffer: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            identity: Bytes::new(),
+            send_hwm: Bound::new(1_000, 64 << 20),
+            recv_hwm: Bound::new(1_000, 64 << 20),
+            on_full: OnFull::default(),
+            limits: Limits::default(),
+            heartbeat: None,
+            reconnect: (Duration::from_millis(100), Duration::from_secs(5)),
+            linger: Duration::from_secs(1),
+            stalled: None,
+            tcp_send_buffer: None,
+            tcp_recv_buffer: None,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What is published goes to many, encoded once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::hub::Peer;
+use super::options::{Bound, OnFull};
+use super::queue::Chunk;
+use super::subscriptions::{Place, Subscriptions};
+use crate::sync::lock;
+use crate::zmtp::Message;
+use crate::zmtp::frame::Encoded;
+
+/// At how many octets a run of messages goes into the queues, whether or not somebody asks for it.
+const RUN_BYTES: usize = 64 * 1024;
+/// Which part of a queue's bound a run may be, in messages: so much it may go over.
+const RUN_SHARE: usize = 8;
+
+/// The subscribers of a socket, and what is on its way to them.
+///
+/// Messages in a row for the same subscribers are collected into a *run*, which goes into all their queues as one shared chunk when one of them
+/// asks for more, when it is full, or when the next message is for others. So a message costs an encoding and a look-up, not a step for each subscriber.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    state: Mutex<State>,
+    on_full: OnFull,
+    run_messages: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    subscriptions: Subscriptions,
+    /// By place.
+    peers: Vec<Option<Subscriber>>,
+    /// Places that are free.
+    free: Vec<Place>,
+    by_key: BTreeMap<u64, Place>,
+    run: Encoded,
+    /// Who gets the run.
+    targets: Arc<[Place]>,
+    run_at: Option<Instant>,
+    /// Those whose queues are full, where that is waited for.
+    full: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    peer: Arc<Peer>,
+    /// How often each prefix was subscribed to.
+    prefixes: BTreeMap<Bytes, u32>,
+}
+
+/// What a change of a subscription comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing that others would see.
+    None,
+    /// The first subscription to a prefix, or the end of the last one.
+    Visible,
+    /// There are as many as one peer may have.
+    TooMany,
+}
+
+/// What became of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// It is on its way to all who want it; with this one a run was complete.
+    Sent { run_ended: bool },
+    /// It has to wait for those who are behind.
+    Full,
+}
+
+impl Publisher {
+    pub(super) fn new(bound: Bound, on_full: OnFull) -> Self {
+        let run_messages = (bound.messages / RUN_SHARE).clamp(1, 4096);
+        Self { state: Mutex::default(), on_full, run_messages }
+    }
+
+    pub(super) fn add(&self, peer: &Arc<Peer>) {
+        let mut state = lock(&self.state);
+        let subscriber = Subscriber { peer: Arc::clone(peer), prefixes: BTreeMap::new() };
+        let place = match state.free.pop() {
+            Some(free) => {
+                state.peers[free as usize] = Some(subscriber);
+                free
+            }
+            None => {
+                state.peers.push(Some(subscriber));
+                state.peers.len() as Place - 1
+            }
+        };
+        state.by_key.insert(peer.key, place);
+    }
+
+    /// The peer is gone; the prefixes that nobody subscribes to any more.
+    pub(super) fn remove(&self, peer: &Peer) -> Vec<Bytes> {
+        let mut state = lock(&self.state);
+        let Some(place) = state.by_key.remove(&peer.key) else { return Vec::new() };
+        state.flush(self.on_full);
+        state.full.retain(|other| *other != place);
+        let Some(subscriber) = state.peers[place as usize].take() else { return Vec::new() };
+        state.free.push(place);
+        let mut gone: Vec<Bytes> = subscriber.prefixes.into_keys().collect();
+        gone.retain(|prefix| state.subscriptions.remove(prefix, place));
+        gone
+    }
+
+    pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limit: usize) -> Change {
+        let mut state = lock(&self.state);
+        let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
+        // What was published before goes to those who had subscribed by then.
+        state.flush(self.on_full);
+        let State { subscriptions, peers, .. } = &mut *state;
+        let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
+        if let Some(count) = subscriber.prefixes.get_mut(prefix) {
+            *count = count.saturating_add(1);
+            return Change::None;
+        }
+        if subscriber.prefixes.len() >= limit {
+            return Change::TooMany;
+        }
+        // Its own piece of memory, not a part of what was read.
+        subscriber.prefixes.insert(Bytes::copy_from_slice(prefix), 1);
+        if subscriptions.add(prefix, place) { Change::Visible } else { Change::None }
+    }
+
+    pub(super) fn cancel(&self, peer: &Peer, prefix: &Bytes) -> Change {
+        let mut state = lock(&self.state);
+        let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
+        state.flush(self.on_full);
+        let State { subscriptions, peers, .. } = &mut *state;
+        let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
+        match subscriber.prefixes.get_mut(prefix) {
+            // One that was not made is no error: libzmq passes it over, too.
+            None => Change::None,
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                Change::None
+            }
+            Some(_) => {
+                subscriber.prefixes.remove(prefix);
+                if subscriptions.remove(prefix, place) { Change::Visible } else { Change::None }
+            }
+        }
+    }
+
+    /// Publishes a message to those who subscribe to its first frame.
+    pub(super) fn publish(&self, message: &Message) -> Published {
+        let mut state = lock(&self.state);
+        if self.on_full == OnFull::Block && state.is_full() {
+            return Published::Full;
+        }
+        let targets = state.subscriptions.matching(message.first());
+        if targets.is_empty() {
+            return Published::Sent { run_ended: false };
+        }
+        if !Arc::ptr_eq(&targets, &state.targets) {
+            state.flush(self.on_full);
+            state.targets = targets;
+        }
+        let begins = state.run.is_empty();
+        state.run.push(message);
+        let run_ended = state.run.bytes() >= RUN_BYTES || state.run.messages() >= self.run_messages;
+        if run_ended {
+            state.run_at.get_or_insert_with(Instant::now);
+            state.flush(self.on_full);
+        } else if begins {
+            state.run_at = Some(Instant::now());
+            for place in state.targets.iter() {
+                if let Some(subscriber) = &state.peers[*place as usize] {
+                    subscriber.peer.queue.nudge();
+                }
+            }
+        }
+        Published::Sent { run_ended }
+    }
+
+    /// How many different prefixes somebody subscribes to.
+    pub(super) fn prefixes(&self) -> usize {
+        lock(&self.state).subscriptions.prefixes()
+    }
+
+    /// Puts what was published into the queues.
+    pub(super) fn flush(&self) {
+        lock(&self.state).flush(self.on_full);
+    }
+}
+
+impl State {
+    fn flush(&mut self, on_full: OnFull) {
+        if self.run.is_empty() {
+            return;
+        }
+        let at = self.run_at.take().unwrap_or_else(Instant::now);
+        let chunk = Chunk::of(&mut self.run, at);
+        for place in self.targets.iter() {
+            if let Some(subscriber) = &self.peers[*place as usize]
+                && !subscriber.peer.queue.push_shared(&chunk, on_full)
+                && !self.full.contains(place)
+            {
+                self.full.push(*place);
+            }
+        }
+    }
+
+    /// Whether somebody is behind who is waited for.
+    fn is_full(&mut self) -> bool {
+        let peers = &self.peers;
+        self.full.retain(|place| {
+            peers[*place as usize].as_ref().is_some_and(|subscriber| !subscriber.peer.queue.has_room())
+        });
+        !self.full.is_empty()
+    }
+}

@@ -1,0 +1,272 @@
+//! What waits for one peer to be written.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::monitor::DisconnectReason;
+use super::options::{Bound, OnFull};
+use crate::sync::lock;
+use crate::zmtp::Message;
+use crate::zmtp::frame::Encoded;
+
+/// How much a writer takes at once (a guess: a few times what the system's buffer takes at once).
+const TAKEN_AT_ONCE: usize = 256 * 1024;
+
+/// What a peer has not been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Messages, those counted in that are just being written.
+    pub messages: usize,
+    /// Their octets.
+    pub bytes: usize,
+    /// For how long the oldest of them has waited, or a little longer.
+    pub age: Duration,
+}
+
+/// Whole messages, encoded: shared by all peers they are for.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    pub(super) parts: Parts,
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+    pub(super) at: Instant,
+}
+
+/// The pieces of a chunk. Most have one.
+#[derive(Debug, Clone)]
+pub(super) enum Parts {
+    One(Bytes),
+    Many(std::sync::Arc<[Bytes]>),
+}
+
+impl Chunk {
+    /// Takes what was encoded.
+    pub(super) fn of(encoded: &mut Encoded, at: Instant) -> Self {
+        let (parts, messages, bytes) = encoded.take();
+        let parts = match <[Bytes; 1]>::try_from(parts) {
+            Ok([part]) => Parts::One(part),
+            Err(parts) => Parts::Many(parts.into()),
+        };
+        Self { parts, messages, bytes, at }
+    }
+
+    fn put_into(self, pending: &mut VecDeque<Bytes>) {
+        match self.parts {
+            Parts::One(part) => pending.push_back(part),
+            Parts::Many(parts) => pending.extend(parts.iter().cloned()),
+        }
+    }
+}
+
+/// The queue of one peer: filled by the socket, emptied by the connection's task.
+#[derive(Debug)]
+pub(super) struct PeerQueue {
+    state: Mutex<State>,
+    bound: Bound,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: VecDeque<Chunk>,
+    /// What was pushed for this peer alone and is not a chunk yet.
+    open: Encoded,
+    open_at: Option<Instant>,
+    messages: usize,
+    bytes: usize,
+    /// What the connection's task has taken and not written.
+    writing: (usize, usize, Option<Instant>),
+    writer: Option<Waker>,
+    /// Whether there is something for the writer elsewhere, since its turn began.
+    nudged: bool,
+    /// Whether nobody may be told that there is room before there is.
+    full: bool,
+    dropped: u64,
+    /// Why the connection is to end.
+    ended: Option<DisconnectReason>,
+}
+
+impl State {
+    fn is_full(&self, bound: &Bound) -> bool {
+        bound.is_reached_by(self.messages + self.writing.0, self.bytes + self.writing.1)
+    }
+
+    fn wake(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+impl PeerQueue {
+    pub(super) fn new(bound: Bound) -> Self {
+        Self { state: Mutex::default(), bound }
+    }
+
+    /// Adds a message, if there is room. `false`, and nothing done, if there is none.
+    pub(super) fn push(&self, message: &Message) -> bool {
+        let mut state = lock(&self.state);
+        if state.ended.is_some() || state.is_full(&self.bound) {
+            state.full = true;
+            return false;
+        }
+        let before = state.open.bytes();
+        state.open.push(message);
+        if state.open_at.is_none() {
+            state.open_at = Some(Instant::now());
+        }
+        state.messages += 1;
+        state.bytes += state.open.bytes() - before;
+        state.wake();
+        true
+    }
+
+    /// Adds what is no message and needs no room: subscriptions.
+    pub(super) fn push_command(&self, command: Bytes) {
+        let mut state = lock(&self.state);
+        if state.open_at.take().is_some() {
+            let chunk = Chunk::of(&mut state.open, Instant::now());
+            state.chunks.push_back(chunk);
+        }
+        let bytes = command.len();
+        state.bytes += bytes;
+        state.chunks.push_back(Chunk { parts: Parts::One(command), messages: 0, bytes, at: Instant::now() });
+        state.wake();
+    }
+
+    /// Adds messages that others get, too. Where there is no room, what `on_full` says; whether there is still room afterwards.
+    pub(super) fn push_shared(&self, chunk: &Chunk, on_full: OnFull) -> bool {
+        let mut state = lock(&self.state);
+        if state.ended.is_some() {
+            return true;
+        }
+        if state.is_full(&self.bound) {
+            match on_full {
+                // What was waited for is one run of messages, which may go over.
+                OnFull::Block => {}
+                OnFull::DropNewest => {
+                    state.dropped += chunk.messages as u64;
+                    return true;
+                }
+                OnFull::DropOldest => {
+                    while state.is_full(&self.bound) {
+                        let Some(oldest) = state.chunks.pop_front() else { break };
+                        state.messages -= oldest.messages;
+                        state.bytes -= oldest.bytes;
+                        state.dropped += oldest.messages as u64;
+                    }
+                }
+                OnFull::Disconnect => {
+                    state.ended = Some(DisconnectReason::TooSlow);
+                    state.wake();
+                    return true;
+                }
+            }
+        }
+        state.messages += chunk.messages;
+        state.bytes += chunk.bytes;
+        state.chunks.push_back(chunk.clone());
+        state.wake();
+        state.full = on_full == OnFull::Block && state.is_full(&self.bound);
+        !state.full
+    }
+
+    /// Tells the connection's task that there is something for it elsewhere.
+    pub(super) fn nudge(&self) {
+        let mut state = lock(&self.state);
+        state.nudged = true;
+        state.wake();
+    }
+
+    /// The connection's task begins a turn. Whether there is nothing to take here, so that it has to look elsewhere.
+    pub(super) fn begin_turn(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.nudged = false;
+        state.chunks.is_empty() && state.open.is_empty()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.full = state.is_full(&self.bound);
+        !state.full && state.ended.is_none()
+    }
+
+    /// Takes what is to be written next; all that was taken before has been. Whether somebody was waiting for the room that is now there.
+    pub(super) fn take(&self, pending: &mut VecDeque<Bytes>) -> bool {
+        let mut state = lock(&self.state);
+        if !state.open.is_empty() {
+            let at = state.open_at.take().unwrap_or_else(Instant::now);
+            let chunk = Chunk::of(&mut state.open, at);
+            state.chunks.push_back(chunk);
+        }
+        state.writing = (0, 0, None);
+        while state.writing.1 < TAKEN_AT_ONCE {
+            let Some(chunk) = state.chunks.pop_front() else { break };
+            state.messages -= chunk.messages;
+            state.bytes -= chunk.bytes;
+            state.writing.0 += chunk.messages;
+            state.writing.1 += chunk.bytes;
+            state.writing.2.get_or_insert(chunk.at);
+            chunk.put_into(pending);
+        }
+        state.made_room(&self.bound)
+    }
+
+    /// Waits until there is something to take, if that is wanted now; or the connection is to end. Cancel safe.
+    pub(super) fn poll_work(&self, cx: &mut Context<'_>, wanted: bool) -> Poll<()> {
+        let mut state = lock(&self.state);
+        let work = state.nudged || !state.chunks.is_empty() || !state.open.is_empty();
+        if state.ended.is_some() || (wanted && work) {
+            return Poll::Ready(());
+        }
+        if !state.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
+            state.writer = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Ends the connection, for this reason.
+    pub(super) fn end(&self, reason: DisconnectReason) {
+        let mut state = lock(&self.state);
+        state.ended.get_or_insert(reason);
+        state.wake();
+    }
+
+    pub(super) fn ended(&self) -> Option<DisconnectReason> {
+        lock(&self.state).ended.clone()
+    }
+
+    /// Drops all that waits; how many messages those were.
+    pub(super) fn abandon(&self) -> usize {
+        let mut state = lock(&self.state);
+        state.ended.get_or_insert(DisconnectReason::Closed);
+        let lost = state.messages + state.writing.0;
+        state.chunks.clear();
+        state.open = Encoded::default();
+        (state.messages, state.bytes, state.writing) = (0, 0, (0, 0, None));
+        lost
+    }
+
+    pub(super) fn backlog(&self) -> Backlog {
+        let state = lock(&self.state);
+        let waiting = state.chunks.front().map(|chunk| chunk.at).or(state.open_at);
+        let age = state.writing.2.or(waiting).map_or(Duration::ZERO, |at| at.elapsed());
+        Backlog { messages: state.messages + state.writing.0, bytes: state.bytes + state.writing.1, age }
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        lock(&self.state).dropped
+    }
+}
+
+impl State {
+    /// Whether it was full, and is not any more; told once.
+    fn made_room(&mut self, bound: &Bound) -> bool {
+        let made = self.full && !self.is_full(bound);
+        self.full &= !made;
+        made
+    }
+}
