@@ -30,7 +30,7 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use process::{PATIENCE, Process, Role, say};
 use report::{environment, human, median, rate, ratios};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -41,7 +41,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// How many subscribers are measured: with the eighth, as many as in `tests/snail.rs`.
 const HEALTHY: usize = 7;
-/// How many messages may be in flight, counted to the slowest of the healthy subscribers: far from every mark and every queue's bound.
+/// How many messages may be in flight, counted to the slowest of the healthy, a healthy eighth among them: far from every mark and every
+/// queue's bound.
 const WINDOW: u64 = 20_000;
 /// After how many messages a subscriber tells how far it has come.
 const STEP: u64 = WINDOW / 8;
@@ -92,20 +93,23 @@ impl Cell {
     }
 
     fn run(self, arm: Arm) -> Result<Outcome, Failure> {
-        let setting = json!({ "messages": self.messages, "size": self.size });
+        let counted = HEALTHY + usize::from(arm == Arm::WithEighth);
+        let setting = json!({ "messages": self.messages, "size": self.size, "counted": counted });
         let mut host = Process::start("host_role", &setting);
         let listening = host.next("listening");
-        let join = |progress: &Value| {
+        let join = |number: usize| {
             let setting = json!({
                 "address": listening["address"],
-                "progress": progress,
+                "progress": listening["progress"],
                 "messages": self.messages,
+                "number": number,
+                // Nobody waits for the snail.
+                "counted": number < counted,
             });
             Process::start("subscriber_role", &setting)
         };
-        let mut healthy: Vec<_> = (0..HEALTHY).map(|_| join(&listening["progress"])).collect();
-        // It counts for nobody's window.
-        let mut eighth = (arm != Arm::Alone).then(|| join(&json!("")));
+        let mut healthy: Vec<_> = (0..HEALTHY).map(join).collect();
+        let mut eighth = (arm != Arm::Alone).then(|| join(HEALTHY));
         for subscriber in &mut healthy {
             subscriber.next("joined");
         }
@@ -155,11 +159,12 @@ async fn host(role: Role) {
         "address": host.address().to_string(),
         "progress": reports.local_addr().expect("bound").to_string(),
     }));
-    let progress = Arc::new(Progress::default());
+    let counted = role.number("counted") as usize;
+    let progress = Arc::new(Progress::new(counted));
     let mut readers = JoinSet::new();
-    for subscriber in 0..HEALTHY {
+    for _ in 0..counted {
         let (stream, _) = reports.accept().await.expect("a subscriber");
-        readers.spawn(Arc::clone(&progress).read(stream, subscriber));
+        readers.spawn(Arc::clone(&progress).read(stream));
     }
     assert_eq!(orders.recv().await.as_deref(), Some("load"));
     let began = Instant::now();
@@ -194,26 +199,31 @@ async fn publish(sender: Sender, role: &Role, progress: &Progress) {
     for number in 0..messages {
         if number == floor + WINDOW {
             // A full window is waited for until a quarter of it is free, so that neither side pays for a wake-up per message.
-            floor = progress.reach(floor + WINDOW / 4).await;
+            floor = progress.reach(floor + WINDOW / 4, progress.received.len()).await;
         }
         let mut payload = blank.clone();
         payload[..8].copy_from_slice(&number.to_be_bytes());
         let message = Message::new(&topic, payload.freeze()).expect("a message");
         sender.send(message).await.expect("open");
     }
-    progress.reach(messages).await;
+    progress.reach(messages, HEALTHY).await;
 }
 
-/// How far each of the healthy has come.
-#[derive(Default)]
+/// How far each of those who are counted has come.
 struct Progress {
-    received: [AtomicU64; HEALTHY],
+    /// By the number each of them tells first.
+    received: Vec<AtomicU64>,
     more: Notify,
 }
 
 impl Progress {
+    fn new(counted: usize) -> Self {
+        Self { received: (0..counted).map(|_| AtomicU64::new(0)).collect(), more: Notify::new() }
+    }
+
     /// Takes in what one of them tells, until it ends.
-    async fn read(self: Arc<Self>, mut stream: TcpStream, subscriber: usize) {
+    async fn read(self: Arc<Self>, mut stream: TcpStream) {
+        let subscriber = stream.read_u64().await.expect("its number") as usize;
         loop {
             match stream.read_u64().await {
                 Ok(count) => self.received[subscriber].store(count, SeqCst),
@@ -224,10 +234,10 @@ impl Progress {
         }
     }
 
-    /// Waits until all of them have come as far as `goal`. How far the slowest has come.
-    async fn reach(&self, goal: u64) -> u64 {
+    /// Waits until the first `many` of them have come as far as `goal`. How far the slowest of them has come.
+    async fn reach(&self, goal: u64, many: usize) -> u64 {
         loop {
-            let least = self.received.iter().map(|count| count.load(SeqCst)).min().unwrap_or(0);
+            let least = self.received[..many].iter().map(|count| count.load(SeqCst)).min().unwrap_or(0);
             if least >= goal {
                 return least;
             }
@@ -238,14 +248,13 @@ impl Progress {
 
 async fn subscriber(role: Role) {
     let due = role.number("messages");
-    let mut progress = match role.text("progress") {
-        "" => None,
-        address => {
-            let stream = TcpStream::connect(address).await.expect("the host listens");
-            stream.set_nodelay(true).expect("a connection");
-            Some(stream)
-        }
-    };
+    let mut progress = None;
+    if role.flag("counted") {
+        let mut stream = TcpStream::connect(role.text("progress")).await.expect("the host listens");
+        stream.set_nodelay(true).expect("a connection");
+        stream.write_u64(role.number("number")).await.expect("the host reads");
+        progress = Some(stream);
+    }
     let builder = Client::builder().join_timeout(PATIENCE);
     let (client, mut messages) =
         builder.join_with_messages(role.text("address")).await.expect("the host is there");
