@@ -194,6 +194,9 @@ impl Driver {
                 Input::ControlClosed { peer }
             }
             ParentEvent::BroadcastClosed { session } => Input::BroadcastClosed { session },
+            ParentEvent::SubscriberCut { address } => {
+                return self.node.emit(Event::SubscriberCut { address });
+            }
         };
         self.machine.handle_input(self.clock.now(), input);
     }

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::lookup_host;
 
 #[cfg(unix)]
-use super::ipc::{self, IpcFile};
+use crate::transport::ipc::{self, IpcFile};
 use crate::transport::{Address, BindError};
 
 /// How many connections may wait to be accepted (as in tokio).

@@ -7,11 +7,11 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::control::Command;
-#[cfg(unix)]
-use super::ipc::IpcFile;
 use super::listen::{Listening, refused};
 use super::thread::{self, Parts, Publisher};
 use crate::id::SessionToken;
+#[cfg(unix)]
+use crate::transport::ipc::IpcFile;
 use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ParentChannels,
     ParentLimits, ParentLink, PeerId,

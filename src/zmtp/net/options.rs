@@ -59,6 +59,9 @@ pub struct Options {
     /// How much may wait for one peer before it counts as full; a message, or 64 KiB of small ones on their way to several, may go over.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub send_hwm: Bound,
+    /// For how long the oldest message for a peer may have waited before that counts as full, too. Publishers only; looked at when there is one more.
+    /// Default: for ever.
+    pub send_age: Option<Duration>,
     /// How much may have come from one peer that was not taken yet, before no more is read from it; what was read at once may go over.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub recv_hwm: Bound,
@@ -86,6 +89,7 @@ impl Default for Options {
         Self {
             identity: Bytes::new(),
             send_hwm: Bound::new(1_000, 64 << 20),
+            send_age: None,
             recv_hwm: Bound::new(1_000, 64 << 20),
             on_full: OnFull::default(),
             limits: Limits::default(),

@@ -66,7 +66,7 @@ pub(super) enum Change {
 
 /// What became of a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Published {
+pub(crate) enum Published {
     /// It is on its way to all who want it; with this one a run was complete.
     Sent { run_ended: bool },
     /// It has to wait for those who are behind.
