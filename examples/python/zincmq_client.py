@@ -249,7 +249,7 @@ class ZincClient:
             (first,) = reader.numbers("Q")
             for last, body in self.outbox:
                 if last >= first:
-                    self.submit.send_multipart((SUBMIT + self.session, body))
+                    self.submit_batch(body)
         elif kind == PULSE:
             if reader.numbers("B") == (1,):  # paced: nobody's messages are ordered
                 self.heard[self.submit] = time.monotonic()
@@ -348,6 +348,9 @@ class ZincClient:
             self.heard[self.submit] = time.monotonic()
         self.next_origin_seq += count
         self.outbox.append((self.next_origin_seq - 1, body))
+        self.submit_batch(body)
+
+    def submit_batch(self, body):
         self.submit.send_multipart((SUBMIT + self.session, body))
 
     def unordered(self):

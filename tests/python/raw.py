@@ -8,6 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" 
 
 # Found by the line above; some of it is for those who import this module.
 from zincmq_client import (  # noqa: E402, F401
+    ACK,
     HEARTBEAT,
     HELLO,
     LIVE,
@@ -15,6 +16,8 @@ from zincmq_client import (  # noqa: E402, F401
     WINDOW,
     Message,
     Piece,
+    RECEIVED,
+    REPAIR,
     Reader,
     ZincClient,
     parse_window,
