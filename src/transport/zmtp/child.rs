@@ -14,7 +14,7 @@ use crate::id::SessionToken;
 use crate::transport::{
     Address, Channel, ChannelError, ChildChannels, ChildEvent, ChildLink, DialError, Frames,
 };
-use crate::zmtp::{Arrival, Bound, Core, DisconnectReason, Handle, Message, Options, SocketType};
+use crate::zmtp::{Arrival, Bound, Core, DisconnectReason, Handle, Limits, Message, Options, SocketType};
 
 /// The capacity of the queue of control messages to the driver.
 const CONTROL_QUEUE: usize = 1_024;
@@ -100,13 +100,14 @@ async fn connect(
     };
     let mut reason = "there was no time to connect".to_owned();
     while Instant::now() < deadline {
-        let mut options = Options::default();
-        options.identity = Bytes::copy_from_slice(identity);
-        options.send_hwm = OUTBOUND;
-        options.recv_hwm = INBOUND;
-        options.linger = LINGER;
-        (options.limits.frame, options.limits.message, options.limits.frames) =
-            (FRAME, FRAME as u64 + 1024, 8);
+        let options = Options {
+            identity: Bytes::copy_from_slice(identity),
+            send_hwm: OUTBOUND,
+            recv_hwm: INBOUND,
+            linger: LINGER,
+            limits: Limits { frame: FRAME, message: FRAME as u64 + 1024, frames: 8, ..Limits::default() },
+            ..Options::default()
+        };
         let mut socket = Core::new(kind, options, true);
         let attempt = async {
             socket.connect_once(&endpoint).await.map_err(|error| error.to_string())?;

@@ -21,9 +21,9 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// The transport for `tcp://` and `ipc://`.
 ///
-/// What waits for a subscriber is bounded by [`ParentLimits`], in messages, bytes and age: one that falls behind further is cut off. A subscriber that is
-/// a member finds out and is repaired; the host has most likely evicted it before, at half of that. What waits is told by
-/// [`backlog`](super::ParentChannels::backlog). A TCP port, and a Unix socket's path, is free again as soon as the link that held it is dropped.
+/// What waits for a subscriber is bounded by twice [`ParentLimits`], in messages, bytes and age. A member misses what finds no room, and is repaired; the host
+/// has most likely evicted it before. Any other subscriber is cut off. What waits is told by
+/// [`backlog`](super::ParentChannels::backlog). A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
 ///
 /// ```
 /// use zincmq::transport::{BindAddresses, ParentLimits, Transport, ZmtpTransport};

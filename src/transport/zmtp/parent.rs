@@ -19,7 +19,8 @@ use crate::transport::{
     ParentChannels, ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId,
 };
 use crate::zmtp::{
-    Arrival, Bound, Core, DisconnectReason, Endpoint, Handle, Message, OnFull, Options, SocketType,
+    Arrival, Bound, Core, DisconnectReason, Endpoint, Handle, Limits, Listening, Message, OnFull, Options,
+    SocketType,
 };
 
 /// The capacity of the queue of control messages to the driver.
@@ -37,34 +38,39 @@ const SILENT: (usize, Duration) = (256, Duration::from_secs(5));
 
 /// Binds a parent. Cancel safe: a cancelled call leaves nothing bound.
 pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
-    let options = |frame: usize| {
-        let mut options = Options::default();
-        (options.limits.frame, options.limits.message, options.limits.frames) =
-            (frame, frame as u64 + 1024, 8);
-        options.recv_hwm = INBOUND;
-        options.stalled = Some(limits.stalled);
-        options.linger = LINGER;
-        options
+    let options = |frame: usize| Options {
+        limits: Limits { frame, message: frame as u64 + 1024, frames: 8, ..Limits::default() },
+        recv_hwm: INBOUND,
+        stalled: Some(limits.stalled),
+        linger: LINGER,
+        ..Options::default()
     };
-    let mut control_options = options(CONTROL_FRAME);
-    control_options.send_hwm = CONTROL;
-    let mut broadcast_options = options(CONTROL_FRAME);
-    // Twice what the host lets a member be behind: it judges first, and in words.
-    broadcast_options.send_hwm = Bound::new(limits.queue().saturating_mul(2), limits.bytes.saturating_mul(2));
-    broadcast_options.send_age = Some(limits.age.saturating_mul(2));
-    broadcast_options.on_full = OnFull::Disconnect;
-    let router = Core::new(SocketType::Router, control_options, true);
-    let publisher = Core::new(SocketType::Pub, broadcast_options, true);
+    let control = Options { send_hwm: CONTROL, ..options(CONTROL_FRAME) };
+    // Twice what the host lets a member be behind: it judges first, and in words. Until it has, what finds no room is repaired. Whoever is no member has nobody
+    // to judge it, and nothing to repair from.
+    let broadcast = Options {
+        send_hwm: Bound::new(limits.queue().saturating_mul(2), limits.bytes.saturating_mul(2)),
+        send_age: Some(limits.age.saturating_mul(2)),
+        on_full: OnFull::Disconnect,
+        on_full_named: Some(OnFull::DropNewest),
+        ..options(CONTROL_FRAME)
+    };
+    let router = Core::new(SocketType::Router, control, true);
+    let publisher = Core::new(SocketType::Pub, broadcast, true);
     let puller = Core::new(SocketType::Pull, options(limits.submit), false);
 
-    let control = Listening::open(&router, &addresses.control).await?;
+    let control = Site::open(&router, &addresses.control).await?;
     let beside = |asked: &Option<Address>, suffix| {
         let default = || control.address.with_port(0).with_suffix(suffix);
         asked.clone().unwrap_or_else(default)
     };
-    let broadcast = Listening::open(&publisher, &beside(&addresses.broadcast, ".pub")).await?;
-    let submit = Listening::open(&puller, &beside(&addresses.submit, ".pull")).await?;
-    let bound =
+    let broadcast = Site::open(&publisher, &beside(&addresses.broadcast, ".pub")).await?;
+    let submit = Site::open(&puller, &beside(&addresses.submit, ".pull")).await?;
+    // From here on nothing waits, and nothing fails.
+    router.listen(control.listening);
+    publisher.listen(broadcast.listening);
+    puller.listen(submit.listening);
+    let addresses =
         BoundAddresses { control: control.address, broadcast: broadcast.address, submit: submit.address };
 
     let (events, events_out) = mpsc::channel(CONTROL_QUEUE);
@@ -81,29 +87,26 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
     tokio::spawn(hand_up_control(router, events.clone(), dropped.clone()));
     tokio::spawn(hand_up_subscribers(publisher, events, dropped.clone()));
     tokio::spawn(hand_up_submits(puller, submits, dropped));
-    Ok(ParentLink {
-        addresses: bound,
-        channels: Box::new(channels),
-        events: events_out,
-        submits: submits_out,
-    })
+    Ok(ParentLink { addresses, channels: Box::new(channels), events: events_out, submits: submits_out })
 }
 
-/// What a socket listens at.
-struct Listening {
+/// What a socket is to listen at.
+struct Site {
     /// Where, with port or path resolved.
     address: Address,
+    /// Before the listener, so that it is dropped first.
     #[cfg(unix)]
     file: Option<ipc::IpcFile>,
+    listening: Listening,
 }
 
-impl Listening {
-    /// Lets a socket listen at `address`.
+impl Site {
+    /// Binds `address`. Dropping it frees the address at once.
     async fn open(socket: &Core, address: &Address) -> Result<Self, BindError> {
         match (address, endpoint(address)) {
             (Address::Tcp { .. }, Some(endpoint)) => {
-                let bound = socket.bind(&endpoint).await.map_err(|error| refused(address, error))?;
-                let address = match bound {
+                let listening = socket.bind(&endpoint).await.map_err(|error| refused(address, error))?;
+                let address = match listening.endpoint {
                     Endpoint::Tcp { port, .. } => address.with_port(port),
                     _ => address.clone(),
                 };
@@ -111,6 +114,7 @@ impl Listening {
                     address,
                     #[cfg(unix)]
                     file: None,
+                    listening,
                 })
             }
             #[cfg(unix)]
@@ -122,8 +126,8 @@ impl Listening {
                     Ok((UnixListener::from_std(listener)?, file))
                 };
                 let (listener, file) = listen.await.map_err(|error| refused(address, error))?;
-                socket.adopt(listener, Endpoint::Ipc(path.clone()));
-                Ok(Self { address: Address::Ipc(path), file: Some(file) })
+                let listening = Listening::adopt(listener, Endpoint::Ipc(path.clone()));
+                Ok(Self { address: Address::Ipc(path), file: Some(file), listening })
             }
             _ => Err(BindError::Unsupported {
                 address: address.clone(),

@@ -166,12 +166,6 @@ impl Listener {
         }
     }
 
-    /// One that was bound elsewhere.
-    #[cfg(unix)]
-    pub(super) fn adopt(listener: UnixListener) -> Self {
-        Self::Ipc(listener)
-    }
-
     pub(super) async fn accept(&self) -> io::Result<(Stream, PeerAddress)> {
         match self {
             Self::Tcp(listener) => {

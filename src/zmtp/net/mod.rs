@@ -24,4 +24,4 @@ pub use socket::{
     BindError, ClosedError, DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RecvError,
     RepSocket, ReqSocket, RouterSocket, SendError, SubSocket, TrySendError, XpubSocket, XsubSocket,
 };
-pub(crate) use {inbound::Arrival, socket::Core, socket::Handle};
+pub(crate) use {inbound::Arrival, socket::Core, socket::Handle, socket::Listening};

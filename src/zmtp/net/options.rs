@@ -67,6 +67,9 @@ pub struct Options {
     pub recv_hwm: Bound,
     /// What to do where [`send_hwm`](Self::send_hwm) is reached. Publishers only; all others wait. Default: [`OnFull::DropNewest`].
     pub on_full: OnFull,
+    /// The same for subscribers that told an identity, where it is to be something else: those that have another way to what they miss, say. Default: the
+    /// same.
+    pub on_full_named: Option<OnFull>,
     /// What is taken of peers.
     pub limits: Limits,
     /// Whether to ask peers for signs of life. Default: no.
@@ -92,6 +95,7 @@ impl Default for Options {
             send_age: None,
             recv_hwm: Bound::new(1_000, 64 << 20),
             on_full: OnFull::default(),
+            on_full_named: None,
             limits: Limits::default(),
             heartbeat: None,
             reconnect: (Duration::from_millis(100), Duration::from_secs(5)),

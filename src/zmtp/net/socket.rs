@@ -138,6 +138,21 @@ impl Handle {
     }
 }
 
+/// Bound, and not taking connections yet. Dropping it frees the endpoint at once.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    listener: Listener,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Listening {
+    /// A Unix socket that was bound elsewhere.
+    #[cfg(unix)]
+    pub(crate) fn adopt(listener: tokio::net::UnixListener, endpoint: Endpoint) -> Self {
+        Self { listener: Listener::Ipc(listener), endpoint }
+    }
+}
+
 /// What all sockets do.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -154,21 +169,19 @@ impl Core {
         Self { handle: Handle(hub), current: None, sends: AtomicU32::new(0), closed: AtomicBool::new(false) }
     }
 
-    pub(crate) async fn bind(&self, endpoint: &Endpoint) -> io::Result<Endpoint> {
-        let (listener, bound) = Listener::bind(endpoint, &self.handle.0.options).await?;
-        self.listen(listener, bound.clone());
-        Ok(bound)
+    /// Binds; connections are taken when it is told to [`listen`](Self::listen) there.
+    pub(crate) async fn bind(&self, endpoint: &Endpoint) -> io::Result<Listening> {
+        let (listener, endpoint) = Listener::bind(endpoint, &self.handle.0.options).await?;
+        Ok(Listening { listener, endpoint })
     }
 
-    /// Accepts what comes at a Unix socket that was bound elsewhere.
-    #[cfg(unix)]
-    pub(crate) fn adopt(&self, listener: tokio::net::UnixListener, endpoint: Endpoint) {
-        self.listen(Listener::adopt(listener), endpoint);
-    }
-
-    fn listen(&self, listener: Listener, endpoint: Endpoint) {
-        self.handle.0.emit(MonitorEvent::Listening(endpoint));
-        self.handle.0.tasks.spawn(accept::accept(Arc::clone(&self.handle.0), listener));
+    /// Takes connections, and gives the endpoint with the port that the system chose.
+    pub(crate) fn listen(&self, at: Listening) -> Endpoint {
+        let Listening { listener, endpoint } = at;
+        let hub = &self.handle.0;
+        hub.emit(MonitorEvent::Listening(endpoint.clone()));
+        hub.tasks.spawn(accept::accept(Arc::clone(hub), listener));
+        endpoint
     }
 
     pub(crate) fn connect(&self, endpoint: Endpoint) {
@@ -360,7 +373,8 @@ macro_rules! socket {
             /// [`BindError`]; nothing is bound then.
             pub async fn bind(&self, endpoint: impl TryInto<Endpoint, Error: Into<EndpointError>>) -> Result<Endpoint, BindError> {
                 let endpoint = endpoint.try_into().map_err(Into::into)?;
-                self.core.bind(&endpoint).await.map_err(|source| BindError::Io { endpoint, source })
+                let at = self.core.bind(&endpoint).await.map_err(|source| BindError::Io { endpoint, source })?;
+                Ok(self.core.listen(at))
             }
 
             /// Keeps a connection to an endpoint, beside others: made at once or when somebody listens there, and again when it is lost. Must be called
