@@ -51,7 +51,8 @@ pub(crate) async fn run(args: SubArgs, mut output: Output) -> Result<(), Failure
 
 /// A client as the options that `sub` and `pub` share want it.
 pub(crate) fn builder(args: &JoinArgs) -> Result<zincmq::ClientBuilder, Failure> {
-    let builder = Client::builder().cluster(&args.cluster).join_timeout(args.timeout);
+    let builder =
+        Client::builder().cluster(&args.cluster).transport(args.carrier.carrier()).join_timeout(args.timeout);
     Ok(match token::token(&args.token)? {
         Some(token) => builder.token(token),
         None => builder,

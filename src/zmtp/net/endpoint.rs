@@ -24,6 +24,10 @@ const BACKLOG: i32 = 1024;
 /// After how long of silence the system can look for a peer at the latest (Linux: 2^15 - 1 s).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
+/// The longest time the system lets a peer take nothing (Linux: 2^31 - 1 ms).
+#[cfg(target_os = "linux")]
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`.
 ///
 /// ```
@@ -244,7 +248,7 @@ impl Stream {
         set_buffers(&socket, options)?;
         if let Some(stalled) = options.stalled {
             #[cfg(target_os = "linux")]
-            socket.set_tcp_user_timeout(Some(stalled))?;
+            socket.set_tcp_user_timeout(Some(stalled.min(MAX_USER_TIMEOUT)))?;
             let idle = stalled.clamp(Duration::from_secs(1), MAX_KEEPALIVE);
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
         }
