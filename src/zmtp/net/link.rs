@@ -139,9 +139,10 @@ impl Link {
 
     fn write(&mut self) -> io::Result<Wrote> {
         for _ in 0..PER_TURN {
-            // Between messages: what is pending ends with a whole one.
-            while let Some(bytes) = self.connection.poll_transmit() {
-                self.pending.push_back(bytes);
+            // Between messages: what is pending ends with a whole one. What the machine has to say stays there while nothing goes out, for there it
+            // is bounded.
+            if self.pending.is_empty() {
+                self.pending.extend(std::iter::from_fn(|| self.connection.poll_transmit()));
             }
             if self.pending.is_empty() && self.is_ready {
                 if self.peer.queue.begin_turn() {
