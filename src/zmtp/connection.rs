@@ -184,6 +184,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Tells that octets of the peer's may have come that are not read, since what came before was not taken yet: that it is silent is not known.
+    /// Due before [`handle_timeout`](Self::handle_timeout) as long as it is so.
+    pub fn handle_unread(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.answer_due = None;
+    }
+
     /// Takes what is complete out of the buffer. Limits are checked on what a frame declares, before its body has come.
     ///
     /// # Errors
