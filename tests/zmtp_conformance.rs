@@ -12,6 +12,14 @@
 #[path = "zmtp_conformance/cases.rs"]
 mod cases;
 mod common;
+#[path = "zmtp_conformance/machine.rs"]
+mod machine;
+#[path = "zmtp_conformance/memory.rs"]
+mod memory;
+#[path = "common/process.rs"]
+mod process;
+#[path = "zmtp_conformance/sockets.rs"]
+mod sockets;
 #[path = "zmtp_conformance/subject.rs"]
 mod subject;
 #[path = "zmtp_conformance/wire.rs"]

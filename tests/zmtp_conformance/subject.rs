@@ -101,6 +101,10 @@ impl Subject {
         Self { kind, port, of: Of::Libzmq(Box::new(libzmq)), honest: 0 }
     }
 
+    pub(crate) fn is_libzmq(&self) -> bool {
+        matches!(self.of, Of::Libzmq(_))
+    }
+
     /// The next message that it received.
     pub(crate) async fn report(&mut self) -> Report {
         match &mut self.of {
