@@ -10,6 +10,9 @@ use super::frame::{COMMAND, Head, MORE};
 use super::violation::Violation;
 use super::{Heartbeat, Limits, Message, SocketType, greeting};
 
+/// How many commands may wait to be sent: far more than a peer that reads lets wait (a guess).
+const MAX_TRANSMITS: usize = 64;
+
 /// What a connection is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -176,9 +179,16 @@ impl Connection {
         {
             self.next_ping = Some(now + heartbeat.interval);
             self.answer_due.get_or_insert(now + heartbeat.timeout);
-            self.transmits.push_back(command::ping(heartbeat.wire_ttl()));
+            self.transmit(command::ping(heartbeat.wire_ttl()));
         }
         Ok(())
+    }
+
+    /// Tells that octets of the peer's may have come that are not read, since what came before was not taken yet: that it is silent is not known.
+    /// Due before [`handle_timeout`](Self::handle_timeout) as long as it is so.
+    pub fn handle_unread(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.answer_due = None;
     }
 
     /// Takes what is complete out of the buffer. Limits are checked on what a frame declares, before its body has come.
@@ -228,6 +238,14 @@ impl Connection {
                 Err(_) => 0,
             },
             _ => 0,
+        }
+    }
+
+    /// Sends a sign of life, unless so many wait already that one more would tell nothing: a peer that asks and does not listen is not to fill our
+    /// memory with answers.
+    fn transmit(&mut self, command: Bytes) {
+        if self.transmits.len() < MAX_TRANSMITS {
+            self.transmits.push_back(command);
         }
     }
 
@@ -290,7 +308,7 @@ impl Connection {
             Command::Error(reason) => return Err(Violation::Refused(reason)),
             Command::Ping(ttl, context) => {
                 self.peer_ttl = (ttl > 0).then(|| Duration::from_millis(u64::from(ttl) * 100));
-                self.transmits.push_back(command::pong(&context));
+                self.transmit(command::pong(&context));
             }
             Command::Subscribe(prefix) if self.config.kind.publishes() => {
                 self.events.push_back(Event::Subscribe(prefix));

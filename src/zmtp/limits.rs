@@ -26,6 +26,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Prefixes a peer subscribes to. Default: 1,024 (a guess).
     pub subscriptions: usize,
+    /// Octets in all of them together. A publisher holds up to 200 for each. Default: 128 KiB (a guess: as many prefixes of 128 as are allowed).
+    pub subscription_bytes: usize,
     /// Connections whose peers have not introduced themselves yet, of one socket; further ones are refused. Default: 256 (a guess).
     pub half_open: usize,
     /// Connections of one socket in all. Default: 65,536 (a guess).
@@ -45,6 +47,7 @@ impl Default for Limits {
             command: 4 << 10,
             handshake: Duration::from_secs(5),
             subscriptions: 1_024,
+            subscription_bytes: 128 << 10,
             half_open: 256,
             connections: 65_536,
             per_address: None,

@@ -71,6 +71,12 @@ pub enum Violation {
         /// How many are allowed.
         limit: usize,
     },
+    /// What it subscribes to is too long, all prefixes together.
+    #[error("its subscriptions have more than {limit} bytes")]
+    SubscriptionBytes {
+        /// How many are allowed.
+        limit: usize,
+    },
     /// It is silent for longer than it said it would ever be, or than it may.
     #[error("nothing was heard from it for too long")]
     Silent,

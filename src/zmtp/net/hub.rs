@@ -265,11 +265,14 @@ impl Hub {
         batch: &mut Vec<Message>,
     ) -> Result<(), Violation> {
         let Some(publisher) = &self.publisher else { return Ok(()) };
-        let limit = self.options.limits.subscriptions;
-        let change =
-            if subscribe { publisher.subscribe(peer, prefix, limit) } else { publisher.cancel(peer, prefix) };
+        let limits = &self.options.limits;
+        let change = if subscribe {
+            publisher.subscribe(peer, prefix, limits)
+        } else {
+            publisher.cancel(peer, prefix)
+        };
         match change {
-            Change::TooMany => return Err(Violation::Subscriptions { limit }),
+            Change::Refused(violation) => return Err(violation),
             Change::Visible if self.kind == SocketType::Xpub => {
                 batch.push(subscription_message(subscribe, prefix))
             }

@@ -94,6 +94,11 @@ impl Link {
                     Err(reason) => return reason,
                 }
             }
+            match self.keep_time(may_read) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(reason) => return reason,
+            }
             if wrote == Wrote::Enough || read_enough {
                 tokio::task::yield_now().await;
                 if self.hub.cancel.is_cancelled() {
@@ -107,6 +112,20 @@ impl Link {
         }
     }
 
+    /// Does what is due; whether anything was. After reading, so that a peer is not taken for silent whose octets were there, and had to wait.
+    fn keep_time(&mut self, may_read: bool) -> Result<bool, DisconnectReason> {
+        let Some(due) = self.connection.poll_timeout() else { return Ok(false) };
+        let now = Instant::now();
+        if now < due {
+            return Ok(false);
+        }
+        if !may_read {
+            self.connection.handle_unread(now);
+        }
+        self.connection.handle_timeout(now).map_err(DisconnectReason::Violation)?;
+        Ok(true)
+    }
+
     /// Waits until there is something to do.
     async fn wait(&mut self, may_read: bool, blocked: bool) -> Result<(), DisconnectReason> {
         let interest = match (may_read, blocked) {
@@ -118,7 +137,7 @@ impl Link {
         // What the machine has to say was taken before: only a deadline can add to it.
         let deadline = self.connection.poll_timeout();
         let (peer, stream, wants_work) = (&self.peer, &self.stream, self.is_ready && !blocked);
-        let woken = tokio::select! {
+        tokio::select! {
             ready = async {
                 match interest {
                     Some(interest) => stream.ready(interest).await,
@@ -129,19 +148,15 @@ impl Link {
             () = std::future::poll_fn(|cx| peer.credit.poll_room(cx)), if !may_read => Ok(()),
             () = sleep_until(deadline) => Ok(()),
             () = self.hub.cancel.cancelled() => Err(DisconnectReason::Asked),
-        };
-        woken?;
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            self.connection.handle_timeout(Instant::now()).map_err(DisconnectReason::Violation)?;
         }
-        Ok(())
     }
 
     fn write(&mut self) -> io::Result<Wrote> {
         for _ in 0..PER_TURN {
-            // Between messages: what is pending ends with a whole one.
-            while let Some(bytes) = self.connection.poll_transmit() {
-                self.pending.push_back(bytes);
+            // Between messages: what is pending ends with a whole one. What the machine has to say stays there while nothing goes out, for there it
+            // is bounded.
+            if self.pending.is_empty() {
+                self.pending.extend(std::iter::from_fn(|| self.connection.poll_transmit()));
             }
             if self.pending.is_empty() && self.is_ready {
                 if self.peer.queue.begin_turn() {

@@ -11,8 +11,8 @@ use super::options::{Bound, OnFull};
 use super::queue::Chunk;
 use super::subscriptions::{Place, Subscriptions};
 use crate::sync::lock;
-use crate::zmtp::Message;
 use crate::zmtp::frame::Encoded;
+use crate::zmtp::{Limits, Message, Violation};
 
 /// At how many octets a run of messages goes into the queues, whether or not somebody asks for it.
 const RUN_BYTES: usize = 64 * 1024;
@@ -51,6 +51,8 @@ struct Subscriber {
     on_full: OnFull,
     /// How often each prefix was subscribed to.
     prefixes: BTreeMap<Bytes, u32>,
+    /// Their octets.
+    bytes: usize,
 }
 
 /// What a change of a subscription comes to.
@@ -60,8 +62,8 @@ pub(super) enum Change {
     None,
     /// The first subscription to a prefix, or the end of the last one.
     Visible,
-    /// There are as many as one peer may have.
-    TooMany,
+    /// It goes over what one peer may have.
+    Refused(Violation),
 }
 
 /// What became of a message.
@@ -81,7 +83,7 @@ impl Publisher {
 
     pub(super) fn add(&self, peer: &Arc<Peer>, on_full: OnFull) {
         let mut state = lock(&self.state);
-        let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new() };
+        let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new(), bytes: 0 };
         let place = match state.free.pop() {
             Some(free) => {
                 state.peers[free as usize] = Some(subscriber);
@@ -108,7 +110,7 @@ impl Publisher {
         gone
     }
 
-    pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limit: usize) -> Change {
+    pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limits: &Limits) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
         // What was published before goes to those who had subscribed by then.
@@ -119,9 +121,14 @@ impl Publisher {
             *count = count.saturating_add(1);
             return Change::None;
         }
-        if subscriber.prefixes.len() >= limit {
-            return Change::TooMany;
+        if subscriber.prefixes.len() >= limits.subscriptions {
+            return Change::Refused(Violation::Subscriptions { limit: limits.subscriptions });
         }
+        // An octet may cost a node of the trie.
+        if prefix.len() > limits.subscription_bytes.saturating_sub(subscriber.bytes) {
+            return Change::Refused(Violation::SubscriptionBytes { limit: limits.subscription_bytes });
+        }
+        subscriber.bytes += prefix.len();
         // Its own piece of memory, not a part of what was read.
         subscriber.prefixes.insert(Bytes::copy_from_slice(prefix), 1);
         if subscriptions.add(prefix, place) { Change::Visible } else { Change::None }
@@ -142,6 +149,7 @@ impl Publisher {
             }
             Some(_) => {
                 subscriber.prefixes.remove(prefix);
+                subscriber.bytes -= prefix.len();
                 if subscriptions.remove(prefix, place) { Change::Visible } else { Change::None }
             }
         }

@@ -1,0 +1,584 @@
+//! Cases that are about more than one message or one peer: what sockets do over TCP.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use tokio::net::TcpListener;
+use zincmq::zmtp::{
+    Bound, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options, PubSocket,
+    PullSocket, PushSocket, RefusedBy, RouterSocket, SendError, SubSocket, TrySendError, Violation,
+    XpubSocket,
+};
+
+use crate::common::soon;
+use crate::subject::{Kind, Subject, port_of, python};
+use crate::wire::{
+    COMMAND, MORE, Raw, command, frame, greeting, greeting_of, message, ping, ready, ready_as,
+};
+
+/// Binds a socket to a port that the system chooses.
+macro_rules! bind {
+    ($socket:expr) => {
+        port_of(&$socket.bind("tcp://127.0.0.1:0").await.expect("a free port").to_string())
+    };
+}
+
+fn endpoint(port: u16) -> String {
+    format!("tcp://127.0.0.1:{port}")
+}
+
+/// The next event that this gives something for.
+async fn until<T>(monitor: &mut Monitor, mut wanted: impl FnMut(MonitorEvent) -> Option<T>) -> T {
+    loop {
+        if let Some(found) = wanted(soon(monitor.next()).await.expect("it is open")) {
+            return found;
+        }
+    }
+}
+
+/// Why the connection from this port ended.
+async fn end_of(monitor: &mut Monitor, port: u16) -> DisconnectReason {
+    until(monitor, |event| match event {
+        MonitorEvent::Disconnected { address, reason, .. } if port_of(&address.to_string()) == port => {
+            Some(reason)
+        }
+        _ => None,
+    })
+    .await
+}
+
+/// Waits until a socket has this many peers.
+async fn until_peers(monitor: &mut Monitor, count: usize) {
+    for _ in 0..count {
+        until(monitor, |event| matches!(event, MonitorEvent::Ready { .. }).then_some(())).await;
+    }
+}
+
+/// The library and, where there is a Python, libzmq.
+async fn subjects(kind: Kind) -> Vec<Subject> {
+    let mut subjects = vec![Subject::engine(kind).await];
+    if let Some(python) = python() {
+        subjects.push(Subject::libzmq(python, kind).await);
+    }
+    subjects
+}
+
+#[tokio::test]
+async fn a_session_comes_through_one_octet_at_a_time() {
+    for mut subject in subjects(Kind::Pull).await {
+        let mut raw = Raw::connect(subject.port).await;
+        for octet in [greeting(), ready("PUSH")].concat() {
+            raw.send(&[octet]).await;
+        }
+        assert!(raw.is_introduced().await);
+        for octet in [message(&["a", "", "b"]), message(&[&[7; 300]])].concat() {
+            raw.send(&[octet]).await;
+        }
+        assert_eq!(subject.report().await, [&b"a"[..], b"", b"b"]);
+        assert_eq!(subject.report().await, [[7; 300]]);
+        subject.serves_the_honest().await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_comes_through_split_anywhere() {
+    let mut subject = Subject::engine(Kind::Pull).await;
+    let session = [greeting(), ready("PUSH"), message(&["hello"])].concat();
+    for at in 1..session.len() {
+        let mut raw = Raw::connect(subject.port).await;
+        raw.send(&session[..at]).await;
+        // What comes back shows that the first part has been read, as far as it shows anything.
+        if at >= 64 {
+            raw.greeted().await;
+            raw.readied().await;
+        }
+        raw.send(&session[at..]).await;
+        assert_eq!(subject.report().await, [b"hello"], "at {at}");
+    }
+    subject.serves_the_honest().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_both_have_introduced_themselves() {
+    let push = PushSocket::new();
+    let port = bind!(push);
+    assert!(matches!(push.try_send("early"), Err(TrySendError::Full(_))));
+    let mut raw = Raw::connect(port).await;
+    let sending = push.send("work");
+    tokio::pin!(sending);
+    assert!(sending.as_mut().now_or_never().is_none());
+    raw.send(&greeting()).await;
+    raw.greeted().await;
+    raw.readied().await;
+    assert!(sending.as_mut().now_or_never().is_none());
+    raw.send(&ready("PULL")).await;
+    soon(sending).await.unwrap();
+    assert_eq!(raw.message().await, [b"work"]);
+}
+
+/// What a subscriber sends to a publisher of this minor version: a subscription and its end.
+async fn subscriptions_to(minor: u8) -> Vec<(u8, Vec<u8>)> {
+    let subscriber = SubSocket::new();
+    let port = bind!(subscriber);
+    subscriber.subscribe("before");
+    let mut raw = Raw::connect(port).await;
+    raw.send(&[greeting_of(3, minor, b"NULL"), ready("PUB")].concat()).await;
+    assert!(raw.is_introduced().await);
+    let mut sent = vec![raw.frame().await];
+    subscriber.subscribe("after");
+    sent.push(raw.frame().await);
+    subscriber.unsubscribe("before");
+    sent.push(raw.frame().await);
+    sent
+}
+
+#[tokio::test]
+async fn subscriptions_go_out_as_messages_to_3_0_and_as_commands_to_3_1() {
+    let sent = subscriptions_to(0).await;
+    let due = [&b"\x01before"[..], b"\x01after", b"\0before"].map(|body| (0, body.to_vec()));
+    assert_eq!(sent, due);
+    let sent = subscriptions_to(1).await;
+    let due = [&b"\x09SUBSCRIBEbefore"[..], b"\x09SUBSCRIBEafter", b"\x06CANCELbefore"];
+    assert_eq!(sent, due.map(|body| (COMMAND, body.to_vec())));
+}
+
+#[tokio::test]
+async fn a_subscription_made_twice_and_taken_back_once_is_in_force() {
+    for by_command in [false, true] {
+        for mut subject in subjects(Kind::Xpub).await {
+            let subscription = |subscribe: bool, prefix: &str| match (by_command, subscribe) {
+                (true, true) => command(b"SUBSCRIBE", prefix.as_bytes()),
+                (true, false) => command(b"CANCEL", prefix.as_bytes()),
+                (false, _) => message(&[[&[u8::from(subscribe)][..], prefix.as_bytes()].concat()]),
+            };
+            let mut raw = Raw::introduced(subject.port, "SUB").await;
+            for subscribe in [true, true, false] {
+                raw.send(&subscription(subscribe, "news")).await;
+            }
+            // The first is seen by the application, and what is done last.
+            raw.send(&subscription(true, "end")).await;
+            assert_eq!(subject.report().await, [b"\x01news"]);
+            if subject.is_libzmq() {
+                // It counts on the subscriber to tell only the first and the last.
+                assert_eq!(subject.report().await, [b"\0news"]);
+                continue;
+            }
+            assert_eq!(subject.report().await, [b"\x01end"]);
+            subject.send(&[b"news", b"body"]).await;
+            assert_eq!(raw.message().await, [b"news", b"body"]);
+            raw.send(&subscription(false, "news")).await;
+            assert_eq!(subject.report().await, [b"\0news"]);
+            subject.send(&[b"news"]).await;
+            subject.send(&[b"end"]).await;
+            assert_eq!(raw.message().await, [b"end"]);
+            drop(raw);
+            assert_eq!(subject.report().await, [b"\0end"]);
+            subject.serves_the_honest().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_identity_of_a_live_peer_is_not_taken_over() {
+    for mut subject in subjects(Kind::Router).await {
+        let mut first = Raw::connect(subject.port).await;
+        first.introduce(&ready_as("DEALER", b"one")).await;
+        first.send(&message(&["first"])).await;
+        assert_eq!(subject.report().await, [&b"one"[..], b"first"]);
+        let mut second = Raw::connect(subject.port).await;
+        second.introduce(&ready_as("DEALER", b"one")).await;
+        second.send(&message(&["second"])).await;
+        if let Some(reason) = subject.end_of(second.port()).await {
+            assert_eq!(reason, DisconnectReason::IdentityInUse);
+            second.closed().await;
+        }
+        // The second's message comes to nothing, and the first is answered.
+        subject.serves_the_honest().await;
+        subject.send(&[b"one", b"answer"]).await;
+        assert_eq!(first.message().await, [b"answer"]);
+        drop(first);
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_free_again_when_its_peer_is_gone() {
+    let mut subject = Subject::engine(Kind::Router).await;
+    for _ in 0..3 {
+        let mut raw = Raw::connect(subject.port).await;
+        raw.introduce(&ready_as("DEALER", b"one")).await;
+        raw.send(&message(&["again"])).await;
+        assert_eq!(subject.report().await, [&b"one"[..], b"again"]);
+        let port = raw.port();
+        drop(raw);
+        assert_eq!(subject.end_of(port).await, Some(DisconnectReason::Closed));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_refuses_again_and_again_is_asked_ever_more_seldom() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = Options::default();
+    options.reconnect = (Duration::from_millis(50), Duration::from_millis(400));
+    let push = PushSocket::with_options(options);
+    let mut monitor = push.monitor();
+    push.connect(&*endpoint(listener.local_addr().unwrap().port())).unwrap();
+    let start = Instant::now();
+    for _ in 0..6 {
+        let mut raw = Raw::of(soon(listener.accept()).await.unwrap().0);
+        raw.send(&[greeting(), command(b"ERROR", b"\x05never")].concat()).await;
+        let reason = until(&mut monitor, |event| match event {
+            MonitorEvent::Disconnected { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert_eq!(reason.await, DisconnectReason::Violation(Violation::Refused("never".to_owned())));
+        raw.closed().await;
+    }
+    // Pauses of 50, 100, 200, 400 and 400 ms, shortened by up to half.
+    assert!(start.elapsed() >= Duration::from_millis(575), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_asked_and_then_cut_off() {
+    let mut options = Options::default();
+    let millis = Duration::from_millis;
+    options.heartbeat =
+        Some(Heartbeat { interval: millis(50), timeout: millis(100), ttl: Duration::from_secs(300) });
+    let pull = PullSocket::with_options(options);
+    let mut monitor = pull.monitor();
+    let port = bind!(pull);
+    let mut raw = Raw::introduced(port, "PUSH").await;
+    assert_eq!(raw.frame().await, (COMMAND, b"\x04PING\x02\x8f".to_vec()));
+    assert_eq!(end_of(&mut monitor, raw.port()).await, DisconnectReason::Violation(Violation::Silent));
+    raw.closed().await;
+}
+
+#[tokio::test]
+async fn a_peer_is_not_dead_because_the_application_does_not_receive() {
+    let mut options = Options::default();
+    let millis = Duration::from_millis;
+    options.recv_hwm = Bound::new(1, 1);
+    options.heartbeat = Some(Heartbeat { interval: millis(50), timeout: millis(50), ttl: Duration::ZERO });
+    let mut pull = PullSocket::with_options(options);
+    let mut monitor = pull.monitor();
+    let port = bind!(pull);
+    let mut raw = Raw::introduced(port, "PUSH").await;
+    raw.send(&message(&["first"])).await;
+    // Asked ten times and more, and answers; nobody reads that.
+    for _ in 0..12 {
+        assert_eq!(raw.frame().await, (COMMAND, b"\x04PING\0\0".to_vec()));
+        raw.send(&command(b"PONG", b"")).await;
+    }
+    raw.send(&message(&["second"])).await;
+    assert_eq!(soon(pull.recv()).await.unwrap().first(), "first");
+    assert_eq!(soon(pull.recv()).await.unwrap().first(), "second");
+    // Once it is read, its silence counts again.
+    let reason = tokio::select! {
+        reason = end_of(&mut monitor, raw.port()) => reason,
+        message = pull.recv() => panic!("{message:?}"),
+    };
+    assert_eq!(reason, DisconnectReason::Violation(Violation::Silent));
+}
+
+#[tokio::test]
+async fn a_peer_is_not_dead_because_this_process_had_no_turn() {
+    let mut options = Options::default();
+    let millis = Duration::from_millis;
+    options.heartbeat = Some(Heartbeat { interval: millis(10), timeout: millis(20), ttl: Duration::ZERO });
+    let pull = PullSocket::with_options(options);
+    let mut monitor = pull.monitor();
+    let port = bind!(pull);
+    // The peer has a thread of its own, and answers at once.
+    let peer = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut raw = Raw::introduced(port, "PUSH").await;
+            for _ in 0..20 {
+                assert_eq!(raw.frame().await, (COMMAND, b"\x04PING\0\0".to_vec()));
+                raw.send(&command(b"PONG", b"")).await;
+            }
+        });
+    });
+    until_peers(&mut monitor, 1).await;
+    while !peer.is_finished() {
+        // Others have this thread: the socket's tasks do not run.
+        std::thread::sleep(millis(40));
+        // The runtime looks about for what has happened after 61 turns: what it finds is seen to, and then it is busy again.
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
+    }
+    peer.join().unwrap();
+}
+
+#[tokio::test]
+async fn half_a_message_comes_to_nothing() {
+    for mut subject in subjects(Kind::Pull).await {
+        for half in [
+            frame(MORE, b"first of two"),
+            [frame(MORE, b"one"), frame(MORE, b"two")].concat(),
+            message(&["cut off"])[..5].to_vec(),
+        ] {
+            let mut raw = Raw::introduced(subject.port, "PUSH").await;
+            raw.send(&half).await;
+            let port = raw.port();
+            drop(raw);
+            if let Some(reason) = subject.end_of(port).await {
+                assert_eq!(reason, DisconnectReason::Closed);
+            }
+            subject.serves_the_honest().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_stops_reading_is_cut_off_and_the_others_get_every_message() {
+    const MESSAGES: u32 = 20_000;
+    let mut options = Options::default();
+    // The healthy have room for all of it; the one that does not read goes over in bytes.
+    options.send_hwm = Bound::new(1_000, 4 << 20);
+    options.on_full = OnFull::Disconnect;
+    let publisher = PubSocket::with_options(options);
+    let mut monitor = publisher.monitor();
+    let port = bind!(publisher);
+    let mut stuck = Raw::introduced(port, "SUB").await;
+    stuck.send(&command(b"SUBSCRIBE", b"")).await;
+    stuck.is_served().await;
+    let (received, mut progress) = tokio::sync::watch::channel(0);
+    let mut readers = tokio::task::JoinSet::new();
+    let progress_of = std::sync::Arc::new(received);
+    let mut healthy = Vec::new();
+    for _ in 0..3 {
+        let mut raw = Raw::introduced(port, "SUB").await;
+        raw.send(&command(b"SUBSCRIBE", b"")).await;
+        raw.is_served().await;
+        healthy.push(raw);
+    }
+    let slowest = std::sync::Arc::new(std::sync::Mutex::new([0_u32; 3]));
+    for (index, mut raw) in healthy.into_iter().enumerate() {
+        let (slowest, told) = (slowest.clone(), progress_of.clone());
+        readers.spawn(async move {
+            for number in 0..MESSAGES {
+                let frames = raw.message().await;
+                assert_eq!(frames[0], number.to_be_bytes());
+                let mut counts = slowest.lock().unwrap();
+                counts[index] = number + 1;
+                told.send_replace(*counts.iter().min().unwrap());
+            }
+            raw
+        });
+    }
+    let body = Bytes::from(vec![7; 1024]);
+    for number in 0..MESSAGES {
+        // At most half of what may wait is under way to the healthy, however busy the machine is.
+        soon(progress.wait_for(|received| number - received < 500)).await.unwrap();
+        let head = Bytes::copy_from_slice(&number.to_be_bytes());
+        publisher.send(Message::from_frames([head, body.clone()]).unwrap()).await.unwrap();
+    }
+    assert_eq!(end_of(&mut monitor, stuck.port()).await, DisconnectReason::TooSlow);
+    let mut healthy = Vec::new();
+    while let Some(reader) = soon(readers.join_next()).await {
+        healthy.push(reader.unwrap());
+    }
+    assert_eq!((publisher.peers(), publisher.dropped()), (3, 0));
+    for mut raw in healthy {
+        raw.is_served().await;
+    }
+}
+
+#[tokio::test]
+async fn three_pushers_are_received_from_fairly() {
+    const EACH: usize = 3_000;
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(100, 1 << 20);
+    let mut pull = PullSocket::with_options(options);
+    let port = bind!(pull);
+    let mut monitor = pull.monitor();
+    let mut pushers = tokio::task::JoinSet::new();
+    for name in ["a", "b", "c"] {
+        let mut raw = Raw::introduced(port, "PUSH").await;
+        pushers.spawn(async move {
+            for _ in 0..EACH / 10 {
+                raw.send(&message(&[name]).repeat(10)).await;
+            }
+            raw
+        });
+    }
+    until_peers(&mut monitor, 3).await;
+    let mut counts = BTreeMap::new();
+    for _ in 0..EACH {
+        let from = soon(pull.recv()).await.unwrap().into_frames().remove(0);
+        *counts.entry(from).or_insert(0) += 1;
+        // Now and then the pushers have their turn.
+        tokio::task::yield_now().await;
+    }
+    // What one pusher may have waiting, and what is read at once, bounds how far it gets ahead.
+    assert_eq!(counts.len(), 3, "{counts:?}");
+    assert!(counts.values().all(|count| *count >= EACH / 6), "{counts:?}");
+    for _ in EACH..3 * EACH {
+        soon(pull.recv()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn push_deals_out_evenly_and_waits_where_there_is_nobody_or_no_room() {
+    let mut options = Options::default();
+    options.send_hwm = Bound::new(10, 1 << 20);
+    let push = PushSocket::with_options(options);
+    let mut monitor = push.monitor();
+    let port = bind!(push);
+    let Err(TrySendError::Full(returned)) = push.try_send("nobody") else { panic!("there is nobody") };
+    assert_eq!(returned.first(), "nobody");
+    let mut pullers = Vec::new();
+    for _ in 0..3 {
+        pullers.push(Raw::introduced(port, "PULL").await);
+    }
+    until_peers(&mut monitor, 3).await;
+    for number in 0..300_u32 {
+        soon(push.send(number.to_be_bytes().to_vec())).await.unwrap();
+    }
+    let mut all = Vec::new();
+    for puller in &mut pullers {
+        let mut numbers = Vec::new();
+        for _ in 0..100 {
+            numbers.push(u32::from_be_bytes(puller.message().await[0][..].try_into().unwrap()));
+        }
+        assert!(numbers.is_sorted());
+        all.extend(numbers);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..300).collect::<Vec<_>>());
+    // Nobody reads now: what finds no room comes back, and a sender waits until somebody does.
+    let large = Bytes::from(vec![7; 256 * 1024]);
+    let full = async {
+        loop {
+            match push.try_send(large.clone()) {
+                Ok(()) => tokio::task::yield_now().await,
+                Err(error) => break error,
+            }
+        }
+    };
+    assert!(matches!(soon(full).await, TrySendError::Full(_)));
+    let waiting = push.send("last");
+    tokio::pin!(waiting);
+    let mut reader = pullers.remove(0);
+    let reading = async {
+        loop {
+            reader.message().await;
+        }
+    };
+    tokio::select! {
+        sent = soon(&mut waiting) => sent.unwrap(),
+        () = reading => unreachable!(),
+    }
+}
+
+#[tokio::test]
+async fn a_message_to_an_unknown_identity_comes_back() {
+    let mut router = RouterSocket::new();
+    let port = bind!(router);
+    let to = |identity: &'static [u8]| Message::from_frames([identity, b"body"]).unwrap();
+    for identity in [&b"nobody"[..], b"", b"\0\0\0\0\0\0\0\0\x01", &[b'x'; 300]] {
+        assert_eq!(soon(router.send(to(identity))).await, Err(SendError::Unroutable(to(identity))));
+    }
+    assert!(matches!(soon(router.send("one frame")).await, Err(SendError::Unroutable(_))));
+    let mut raw = Raw::connect(port).await;
+    raw.introduce(&ready_as("DEALER", b"somebody")).await;
+    raw.send(&message(&["hello"])).await;
+    assert_eq!(soon(router.recv()).await.unwrap().frames(), ["somebody", "hello"]);
+    soon(router.send(to(b"somebody"))).await.unwrap();
+    assert_eq!(raw.message().await, [b"body"]);
+}
+
+#[tokio::test]
+async fn messages_of_every_size_come_through_both_ways() {
+    let limit = Options::default().limits.frame;
+    let mut pull = PullSocket::new();
+    let push = PushSocket::new();
+    push.connect(&*endpoint(bind!(pull))).unwrap();
+    let sizes = [0, 1, 255, 256, 4_095, 4_096, 4_097, 65_535, 65_536, 262_144, limit];
+    let body = |size: usize| Bytes::from((0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+    for size in sizes {
+        let around = Message::from_frames([Bytes::new(), body(size), Bytes::new()]).unwrap();
+        for message in [Message::from(body(size)), around] {
+            soon(push.send(message.clone())).await.unwrap();
+            assert!(soon(pull.recv()).await.unwrap() == message, "{size} octets");
+        }
+    }
+    // All in a row, too, so that they share segments.
+    let sending = async {
+        for size in sizes.into_iter().rev() {
+            push.send(body(size)).await.unwrap();
+        }
+    };
+    let receiving = async {
+        for size in sizes.into_iter().rev() {
+            assert!(pull.recv().await.unwrap().first() == &body(size), "{size} octets");
+        }
+    };
+    soon(futures::future::join(sending, receiving)).await;
+}
+
+/// Fills a socket with connections that do not introduce themselves, and sees the next one refused.
+async fn refuses_half_open_connections_above(limit: usize, options: Options) {
+    let publisher = XpubSocket::with_options(options);
+    let mut monitor = publisher.monitor();
+    let port = bind!(publisher);
+    let mut member = Raw::introduced(port, "SUB").await;
+    member.send(&command(b"SUBSCRIBE", b"")).await;
+    member.is_served().await;
+    until_peers(&mut monitor, 1).await;
+    let mut strangers = Vec::new();
+    for index in 0..limit {
+        let mut raw = Raw::connect(port).await;
+        // Some say nothing, some a little.
+        raw.send(&greeting()[..index % 64]).await;
+        strangers.push(raw);
+        until(&mut monitor, |event| matches!(event, MonitorEvent::Accepted(_)).then_some(())).await;
+    }
+    let mut refused = Raw::connect(port).await;
+    let met = until(&mut monitor, |event| match event {
+        MonitorEvent::Refused { limit, .. } => Some(limit),
+        _ => None,
+    });
+    assert_eq!(met.await, RefusedBy::HalfOpen);
+    assert!(refused.closed().await.is_empty());
+    // The member does not notice.
+    publisher.send("news").await.unwrap();
+    assert_eq!(member.message().await, [b"news"]);
+    member.is_served().await;
+    // Where one is gone another one may come.
+    let gone = strangers.pop().expect("one at least");
+    let left = gone.port();
+    drop(gone);
+    end_of(&mut monitor, left).await;
+    let mut next = Raw::introduced(port, "SUB").await;
+    next.is_served().await;
+}
+
+#[tokio::test]
+async fn half_open_connections_are_refused_above_a_limit() {
+    let mut options = Options::default();
+    options.limits.half_open = 4;
+    // They are not to run out of time while the test does its work.
+    options.limits.handshake = Duration::from_secs(600);
+    refuses_half_open_connections_above(4, options).await;
+}
+
+#[tokio::test]
+async fn half_open_connections_are_refused_above_256_by_default() {
+    let mut options = Options::default();
+    options.limits.handshake = Duration::from_secs(600);
+    refuses_half_open_connections_above(256, options).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_and_does_not_listen_harms_nobody() {
+    let mut subject = Subject::engine(Kind::Pull).await;
+    let mut raw = Raw::introduced(subject.port, "PUSH").await;
+    raw.send(&ping(0, &[b'?'; 16]).repeat(10_000)).await;
+    subject.serves_the_honest().await;
+    raw.send(&message(&["and a message"])).await;
+    assert_eq!(subject.report().await, [b"and a message"]);
+}
