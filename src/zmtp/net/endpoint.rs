@@ -17,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 
+#[cfg(unix)]
+use super::ipc::{self, SocketFile};
 use super::options::Options;
 
 /// How many connections may wait to be accepted (as in tokio).
@@ -43,7 +45,7 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
-    /// A Unix socket.
+    /// A Unix socket. Binding takes the place of one that nobody answers on; its file goes with the socket that is bound.
     #[cfg(unix)]
     Ipc(PathBuf),
 }
@@ -137,8 +139,9 @@ impl fmt::Display for PeerAddress {
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
+    /// The file is dropped first. One that was bound elsewhere has none here.
     #[cfg(unix)]
-    Ipc(UnixListener),
+    Ipc(Option<SocketFile>, UnixListener),
 }
 
 impl Listener {
@@ -162,14 +165,17 @@ impl Listener {
                 Err(refusal)
             }
             #[cfg(unix)]
-            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixListener::bind(path)?), endpoint.clone())),
+            Endpoint::Ipc(path) => {
+                let (file, listener) = ipc::bind(path).await?;
+                Ok((Self::Ipc(Some(file), listener), endpoint.clone()))
+            }
         }
     }
 
     /// One that was bound elsewhere.
     #[cfg(unix)]
     pub(super) fn adopt(listener: UnixListener) -> Self {
-        Self::Ipc(listener)
+        Self::Ipc(None, listener)
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Stream, PeerAddress)> {
@@ -179,7 +185,7 @@ impl Listener {
                 Ok((Stream::Tcp(stream), PeerAddress::Tcp(address)))
             }
             #[cfg(unix)]
-            Self::Ipc(listener) => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
+            Self::Ipc(_, listener) => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
         }
     }
 }
