@@ -17,8 +17,6 @@
 
 mod address;
 mod inproc;
-#[cfg(unix)]
-mod ipc;
 mod zeromq;
 mod zmtp;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::lookup_host;
 
-#[cfg(unix)]
-use crate::transport::ipc::{self, IpcFile};
 use crate::transport::{Address, BindError};
+#[cfg(unix)]
+use crate::zmtp::ipc::{self, IpcFile};
 
 /// How many connections may wait to be accepted (as in tokio).
 const BACKLOG: i32 = 1024;

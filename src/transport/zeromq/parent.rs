@@ -10,12 +10,12 @@ use super::control::Command;
 use super::listen::{Listening, refused};
 use super::thread::{self, Parts, Publisher};
 use crate::id::SessionToken;
-#[cfg(unix)]
-use crate::transport::ipc::IpcFile;
 use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ParentChannels,
     ParentLimits, ParentLink, PeerId,
 };
+#[cfg(unix)]
+use crate::zmtp::ipc::IpcFile;
 
 /// The capacity of the queues to the driver, in messages.
 const QUEUE: usize = 1_024;

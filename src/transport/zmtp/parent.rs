@@ -4,20 +4,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-#[cfg(unix)]
-use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{LINGER, endpoint, refused};
 use crate::id::SessionToken;
-#[cfg(unix)]
-use crate::transport::ipc;
 use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, Frames,
     ParentChannels, ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId,
 };
+#[cfg(unix)]
+use crate::zmtp::ipc;
 use crate::zmtp::{
     Arrival, Bound, Core, DisconnectReason, Endpoint, Handle, Limits, Listening, Message, OnFull, Options,
     SocketType,
@@ -120,13 +118,10 @@ impl Site {
             #[cfg(unix)]
             (Address::Ipc(path), Some(_)) => {
                 let path = if address.is_ipc_wildcard() { ipc::fresh_path() } else { path.clone() };
-                let listen = async {
-                    let (listener, file) = ipc::listen(&path).await?;
-                    listener.set_nonblocking(true)?;
-                    Ok((UnixListener::from_std(listener)?, file))
-                };
-                let (listener, file) = listen.await.map_err(|error| refused(address, error))?;
-                let listening = Listening::adopt(listener, Endpoint::Ipc(path.clone()));
+                let bound = ipc::listen(&path).await.and_then(|(listener, file)| {
+                    Ok((Listening::adopt(listener, Endpoint::Ipc(path.clone()))?, file))
+                });
+                let (listening, file) = bound.map_err(|error| refused(address, error))?;
                 Ok(Self { address: Address::Ipc(path), file: Some(file), listening })
             }
             _ => Err(BindError::Unsupported {

@@ -17,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 
+#[cfg(unix)]
+use super::ipc::{self, IpcFile};
 use super::options::Options;
 
 /// How many connections may wait to be accepted (as in tokio).
@@ -47,7 +49,7 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
-    /// A Unix socket.
+    /// A Unix socket. Binding takes the place of one that nobody answers on; its file goes with the socket that is bound.
     #[cfg(unix)]
     Ipc(PathBuf),
 }
@@ -141,8 +143,13 @@ impl fmt::Display for PeerAddress {
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
+    /// The file is dropped first. One that was bound elsewhere has none here.
     #[cfg(unix)]
-    Ipc(UnixListener),
+    Ipc {
+        /// Before the listener, so that it is dropped first.
+        _file: Option<IpcFile>,
+        listener: UnixListener,
+    },
 }
 
 impl Listener {
@@ -166,7 +173,10 @@ impl Listener {
                 Err(refusal)
             }
             #[cfg(unix)]
-            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixListener::bind(path)?), endpoint.clone())),
+            Endpoint::Ipc(path) => {
+                let (listener, file) = ipc::listen(path).await?;
+                Ok((Self::Ipc { _file: Some(file), listener: unix_listener(listener)? }, endpoint.clone()))
+            }
         }
     }
 
@@ -177,9 +187,16 @@ impl Listener {
                 Ok((Stream::Tcp(stream), PeerAddress::Tcp(address)))
             }
             #[cfg(unix)]
-            Self::Ipc(listener) => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
+            Self::Ipc { listener, .. } => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
         }
     }
+}
+
+/// A listener of the standard library's, for the runtime.
+#[cfg(unix)]
+pub(super) fn unix_listener(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 fn bind_tcp(address: SocketAddr, options: &Options) -> io::Result<TcpListener> {

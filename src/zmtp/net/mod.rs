@@ -8,6 +8,8 @@ mod accept;
 mod endpoint;
 mod hub;
 mod inbound;
+#[cfg(unix)]
+pub(crate) mod ipc;
 mod link;
 mod monitor;
 mod options;

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use tokio::sync::futures::Notified;
 
 use super::accept;
+#[cfg(unix)]
+use super::endpoint::unix_listener;
 use super::endpoint::{Endpoint, EndpointError, Listener};
 use super::hub::{Hub, Peer};
 use super::inbound::{Arrival, Batch};
@@ -146,10 +148,13 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// A Unix socket that was bound elsewhere.
+    /// A Unix socket that was bound elsewhere, and whose file is kept there.
+    ///
+    /// # Errors
+    /// What the system says.
     #[cfg(unix)]
-    pub(crate) fn adopt(listener: tokio::net::UnixListener, endpoint: Endpoint) -> Self {
-        Self { listener: Listener::Ipc(listener), endpoint }
+    pub(crate) fn adopt(listener: std::os::unix::net::UnixListener, endpoint: Endpoint) -> io::Result<Self> {
+        Ok(Self { listener: Listener::Ipc { _file: None, listener: unix_listener(listener)? }, endpoint })
     }
 }
 
