@@ -141,7 +141,7 @@ for body in [
     batch(1, [record(0, headers=b"\0")]),
     batch(1, [record(0, headers=b"\1a\0\0" * 300)]),
     batch(1, [record(0, payload=bytes(65_537))]),
-    batch(1, [record(0, payload=bytes(20_000_000))]),
+    batch(1, [record(0, payload=bytes(1_500_000))]),
     batch(1, [b"\0\0\0" + b"\xff" * 9 + b"\x7f"]),  # a payload of 2^70 bytes
     batch(1, [b"\0\0\0" + b"\xff" * 9 + b"\x01"]),  # of 2^64 - 1
 ]:

@@ -409,8 +409,8 @@ impl HostBuilder {
             messages: most(self.marks.messages),
             bytes: most(self.marks.bytes),
             age: self.marks.age + self.marks.grace,
-            // A batch with a largest message, and what is around it.
-            submit: self.max_message + 8 * 1024,
+            // A batch with a largest message, and what is around it. What is a little too large is better counted than cut off.
+            submit: (self.max_message + 8 * 1024).max(2 << 20),
             // Not before the host has judged by itself.
             stalled: self.lease.max(self.marks.age + self.marks.grace),
         }
