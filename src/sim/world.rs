@@ -177,8 +177,8 @@ pub(super) struct World<'a> {
     heard: BTreeMap<usize, Instant>,
     /// What came in since the host's outputs were last taken: when, and what it acknowledged.
     news: Vec<(usize, Instant, Option<u64>)>,
-    /// Since when sessions have been past their mark while the pack was not, and when that was last looked at, on the host's clock.
-    past: BTreeMap<SessionToken, Instant>,
+    /// Since when sessions have been past their mark while the pack was not, and not been less behind than ever, in messages; and when that was last looked at, on the host's clock.
+    past: BTreeMap<SessionToken, (Instant, u64)>,
     past_looked_at: Instant,
     oracle: Oracle,
     phase: Phase,
@@ -716,7 +716,9 @@ impl<'a> World<'a> {
             let is_past =
                 marks.exceeded_by(&member.lag).is_some() && member.lag.messages > self.scenario.batch * 64;
             if is_past && !pack_is_past && self.scenario.pace_percentile == 0 {
-                let since = *self.past.get(&member.session).unwrap_or(&now);
+                let (since, least) = *self.past.get(&member.session).unwrap_or(&(now, u64::MAX));
+                // One that comes back is let be for as long as it catches up.
+                let since = if member.lag.messages < least { now } else { since };
                 if now.since(since) > limit {
                     let (id, lag) = (member.id, member.lag);
                     return Err((
@@ -724,7 +726,7 @@ impl<'a> World<'a> {
                         format!("{id} is {lag} behind since {:?}, and was not evicted", since.elapsed()),
                     ));
                 }
-                past.insert(member.session, since);
+                past.insert(member.session, (since, least.min(member.lag.messages)));
             }
         }
         self.past = past;

@@ -136,13 +136,17 @@ impl Host {
             let Some(session) = self.sessions.get_mut(token) else { continue };
             let flow = &mut session.flow;
             let share = marks.share(lag);
-            if flow.catching_up
-                && (now >= flow.live_at + marks.age || (flow.ack.is_some() && share <= LOW_WATER))
-            {
-                flow.catching_up = false;
+            if let Some((until, least)) = flow.catching_up {
+                flow.catching_up = match flow.ack {
+                    // Where it stands is not known before its first word.
+                    None => Some((flow.live_at + marks.age, least)).filter(|(until, _)| now < *until),
+                    Some(_) if share <= LOW_WATER => None,
+                    Some(_) if lag.messages < least => Some((now + marks.age, lag.messages)),
+                    Some(_) => Some((until, least)).filter(|_| now < until),
+                };
             }
             // Whoever takes nothing is never behind, and no measure for those who do.
-            if !flow.catching_up && session.filter.takes_anything() {
+            if flow.catching_up.is_none() && session.filter.takes_anything() {
                 pack.push(share);
             }
         }
@@ -179,7 +183,7 @@ impl Host {
         if lag.age > marks.age && standstill > marks.age {
             return Some(EvictReason::Stalled);
         }
-        let past = marks.exceeded_by(lag).filter(|_| !flow.catching_up && !pack_is_past);
+        let past = marks.exceeded_by(lag).filter(|_| flow.catching_up.is_none() && !pack_is_past);
         let past = past.filter(|reason| *reason == EvictReason::Age || !has_all_but_last);
         let Some(reason) = past else {
             flow.past_since = None;

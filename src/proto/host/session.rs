@@ -88,8 +88,8 @@ pub(super) struct Flow {
     pub(super) moved_at: Instant,
     /// Since when it has been past its mark.
     pub(super) past_since: Option<Instant>,
-    /// Whether it came back and is still working through what it missed.
-    pub(super) catching_up: bool,
+    /// While it is working through what it missed before it came: until when it has to be less behind than ever, and what that is, in messages.
+    pub(super) catching_up: Option<(Instant, u64)>,
 }
 
 impl Flow {
@@ -104,7 +104,7 @@ impl Flow {
             pulsed_at: now,
             moved_at: now,
             past_since: None,
-            catching_up: true,
+            catching_up: Some((now, u64::MAX)),
         }
     }
 }
