@@ -381,7 +381,8 @@ async fn a_subscriber_that_stops_reading_is_cut_off_and_the_others_get_every_mes
     while let Some(reader) = soon(readers.join_next()).await {
         healthy.push(reader.unwrap());
     }
-    assert_eq!((publisher.peers(), publisher.dropped()), (3, 0));
+    assert_eq!(publisher.peers(), 3);
+    assert!(publisher.dropped() > 0, "what waited for it is counted");
     for mut raw in healthy {
         raw.is_served().await;
     }
