@@ -181,13 +181,18 @@ impl Connection {
         Ok(())
     }
 
+    /// What the peer may have sent until now was not read: its silence says nothing.
+    pub(super) fn excuse_silence(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.answer_due = None;
+    }
+
     /// Takes what is complete out of the buffer. Limits are checked on what a frame declares, before its body has come.
     ///
     /// # Errors
     /// [`Violation`]: the connection is to be closed.
     pub fn handle_bytes(&mut self, now: Instant, buffer: &mut BytesMut) -> Result<(), Violation> {
-        self.heard_at = now;
-        self.answer_due = None;
+        self.excuse_silence(now);
         if matches!(self.state, State::Greeting) {
             let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
             buffer.advance(greeting::LENGTH);

@@ -132,6 +132,12 @@ impl Link {
         };
         woken?;
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // It may be this side that was away, or did not listen: silence is what the peer has not sent.
+            if may_read {
+                self.read()?;
+            } else {
+                self.connection.excuse_silence(Instant::now());
+            }
             self.connection.handle_timeout(Instant::now()).map_err(DisconnectReason::Violation)?;
         }
         Ok(())
