@@ -19,6 +19,8 @@
 
 #[path = "zmtp_interop/any.rs"]
 mod any;
+#[path = "zmtp_interop/bounds.rs"]
+mod bounds;
 #[path = "zmtp_interop/faults.rs"]
 mod faults;
 #[path = "zmtp_interop/heartbeats.rs"]
