@@ -19,6 +19,12 @@
 
 #[path = "zmtp_interop/any.rs"]
 mod any;
+#[path = "zmtp_interop/bounds.rs"]
+mod bounds;
+#[path = "zmtp_interop/faults.rs"]
+mod faults;
+#[path = "zmtp_interop/heartbeats.rs"]
+mod heartbeats;
 #[path = "zmtp_interop/other.rs"]
 mod other;
 #[path = "zmtp_interop/pairs.rs"]

@@ -20,7 +20,7 @@ const BEHIND: usize = 100;
 /// A subscriber, whoever it is.
 enum Subscriber {
     Engine(SubSocket),
-    Python(Python),
+    Python(Box<Python>),
 }
 
 impl Subscriber {
@@ -129,7 +129,7 @@ async fn subscriptions_change_while_the_engine_publishes() {
     }
     for python in pythons() {
         let (python, _) = Python::with(python, "SUB", json!({ "connect": [endpoint] })).await;
-        subscribers.push(Subscriber::Python(python));
+        subscribers.push(Subscriber::Python(Box::new(python)));
     }
     let watches = futures::future::join_all(subscribers.into_iter().map(change_and_watch));
     tokio::select! {
