@@ -70,7 +70,7 @@ $tests_passed || { grep -E '^(     Running|   Doc-tests|test .* FAILED|test resu
 
 step "Examples"
 # `cargo test` has built all of them. The others wait for someone to type.
-for example in quickstart fan_out; do
+for example in quickstart fan_out sockets; do
     run timeout 120 cargo run --locked --quiet --all-features --example "$example"
 done
 
