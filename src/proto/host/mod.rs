@@ -379,7 +379,7 @@ impl Host {
 
     fn flush(&mut self, now: Instant) {
         self.cut_window(now);
-        self.tell_places(now);
+        self.tell_places(now, false);
         if !self.repairs.is_empty() && self.repair_at.is_none_or(|at| at <= now) {
             self.serve_repairs(now);
         }
@@ -401,7 +401,7 @@ impl Host {
             return;
         }
         self.cut_window(now);
-        self.tell_places(now);
+        self.tell_places(now, true);
         let closing = self.closing(CloseReason::Shutdown);
         self.send_to_all(now, &closing);
     }
@@ -435,7 +435,7 @@ impl Host {
         let Some(session) = self.sessions.get(&token) else { return };
         let peer = session.peer.clone();
         self.cut_window(now);
-        self.tell_places(now);
+        self.tell_places(now, true);
         let closing = self.closing(reason);
         self.send(now, token, &closing);
         let leave = if reason == CloseReason::Left { LeaveReason::Left } else { LeaveReason::Closed(reason) };

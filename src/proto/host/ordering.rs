@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use crate::id::EndpointId;
+use crate::id::{EndpointId, SessionToken};
 use crate::message::Position;
 use crate::wire::{Batch, Ordered, ParentMessage, SubmitHead};
 
-use super::super::Instant;
+use super::super::{Instant, MAX_UNANSWERED};
 use super::session::Recipient;
 use super::{Host, Output, order};
 
@@ -60,7 +60,7 @@ impl Host {
     }
 
     /// Messages are missing before those that came.
-    fn on_missing(&mut self, now: Instant, token: crate::id::SessionToken, from: u64) {
+    fn on_missing(&mut self, now: Instant, token: SessionToken, from: u64) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
         let asked = session.resend_asked.filter(|(asked, at)| *asked == from && now < *at + RESEND_PAUSE);
         if asked.is_none() {
@@ -112,13 +112,25 @@ impl Host {
 
     /// Tells all senders the places of their messages. Once for all that was ordered together: a child that sends many small batches
     /// would otherwise be owed a control message for each, and soon owe too many answers itself.
-    pub(super) fn tell_places(&mut self, now: Instant) {
+    pub(super) fn tell_places(&mut self, now: Instant, at_once: bool) {
         for (sender, runs) in std::mem::take(&mut self.placed) {
             match sender {
                 Recipient::Local => self.outputs.extend(runs.into_iter().map(Output::Ordered)),
-                Recipient::Session(token) => self.send(now, token, &ParentMessage::Ordered(runs)),
+                Recipient::Session(token) if at_once || !self.owes_answers(token) => {
+                    self.send(now, token, &ParentMessage::Ordered(runs));
+                }
+                // More come together, when it has answered: one that is starved of its processor is not to be cut off for them.
+                Recipient::Session(_) => {
+                    self.placed.insert(sender, runs);
+                }
             }
         }
+    }
+
+    /// Whether a member has left so many control messages unanswered that others are to wait. What it is not told keeps its outbox from moving on, so that
+    /// there is no more to tell than that holds.
+    fn owes_answers(&self, token: SessionToken) -> bool {
+        self.sessions.get(&token).is_some_and(|session| session.control.unanswered() >= MAX_UNANSWERED / 4)
     }
 
     /// Closes the open window and puts it out, on the lanes that are asked for.
