@@ -39,7 +39,7 @@ pub use message::{
     Codec, DecodeError, EncodeError, Headers, HeadersError, Message, MessageKind, Position, Topic, TopicError,
 };
 pub use role::Role;
-pub use transport::{Address, AddressError};
+pub use transport::{Address, AddressError, Carrier};
 
 /// Feeds bytes to every decoder of the wire format, for fuzzing: they may refuse them, and must not panic.
 #[cfg(feature = "fuzzing")]

@@ -22,7 +22,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use zincmq::prelude::*;
-use zincmq::{LeaveReason, Messages, Receipt, Stats};
+use zincmq::{EvictReason, HighWaterMark, LeaveReason, Messages, Receipt, Stats};
 
 /// Waits for what should happen soon; two minutes allow for a machine that is busy with other things.
 async fn soon<F: Future>(future: F) -> F::Output {
@@ -280,8 +280,10 @@ over_tcp_and_ipc! {
         let mut events = host.events();
         let watch = Watch::start(&host).await;
         let mut vandal = Peer::script(python, "vandal.py", &[&host.address().to_string()]);
-        let counts = vandal.numbers("done").await;
-        let expected = (counts[0], counts[1], counts[2]);
+        let [control, submits, sessions, violations] = vandal.numbers("done").await[..] else {
+            panic!("four numbers")
+        };
+        let expected = (control, submits, sessions);
         until_counted(&host, |stats| {
             (stats.malformed_control, stats.malformed_submits, stats.unknown_sessions) == expected
         })
@@ -291,7 +293,122 @@ over_tcp_and_ipc! {
         assert_eq!(seen.iter().filter(|message| message.topic().as_str() == "vandal").count(), 1);
         assert_eq!(host.stats().duplicates, 0);
         vandal.finish().await;
-        while !matches!(soon(events.next()).await.unwrap(), Event::MemberLeft { .. }) {}
+        let mut left = Vec::new();
+        while left.last() != Some(&LeaveReason::Disconnected) {
+            match soon(events.next()).await.unwrap() {
+                Event::MemberLeft { reason, .. } => left.push(reason),
+                Event::JoinRefused { .. } | Event::MemberJoined { .. } => {}
+                event => panic!("{event:?}"),
+            }
+        }
+        assert_eq!(left.len() as u64, violations + 1, "{left:?}");
+        assert!(left[..left.len() - 1].iter().all(|reason| *reason == LeaveReason::Violation), "{left:?}");
+    }
+
+    async fn python_members_repair_and_send_again_what_was_lost_and_are_not_evicted(kind: Kind) {
+        const SHARE: u64 = 200;
+        const ROUNDS: u64 = 20;
+        const PER_ROUND: u64 = 100;
+        let Some(python) = python() else { return };
+        // Far less than is sent: whoever repaired nothing, or said nothing of it, would go.
+        let mark = HighWaterMark::new().messages(500);
+        let host = Host::builder().high_water_mark(mark).bind(address(kind)).await.unwrap();
+        let client = soon(Client::builder().subscribe("none").join(host.address())).await.unwrap();
+        let (_watch, mut messages) = soon(Client::builder().join_with_messages(host.address())).await.unwrap();
+        let (mut peers, mut printed) = (Vec::new(), Vec::new());
+        let prefixes: [&[&str]; 2] = [&[], &["t", "end"]];
+        for prefixes in prefixes {
+            // The filtered one does not get half of what the client sends.
+            let all = ROUNDS * PER_ROUND / if prefixes.is_empty() { 1 } else { 2 } + 2 * SHARE + 1;
+            let (to, share, all) = (host.address().to_string(), SHARE.to_string(), all.to_string());
+            let arguments: Vec<&str> = [&*to, &*share, &*all].into_iter().chain(prefixes.iter().copied()).collect();
+            let mut peer = Peer::script(python, "lossy.py", &arguments);
+            peer.words("joined").await;
+            peers.push(peer);
+            printed.push(Vec::new());
+        }
+        for peer in &mut peers {
+            peer.tell("go").await;
+        }
+        let mut order = Vec::new();
+        for round in 1..=ROUNDS {
+            for i in 1..=PER_ROUND {
+                let topic = if i % 2 == 0 { "t" } else { "other" };
+                client.send(message(topic, format!("round {round}, {i}"))).await.unwrap();
+            }
+            let last = format!("t round {round}, {PER_ROUND}");
+            while !order.last().is_some_and(|line: &Line| line.ends_with(&last)) {
+                order.push(line(&next(&mut messages).await));
+            }
+            for (peer, lines) in peers.iter_mut().zip(&mut printed) {
+                while !lines.last().is_some_and(|line: &Line| line.ends_with(&last)) {
+                    lines.push(peer.line().await);
+                }
+            }
+        }
+        // The members send on, maybe; this is to be the last of all, and nothing comes after it that would show its loss.
+        let total = ROUNDS * PER_ROUND + 2 * SHARE;
+        while order.len() as u64 <= total {
+            if order.len() as u64 == total {
+                client.send(message("end", "")).await.unwrap();
+            }
+            order.push(line(&next(&mut messages).await));
+        }
+        let mut lost = [0, 0];
+        for ((mut peer, mut lines), prefixes) in peers.into_iter().zip(printed).zip(prefixes) {
+            let expected: Vec<&Line> =
+                order.iter().filter(|line| prefixes.is_empty() || !line.contains(" other ")).collect();
+            while lines.len() < expected.len() {
+                lines.push(peer.line().await);
+            }
+            assert!(lines.iter().eq(expected), "each once and in the one order");
+            for (sum, lost) in lost.iter_mut().zip(peer.numbers("lost").await) {
+                assert!(lost > 0);
+                *sum += lost;
+            }
+            peer.tell("leave").await;
+            peer.finish().await;
+        }
+        let stats = host.stats();
+        assert!(stats.repaired_windows > 0 && stats.resends_asked > 0, "{stats:?}, lost {lost:?}");
+        assert_eq!((stats.evictions, stats.missed_repairs), (0, 0));
+        assert_eq!((stats.malformed_control, stats.malformed_submits, stats.unknown_sessions), (0, 0, 0));
+    }
+
+    async fn python_members_that_do_not_keep_up_are_evicted_for_what_they_leave_undone(kind: Kind) {
+        let Some(python) = python() else { return };
+        let (short, long) = (Duration::from_millis(500), Duration::from_secs(60));
+        let mark = HighWaterMark::new();
+        let hosts = [
+            // Nothing is heard of it, whatever there is to handle.
+            ("silent", mark, Duration::from_secs(1), EvictReason::Silent, 5),
+            ("idle", mark.messages(100).age(long), long, EvictReason::Messages, 1),
+            ("idle", mark.age(short), long, EvictReason::Stalled, 4),
+        ];
+        for (how, mark, lease, expected, code) in hosts {
+            let builder = Host::builder().high_water_mark(mark).lease(lease);
+            let host = builder.bind(address(kind)).await.unwrap();
+            let mut events = host.events();
+            // One that keeps up, so that the host is not merely paced.
+            let _client = join(&host).await;
+            let mut peer = Peer::script(python, "laggard.py", &[&host.address().to_string(), how]);
+            peer.words("joined").await;
+            // It has been seen to be there before there is much.
+            soon(host.send(message("t", "first")).await.unwrap().ordered()).await.unwrap();
+            if expected == EvictReason::Messages {
+                for i in 0..200 {
+                    soon(host.send(message("t", i.to_string()))).await.unwrap();
+                }
+            }
+            assert_eq!(peer.numbers("evicted").await, [code]);
+            let eviction = loop {
+                if let Event::Evicted { eviction, .. } = soon(events.next()).await.unwrap() {
+                    break eviction;
+                }
+            };
+            assert_eq!(eviction.reason, expected);
+            peer.finish().await;
+        }
     }
 
     async fn an_xsub_that_sends_on_broadcast_disturbs_nobody(kind: Kind) {
@@ -315,41 +432,156 @@ over_tcp_and_ipc! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_a_false_publisher_counts_what_is_malformed_and_delivers_the_rest() {
     let Some(python) = python() else { return };
-    let mut host = Peer::script(python, "false_host.py", &[]);
-    let address = host.words("listening").await.remove(0);
-    let client = soon(Client::builder().join(address)).await.unwrap();
-    let mut events = client.events();
-    let mut messages = client.messages();
-    host.tell("rubbish").await;
-    let [malformed, barriers] = host.numbers("malformed").await[..] else { panic!("two numbers") };
+    let (mut host, client, mut messages) = FalseHost::join(python).await;
+    let [broadcasts, barriers, control] = host.numbers("rubbish", "malformed").await[..] else {
+        panic!("three numbers")
+    };
     assert_eq!(text(&next(&mut messages).await), "first");
-    let gap = soon(messages.next()).await.expect("no end");
-    let Err(RecvError::Reset { after, resume_at }) = gap else { panic!("{gap:?}") };
-    assert_eq!(after, Some(Position { epoch: 1_000_000, seq: 1 }));
-    assert_eq!(resume_at, Position { epoch: 1_000_000, seq: 100 });
+    // Asked for and sent again, among much that is no window; the rest of the gap is gone.
+    assert_eq!(text(&next(&mut messages).await), "second");
+    assert_eq!(reset(&mut messages).await, (Some(2), 99));
+    // Came too early, and was kept.
+    assert_eq!(text(&next(&mut messages).await), "ninth");
     assert_eq!(text(&next(&mut messages).await), "tenth");
-    until_counted(&client, |stats| stats.duplicates == 4).await;
-    let counted = client.stats().malformed_broadcasts;
-    assert!((1..=barriers).any(|came| counted == malformed + 3 * came), "{counted}: {malformed}, {barriers}");
-    assert_eq!(client.stats().lost_windows, 8);
-
-    host.tell("rubbish on control").await;
-    until_counted(&client, |stats| stats.malformed_control == 5).await;
-
-    // The highest numbers there are, in two sessions: nothing overflows, and the client goes on.
-    for sessions in 1..=2 {
-        host.tell("absurd").await;
-        let gap = soon(messages.next()).await.expect("no end");
-        assert!(matches!(gap, Err(RecvError::Reset { .. })), "{gap:?}");
-        assert_eq!(text(&next(&mut messages).await), "absurd");
-        assert_eq!(client.stats().sessions, sessions);
-        host.tell("close").await;
-        while !matches!(soon(events.next()).await, Some(Event::Connected { .. })) {}
-        let gap = soon(messages.next()).await.expect("no end");
-        assert!(matches!(gap, Err(RecvError::Reset { .. })), "{gap:?}");
-    }
+    until_counted(&client, |stats| stats.duplicates == 3).await;
+    let stats = client.stats();
+    let counted = stats.malformed_broadcasts;
+    assert!(
+        (1..=barriers).any(|came| counted == broadcasts + 3 * came),
+        "{counted}: {broadcasts}, {barriers}"
+    );
+    assert_eq!(stats.malformed_control, control);
+    assert_eq!((stats.missed_windows, stats.repaired_windows, stats.lost_windows), (7 + 6, 1, 6));
+    assert_eq!((stats.set_aside, stats.sessions), (0, 1));
     drop(client);
     host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_keeps_ahead_of_a_gap_what_the_marks_allow_and_asks_for_the_rest() {
+    let Some(python) = python() else { return };
+    let (mut host, client, mut messages) = FalseHost::join(python).await;
+    // The first of thirty windows of 60,000 bytes is lost, and the host has it no more. 1 MiB may wait.
+    assert_eq!(host.numbers("flood", "asked").await, [1, 1]);
+    until_counted(&client, |stats| stats.set_aside == 12).await;
+    assert_eq!(host.numbers("missed", "asked").await, [19, 30]);
+    assert_eq!(reset(&mut messages).await, (Some(0), 2));
+    for number in 2..=30 {
+        let received = next(&mut messages).await;
+        assert_eq!((received.position().unwrap().seq, received.payload().len()), (number, 60_000));
+        if number == 18 {
+            host.tell("rest").await;
+        }
+    }
+    let stats = client.stats();
+    assert_eq!((stats.set_aside, stats.repaired_windows, stats.lost_windows), (12, 12, 1));
+    assert_eq!((stats.duplicates, stats.malformed_control), (0, 0));
+    drop(client);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_believes_no_place_of_what_it_never_sent_and_sends_again_what_has_none() {
+    let Some(python) = python() else { return };
+    let (mut host, client, _messages) = FalseHost::join(python).await;
+    let mut receipts = Vec::new();
+    for payload in ["one", "two"] {
+        receipts.push(client.send(message("t", payload)).await.expect("open"));
+    }
+    // Two requests out of range are malformed, one beyond all there is asks for nothing, two ask for both. Runs out of range are malformed,
+    // those beyond what was sent mean nothing.
+    let [malformed, batches] = host.numbers("places", "malformed").await[..] else { panic!("two numbers") };
+    for (receipt, seq) in receipts.into_iter().zip([7, 8]) {
+        let place = soon(receipt.ordered()).await.expect("a place");
+        assert_eq!(place, Position { epoch: 1_000_000, seq });
+    }
+    until_counted(&client, |stats| stats.malformed_control == malformed).await;
+    let stats = client.stats();
+    assert_eq!(
+        (stats.confirmed, stats.unknown, stats.resent_batches, stats.sessions),
+        (2, 0, 2 * batches, 1)
+    );
+    drop(client);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_survives_absurd_numbers_and_tells_every_jump() {
+    let Some(python) = python() else { return };
+    let (mut host, client, mut messages) = FalseHost::join(python).await;
+    let mut events = client.events();
+    for session in 1..=2 {
+        // Heartbeats that are none, that are of an epoch that is over, and one that claims all windows there can be; what is asked for
+        // then is gone, twice.
+        let asked = host.numbers("absurd", "asked").await;
+        assert_eq!(asked, [1, 64, 2_u64.pow(63) + 1, 2_u64.pow(63) + 64]);
+        assert_eq!(reset(&mut messages).await, (Some(0), 2_u64.pow(63) + 1));
+        assert_eq!(reset(&mut messages).await, (Some(2_u64.pow(63)), u64::MAX - 1));
+        let last = next(&mut messages).await;
+        assert_eq!((text(&last), last.position().unwrap().seq), ("absurd", u64::MAX - 1));
+        assert_eq!(client.stats().sessions, session);
+        // It ends with a word, and with the absurdest eviction that is well-formed. The next session begins with the lowest numbers.
+        host.tell(if session == 1 { "close" } else { "evict" }).await;
+        let mut evicted = None;
+        loop {
+            match soon(events.next()).await.expect("no end") {
+                Event::Evicted { eviction, .. } => evicted = Some(eviction),
+                Event::Connected { .. } => break,
+                _ => {}
+            }
+        }
+        if session == 2 {
+            let eviction = evicted.expect("told");
+            assert_eq!(eviction.reason, EvictReason::Bytes);
+            assert_eq!((eviction.lag.messages, eviction.lag.bytes), (u64::MAX, u64::MAX));
+            assert_eq!(eviction.position, Position { epoch: 1 << 62, seq: u64::MAX - 2 });
+        }
+        assert_eq!(reset(&mut messages).await, (Some(u64::MAX - 1), 1));
+    }
+    let stats = client.stats();
+    assert_eq!((stats.sessions, stats.evictions), (3, 1));
+    assert_eq!(stats.malformed_control, host.numbers("malformed", "malformed").await[0]);
+    drop(client);
+    host.finish().await;
+}
+
+/// A parent that lies: the script `false_host.py`.
+struct FalseHost {
+    peer: Peer,
+}
+
+impl FalseHost {
+    async fn join(python: &Path) -> (Self, Client, Messages) {
+        let mut peer = Peer::script(python, "false_host.py", &[]);
+        let address = peer.words("listening").await.remove(0);
+        let (client, messages) = soon(Client::builder().join_with_messages(address)).await.expect("join");
+        (Self { peer }, client, messages)
+    }
+
+    async fn tell(&mut self, word: &str) {
+        self.peer.tell(word).await;
+    }
+
+    /// Lets it do something, and takes the numbers that it says then.
+    async fn numbers(&mut self, word: &str, answer: &str) -> Vec<u64> {
+        self.tell(word).await;
+        self.peer.numbers(answer).await
+    }
+
+    async fn finish(self) {
+        self.peer.finish().await;
+    }
+}
+
+/// The next item is word of a hole: between which seqs, if there was one before.
+async fn reset(messages: &mut Messages) -> (Option<u64>, u64) {
+    match soon(messages.next()).await.expect("no end") {
+        Err(RecvError::Reset { after, resume_at }) => {
+            assert!(after.is_none_or(|after| after.epoch == 1_000_000) && resume_at.epoch == 1_000_000);
+            (after.map(|after| after.seq), resume_at.seq)
+        }
+        other => panic!("{other:?} instead of a reset"),
+    }
 }
 
 /// The id as the scripts write it.
@@ -512,6 +744,13 @@ async fn write(client: Client, share: u64) {
     }
 }
 
+/// A message as every member must see it.
+fn line(message: &Message) -> Line {
+    let Position { epoch, seq } = message.position().expect("a place");
+    let (origin, topic) = (hex(message.origin()), message.topic());
+    format!("{epoch} {seq} {origin} {} {topic} {}", message.origin_seq(), text(message))
+}
+
 /// Reads so many messages, and asserts that each origin's come in its order.
 async fn read(mut messages: Messages, total: u64) -> Vec<Line> {
     let mut lines = Vec::new();
@@ -522,9 +761,7 @@ async fn read(mut messages: Messages, total: u64) -> Vec<Line> {
         assert_eq!(message.origin_seq(), *due, "origin order");
         assert_eq!(text(&message), due.to_string());
         *due += 1;
-        let Position { epoch, seq } = message.position().expect("a place");
-        let (origin, topic) = (hex(message.origin()), message.topic());
-        lines.push(format!("{epoch} {seq} {origin} {} {topic} {}", message.origin_seq(), text(&message)));
+        lines.push(line(&message));
     }
     lines
 }

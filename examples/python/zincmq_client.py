@@ -25,13 +25,15 @@ HELLO, SUBSCRIBE, LIVE, LEAVE, ACK, REPAIR = (b"Z\1" + bytes((kind,)) for kind i
 WELCOME, REFUSED, ORDERED, MEMBERSHIP, CLOSING, MISSED, EVICTED, RESEND, PULSE = (
     b"Z\1" + bytes((kind,)) for kind in range(0x30, 0x39)
 )
-ACK_EVERY, PULSE_EVERY, REPAIR_RETRY, REPAIR_WINDOWS = 0.025, 2, 0.5, 64  # seconds, and windows
+ACK_EVERY, REPAIR_RETRY, LAST_WORD = 0.025, 0.5, 0.5  # seconds
+REPAIR_WINDOWS, AHEAD_WINDOWS, UNREPORTED = 64, 1000, 1000
 
 Message = namedtuple("Message", "epoch seq origin origin_seq topic tag headers payload")
+Piece = namedtuple("Piece", "epoch last_seq messages size")  # what a window comes to for us
 
 
 class Reader:
-    """Reads values off the front of a frame; ValueError when there is less than was announced."""
+    """Reads values off the front of a frame; ValueError when there is less than was announced, or more."""
 
     def __init__(self, frame):
         self.frame, self.at = frame, 3
@@ -50,8 +52,17 @@ class Reader:
         return self.take(*self.numbers("B")).decode()
 
     def varint(self):
-        octet = self.take(1)[0]
-        return octet if octet < 0x80 else octet - 0x80 + (self.varint() << 7)
+        value = 0
+        for shift in range(0, 70, 7):
+            octet = self.take(1)[0]
+            value |= (octet & 0x7F) << shift
+            if octet < 0x80:
+                return value
+        raise ValueError("a number of more than ten octets")
+
+    def end(self):
+        if self.at != len(self.frame):
+            raise ValueError("more than there should be")
 
 
 def varint(value):
@@ -66,6 +77,8 @@ def parse_window(frame):
     """The number of a window, and its messages in order."""
     reader = Reader(frame)
     epoch, number, first_seq, count = reader.numbers("QQQH")
+    if frame[:3] != WINDOW or not 1 <= count <= 1024:
+        raise ValueError("no window")
     topics = [reader.text() for _ in range(*reader.numbers("H"))]
     origins = [list(reader.numbers("16sQ")) for _ in range(*reader.numbers("H"))]
     messages = []
@@ -74,24 +87,32 @@ def parse_window(frame):
         headers, payload = reader.take(reader.varint()), reader.take(reader.varint())
         messages.append(Message(epoch, seq, *origin, topic, tag, headers, payload))
         origin[1] += 1  # the entry's next record is the origin's next message
+    reader.end()
     return number, messages
 
 
 class ZincClient:
-    """A member that takes every topic. `poll` returns what happened, as pairs of a word and a message."""
+    """A member for one session, that takes every topic.
+
+    `poll` returns what happened, as pairs of a word and a message. Call it often: what it returned counts as handled when it is called
+    again, and the host hears of us only then. When `closing` says why, the session is over.
+    """
 
     lanes, prefixes = (b"W",), ("",)
 
     def __init__(self, address, cluster="default", token=b"", timeout=10):
-        self.id, self.next_origin_seq, self.ordered, self.received, self.outbox = uuid.uuid4().bytes, 1, 0, 0, []
-        self.session, self.number, self.live, self.closing, self.events = None, None, False, None, []
-        self.head, self.ahead, self.asked, self.acked, self.acked_at = 0, {}, (0, 0), None, 0
-        self.poller, self.deadline = zmq.Poller(), time.monotonic() + timeout
+        self.id, self.next_origin_seq, self.ordered, self.outbox = uuid.uuid4().bytes, 1, 0, []
+        self.session, self.number, self.live, self.last = None, None, False, None
+        self.leaving, self.closing, self.evicted, self.malformed = False, None, None, 0
+        self.head, self.ahead, self.asked, self.size, self.place = 0, {}, (0, 0), 0, (0, 0)
+        self.sent, self.reported, self.received, self.acked, self.acked_at, self.events = 0, 0, 0, None, 0, []
+        self.poller, self.monitors, self.heard, self.lease, self.looked_at = zmq.Poller(), [], {}, timeout, time.monotonic()
+        self.deadline = time.monotonic() + timeout
         # Hello. The welcome names our session and the other two channels.
         self.control = self.connect(zmq.DEALER, address)
         # No session, incarnation or epoch before this one, and an empty outbox.
         rest = struct.pack(">16s16sQQQQH", self.id, bytes(16), 0, 0, 0, self.next_origin_seq, len(token)) + token
-        self.control.send(HELLO + struct.pack(">H", 2) + text(cluster) + rest)
+        self.say(HELLO + struct.pack(">H", 2) + text(cluster) + rest)
         self.wait_until(lambda: self.session)
         self.broadcast = self.connect(zmq.SUB, self.resolve(address, self.broadcast_name))
         self.submit = self.connect(zmq.PUSH, self.resolve(address, self.submit_name))
@@ -101,17 +122,21 @@ class ZincClient:
         for lane in *self.lanes, self.barrier:
             self.broadcast.subscribe(lane)
         request = SUBSCRIBE + struct.pack(">QH", nonce, len(self.prefixes)) + b"".join(map(text, self.prefixes))
-        self.wait_until(lambda: self.number is not None, lambda: self.control.send(request))
+        self.wait_until(lambda: self.number is not None, lambda: self.say(request))
         # Say so. We are a member when the host tells us that we are.
-        self.control.send(LIVE + struct.pack(">Q", nonce))
+        self.say(LIVE + struct.pack(">Q", nonce))
         self.wait_until(lambda: self.live)
 
     def connect(self, kind, address):
         socket = zmq.Context.instance().socket(kind)
         socket.linger = socket.rcvhwm = socket.sndhwm = 0  # no limit, so no silent loss: `unordered` is to be kept low
         socket.ipv6 = True
+        # libzmq would connect anew behind our back; what was lost is to be told instead.
+        self.monitors.append(socket.get_monitor_socket(zmq.EVENT_DISCONNECTED))
+        self.poller.register(self.monitors[-1], zmq.POLLIN)
         socket.connect(address)
         self.poller.register(socket, zmq.POLLIN if kind != zmq.PUSH else 0)
+        self.heard[socket] = time.monotonic()
         return socket
 
     def resolve(self, dialled, name):
@@ -121,115 +146,191 @@ class ZincClient:
         return name if "://" in name else dialled + name
 
     def wait_until(self, done, ask=lambda: None):
+        ask_at, pause = 0, 0.02
         while not done():
             if self.closing or time.monotonic() > self.deadline:
                 raise ConnectionError(f"not admitted: {self.closing or 'no answer'}")
-            ask()
-            self.receive(0.1)
+            if time.monotonic() >= ask_at:
+                ask()
+                ask_at, pause = time.monotonic() + pause, min(2 * pause, 0.5)
+            self.receive(0.02)
+
+    def say(self, frame):
+        """Sends on control. What is not reported as received may fill a queue, so that is bounded."""
+        if self.sent - self.reported >= UNREPORTED:
+            self.closing = self.closing or "the host does not answer"
+            return
+        self.sent += 1
+        self.control.send(frame)
 
     def receive(self, timeout):
-        for socket, _ in self.poller.poll(timeout * 1000):
-            handle = self.on_control if socket is self.control else self.on_broadcast
-            for _ in range(100):  # then it is the other's turn
-                if socket.get(zmq.EVENTS) & zmq.POLLIN:
-                    handle(*socket.recv_multipart())
-        if self.live and not self.closing:
+        if time.monotonic() > self.looked_at + self.lease / 2:  # nobody called: that proves nothing
+            self.heard = dict.fromkeys(self.heard, time.monotonic())
+        ready = dict(self.poller.poll(timeout * 1000))
+        lost = any(monitor in ready for monitor in self.monitors)
+        if lost:
+            self.control.poll(LAST_WORD * 1000)  # an eviction, say
+        for socket in [socket for socket in self.heard if lost or socket in ready]:
+            for _ in range(1 << 20 if lost else 100):  # then it is the other's turn
+                if not socket.get(zmq.EVENTS) & zmq.POLLIN:
+                    break
+                self.heard[socket] = time.monotonic()
+                self.take_in(socket, socket.recv_multipart())
+        self.looked_at = time.monotonic()
+        if lost:
+            self.closing = self.closing or "a connection was lost"
+        if self.number is not None and not self.closing and not self.leaving:
+            self.see_to_lease()
             self.repair()
             self.acknowledge()
+            if self.last is not None and self.number >= self.last and not self.outbox:
+                self.leave()
+
+    def take_in(self, socket, frames):
+        try:
+            if socket is self.control and len(frames) == 1:
+                self.on_control(*frames)
+            elif socket is not self.control and len(frames) == 2:
+                self.on_broadcast(*frames)
+            else:
+                raise ValueError("another number of frames")
+        except (ValueError, LookupError):
+            self.malformed += 1
+
+    def see_to_lease(self):
+        """Nothing heard for a whole lease, or nothing ordered of what was submitted: the way is blocked, or the host is dead."""
+        if not self.outbox:
+            self.heard[self.submit] = self.looked_at
+        if min(self.heard.values()) + self.lease < self.looked_at:
+            self.closing = "the host has fallen silent"
 
     def on_control(self, frame):
         kind, reader = frame[:3], Reader(frame)
         if kind == RECEIVED:
+            (count,) = reader.numbers("Q")
+            if not self.reported <= count <= self.sent:
+                raise ValueError("a report of what was not said")
+            self.reported = count
+            return
+        if kind == REFUSED:
+            code, _ = reader.numbers("BI")
+            self.closing = "refused with code %d: %s" % (code, reader.text())
             return
         self.received += 1
         if self.received % 100 == 0:  # or the host takes us for dead one day
             self.control.send(RECEIVED + struct.pack(">Q", self.received))
         if kind == WELCOME:
-            self.session, self.host, _, _, *_, last = reader.numbers("16s16sQBQQQBQ")
+            session, self.host, _, _, *_, last = reader.numbers("16s16sQBQQQBQ")
             self.next_origin_seq, self.ordered = last + 1, last
-            reader.numbers("QQIII")  # the marks, the heartbeat, the lease
+            *self.marks, _, _, lease = reader.numbers("QQIII")  # between them an age, and the interval of heartbeats
             [reader.text() for _ in range(*reader.numbers("H"))]  # conflatable topics
             (self.max_message,) = reader.numbers("I")
             self.broadcast_name, self.submit_name = reader.text(), reader.text()
-        elif kind == WINDOW:  # repaired
+            self.session, self.lease = session, lease / 1000
+        elif kind == WINDOW and self.number is not None:  # repaired
             self.on_window(frame)
-        elif kind == MISSED:  # the host has what we asked for no more
+        elif kind == MISSED and self.number is not None:  # the host has what we asked for no more
             epoch, number, seq = reader.numbers("QQQ")
             if number > self.number:
-                self.epoch, self.number, self.seq = epoch, number, seq
+                self.epoch, self.number, self.seq, self.head = epoch, number, seq, max(self.head, number)
                 self.events.append(("reset", Message(epoch, seq + 1, self.host, 0, "", 0, b"", b"")))
                 self.deliver()
+            self.asked = 0, 0
         elif kind == ORDERED:
+            self.heard[self.submit] = time.monotonic()
             for _ in range(*reader.numbers("H")):
-                _, first, _, count = reader.numbers("QQQI")
-                self.on_ordered(first + count - 1)
+                epoch, first, first_seq, count = reader.numbers("QQQI")
+                if self.ordered < first + count - 1 < self.next_origin_seq:
+                    self.ordered, self.place = first + count - 1, (epoch, first_seq + count - 1)
+            # We need not keep what has its place.
+            self.outbox = [(last, body) for last, body in self.outbox if last > self.ordered]
         elif kind == RESEND:
+            self.heard[self.submit] = time.monotonic()
             (first,) = reader.numbers("Q")
             for last, body in self.outbox:
                 if last >= first:
-                    self.submit.send_multipart((SUBMIT + self.session, body))
+                    self.submit_batch(body)
+        elif kind == PULSE:
+            if reader.numbers("B") == (1,):  # paced: nobody's messages are ordered
+                self.heard[self.submit] = time.monotonic()
         elif kind == MEMBERSHIP:  # those who joined, each with a role, then those who left
             self.live |= self.id in [reader.numbers("16sB")[0] for _ in range(*reader.numbers("I"))]
-        elif kind == REFUSED:
-            code, _ = reader.numbers("BI")
-            self.closing = "refused with code %d: %s" % (code, reader.text())
         elif kind == EVICTED:
-            self.closing = "evicted, reason %d, %d messages and %d bytes behind" % reader.numbers("BQQ")
+            self.evicted, *behind, age, _, _, pause, _ = reader.numbers("BQQIQQI16s")
+            self.closing = "evicted, reason %d, %d messages and %d bytes behind, for %d ms" % (self.evicted, *behind, age)
+            self.closing += ", not to come back before %d ms: %s" % (pause, reader.text())
         elif kind == CLOSING:
-            self.closing = "the session is closed, reason %d" % reader.numbers("B")
+            reason, _, number = reader.numbers("BQQ")
+            if reason == 2:  # the host shuts down: we leave when we have all that it published
+                self.last = number
+            else:
+                self.closing = "the session is closed, reason %d" % reason
+        else:
+            raise ValueError("an unknown type of message")
 
     def on_broadcast(self, lane, body):
-        if lane == self.barrier and self.number is None:
-            self.epoch, self.number, self.seq = Reader(body).numbers("QQQ")  # what came last before us
-            self.broadcast.unsubscribe(self.barrier)
+        if lane == self.barrier:
+            if self.number is None:
+                self.epoch, self.number, self.seq = Reader(body).numbers("QQQ")  # what came last before us
+                self.floor, self.head = self.epoch, self.number
+                self.handled = self.handed = self.epoch, self.seq, 0
+                self.broadcast.unsubscribe(self.barrier)
         elif lane == b"W" and self.number is not None:
-            if body[:3] == HEARTBEAT:  # shows the loss of the last window of a burst
-                self.head = max(self.head, Reader(body).numbers("QQQ")[1])
+            if body[:3] == HEARTBEAT:
+                self.on_heartbeat(Reader(body))
             else:
                 self.on_window(body)
 
+    def on_heartbeat(self, reader):
+        """It shows the loss of the last window of a burst."""
+        epoch, number, _ = reader.numbers("QQQ")
+        if epoch >= self.floor:
+            self.head = max(self.head, number)
+
     def on_window(self, frame):
         number, messages = parse_window(frame)
+        matching = [message for message in messages if message.topic.startswith(self.prefixes)]
+        self.put(number, Piece(messages[-1].epoch, messages[-1].seq, matching, len(frame)))
+
+    def put(self, number, piece):
+        """A window is there. Ahead of a gap we keep only so many: the others we ask for later."""
+        if number <= self.number or piece.epoch < self.floor:  # had before, or of a host that reigns no more
+            return
         self.head = max(self.head, number)
-        if number > self.number and len(self.ahead) < 1000:  # what we do not keep we ask for later
-            self.ahead[number] = messages
+        if number == self.number + 1 or len(self.ahead) < AHEAD_WINDOWS:
+            self.ahead[number] = piece
         self.deliver()
 
     def deliver(self):
         """Hands on what is next in order: nothing behind a gap."""
-        while messages := self.ahead.pop(self.number + 1, None):
-            self.number, self.epoch, self.seq = self.number + 1, messages[-1].epoch, messages[-1].seq
-            for message in messages:
-                if message.origin == self.id:  # the echo; ORDERED on control says the same, and may be earlier
-                    self.on_ordered(message.origin_seq)
-                self.events.append(("ordered" if message.origin == self.id else "message", message))
-        self.ahead = {number: messages for number, messages in self.ahead.items() if number > self.number}
-
-    def on_ordered(self, origin_seq):
-        """Our messages up to this one have their places: we need not keep them."""
-        self.ordered = max(self.ordered, origin_seq)
-        self.outbox = [(last, body) for last, body in self.outbox if last > self.ordered]
+        while piece := self.ahead.pop(self.number + 1, None):
+            self.number, self.epoch, self.seq, self.size = self.number + 1, piece.epoch, piece.last_seq, self.size + piece.size
+            # Our own are the echo. That they have their places we know from ORDERED on control, which may be earlier.
+            self.events += [("ordered" if message.origin == self.id else "message", message) for message in piece.messages]
+            self.asked = self.asked[0], time.monotonic()  # what we asked for is coming
+        self.ahead = {number: piece for number, piece in self.ahead.items() if number > self.number}
 
     def repair(self):
-        """Asks for the windows that are missing, and again if they do not come."""
+        """Asks for the windows that are missing, and again if none of them comes."""
         first, (asked, asked_at) = self.number + 1, self.asked
         if first <= self.head and (first > asked or time.monotonic() > asked_at + REPAIR_RETRY):
             last = min([self.head, first + REPAIR_WINDOWS - 1, *(number - 1 for number in self.ahead)])
-            self.control.send(REPAIR + struct.pack(">QQ", first, last))
+            self.say(REPAIR + struct.pack(">QQ", first, last))
             self.asked = last, time.monotonic()
 
     def acknowledge(self):
-        """Says how far we have come: what was handed to our caller is handled when it comes back for more."""
-        handled = (self.epoch, self.seq) if not self.events else self.handled
-        ack = struct.pack(">QQQQQ", self.epoch, self.seq, *handled, self.ordered)
-        since = time.monotonic() - self.acked_at
-        if since > PULSE_EVERY or (ack != self.acked and since > ACK_EVERY):
-            self.control.send(ACK + ack)
-            self.acked, self.acked_at, self.handled = ack, time.monotonic(), handled
+        """Says how far we have come: when there is news, at once when it is much, and as a sign of life."""
+        ack, since = (self.epoch, self.seq, *self.handled[:2], self.ordered), time.monotonic() - self.acked_at
+        much = self.acked and any(8 * (now - then) > mark for now, then, mark in zip(self.handled[1:], self.told, self.marks))
+        if since > self.lease / 5 or (ack != self.acked and (since > ACK_EVERY or much)):
+            self.say(ACK + struct.pack(">QQQQQ", *ack))
+            self.acked, self.acked_at, self.told = ack, time.monotonic(), self.handled[1:]
 
     def poll(self, timeout=0):
+        self.handled = self.handed
         if not self.events:
             self.receive(timeout)
+        self.handed = self.epoch, self.seq, self.size
         events, self.events = self.events, []
         return events
 
@@ -241,18 +342,37 @@ class ZincClient:
 
     def send_batch(self, body, count):
         """Submits a batch, and keeps it to send it again if the host asks for it."""
+        if self.closing or self.leaving or self.last is not None:
+            raise ConnectionError(f"nothing more can be sent: {self.closing or 'the session ends'}")
+        if not self.outbox:
+            self.heard[self.submit] = time.monotonic()
         self.next_origin_seq += count
         self.outbox.append((self.next_origin_seq - 1, body))
+        self.submit_batch(body)
+
+    def submit_batch(self, body):
         self.submit.send_multipart((SUBMIT + self.session, body))
 
     def unordered(self):
         return self.next_origin_seq - 1 - self.ordered
 
+    def is_echoed(self):
+        """Whether all that we sent has its place, and has come back or was missed."""
+        return not self.unordered() and (self.epoch, self.seq) >= self.place
+
+    def leave(self):
+        self.leaving = True
+        self.say(LEAVE)
+
     def close(self):
-        if not self.closing:
-            self.control.send(LEAVE)
-            self.control.poll(1000)
-        for socket in self.control, self.broadcast, self.submit:
+        """Leaves, if that is not done. What we submitted should be ordered before."""
+        if not self.closing and not self.leaving:
+            self.leave()
+        deadline = time.monotonic() + 5
+        while not self.closing and time.monotonic() < deadline:  # the answer is a courtesy
+            self.receive(0.1)
+        for socket in self.heard:
+            socket.disable_monitor()
             socket.close()
 
 
@@ -270,7 +390,7 @@ def main():
     tell("joined", id=str(uuid.UUID(bytes=client.id)), epoch=client.epoch, seq=client.seq)
     for topic, payload in options.send:
         client.send(topic, payload.encode())
-    while left > 0 or client.unordered():
+    while left > 0 or not client.is_echoed():
         events = client.poll(1)
         if client.closing and not events:  # nothing more comes
             break

@@ -82,6 +82,12 @@ pub enum Event {
         /// Why.
         reason: RefusalReason,
     },
+    /// On a host: a subscriber that is no member took too little, and its connection was cut. What it missed is counted in
+    /// [`Stats::transport_drops`](crate::Stats::transport_drops).
+    SubscriberCut {
+        /// Where it was.
+        address: PeerAddress,
+    },
     /// A handler returned an error or panicked.
     HandlerFailed {
         /// The handler's name.

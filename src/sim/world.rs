@@ -573,7 +573,7 @@ impl<'a> World<'a> {
         // The wall clock may be wrong by seconds. That it shows the same moment in two lives is left out, as is that two draw the same
         // incarnation: both share an epoch then, until a member tells.
         let wall = 1_000_000 + self.now / MILLI + self.dice.below(4_000);
-        let drawn = u64::from(life) * 7919 + (self.dice.any() >> 32 << 20);
+        let drawn = self.dice.any() | 1;
         let config = host::Config {
             id: self.host.id,
             cluster: "sim".into(),

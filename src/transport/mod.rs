@@ -12,16 +12,18 @@
 //! queues, and never interpret them: what they mean is the business of `wire` and `proto`. Sending never
 //! waits: a queue that is full is an error the caller acts upon. Dropping a link closes its sockets and ends its tasks.
 //!
-//! Which transport serves an [`Address`] is decided by [`for_address`]: `tcp://` and `ipc://` by the `zeromq`
-//! crate, `inproc://` by queues of this process.
+//! Which transport serves an [`Address`] is decided by [`for_address`]: `tcp://` and `ipc://` by the engine in [`zmtp`](crate::zmtp), or, where
+//! [`Carrier::Zeromq`] is asked for, by the `zeromq` crate; `inproc://` by queues of this process.
 
 mod address;
 mod inproc;
 mod zeromq;
+mod zmtp;
 
 pub use address::{Address, AddressError, ChannelAddress};
 pub use inproc::InprocTransport;
 pub use zeromq::ZeromqTransport;
+pub use zmtp::ZmtpTransport;
 
 pub use crate::id::PeerId;
 
@@ -82,6 +84,10 @@ pub struct ParentLimits {
     pub messages: usize,
     /// Their bytes; a message that is larger by itself still finds an empty queue's room. Default: 64 MiB.
     pub bytes: usize,
+    /// For how long the oldest of them may have waited. Default: 10 s.
+    pub age: Duration,
+    /// The largest frame taken on the submit channel, in bytes. Default: 16 MiB.
+    pub submit: usize,
     /// After how long a connection is given up whose other end takes nothing of what was sent; and after how long of silence the system sees
     /// whether the other end is still there. Default: 10 s.
     pub stalled: Duration,
@@ -99,7 +105,13 @@ impl ParentLimits {
 
 impl Default for ParentLimits {
     fn default() -> Self {
-        Self { messages: 100_000, bytes: 64 << 20, stalled: Duration::from_secs(10) }
+        Self {
+            messages: 100_000,
+            bytes: 64 << 20,
+            age: Duration::from_secs(10),
+            submit: 16 << 20,
+            stalled: Duration::from_secs(10),
+        }
     }
 }
 
@@ -231,6 +243,11 @@ pub enum ParentEvent {
     BroadcastClosed {
         /// The session.
         session: SessionToken,
+    },
+    /// A subscriber of no session took too little, and was cut off.
+    SubscriberCut {
+        /// Where it was.
+        address: PeerAddress,
     },
 }
 
@@ -366,11 +383,23 @@ pub trait Transport: Send + Sync + fmt::Debug {
     async fn dial(&self, control: &Address, timeout: Duration) -> Result<ChildLink, DialError>;
 }
 
+/// What carries `tcp://` and `ipc://`. Both speak ZMTP 3, so endpoints with different ones can be in one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Carrier {
+    /// The engine in [`zmtp`](crate::zmtp).
+    #[default]
+    Zmtp,
+    /// The `zeromq` crate. What to know of it is said at [`ZeromqTransport`].
+    Zeromq,
+}
+
 /// The transport that serves an address.
 #[must_use]
-pub fn for_address(address: &Address) -> Arc<dyn Transport> {
-    match address {
-        Address::Tcp { .. } | Address::Ipc(_) => Arc::new(ZeromqTransport::new()),
-        Address::Inproc(_) => Arc::new(InprocTransport::new()),
+pub fn for_address(address: &Address, carrier: Carrier) -> Arc<dyn Transport> {
+    match (address, carrier) {
+        (Address::Inproc(_), _) => Arc::new(InprocTransport::new()),
+        (_, Carrier::Zmtp) => Arc::new(ZmtpTransport::new()),
+        (_, Carrier::Zeromq) => Arc::new(ZeromqTransport::new()),
     }
 }

@@ -127,7 +127,7 @@ impl TopicPart {
         let mut reader = Reader::open(body, kind::TOPIC_PART)?;
         let (epoch, number, first_seq) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let count = reader.u16()?;
-        check_place(number, first_seq, count)?;
+        check_place(epoch, number, first_seq, count)?;
         let origins = read_origins(&mut reader, count)?;
         let mut messages: Vec<Message> = Vec::with_capacity(reader.at_most(count, MIN_RECORD + 2)?);
         let mut least_offset = 0;
@@ -193,7 +193,7 @@ impl Index {
             .checked_sub(first_seq)
             .and_then(|span| u16::try_from(span).ok()?.checked_add(1))
             .ok_or(Malformed("seqs out of range"))?;
-        check_place(number, first_seq, records)?;
+        check_place(epoch, number, first_seq, records)?;
         let count = reader.u16()?;
         if count == 0 || count > records {
             return Err(Malformed("a table has one to as many topics as there are records"));

@@ -380,4 +380,18 @@ fn numbers_that_leave_no_room_to_count_on_are_refused() {
     // No host would take a hello that repeats it.
     let barrier = Barrier { epoch: MAX_EPOCH + 1, number: 1, last_seq: 1 };
     assert!(Barrier::decode(&barrier.encode()).is_err());
+    let topic = Topic::try_from("t").unwrap();
+    let window = |epoch| {
+        let mut builder = WindowBuilder::new();
+        assert!(builder.push(&topic, EndpointId::from_bytes([1; 16]), 1, &[0, 0, 0]));
+        Window::decode(&builder.finish(epoch, 1, 1), 0)
+    };
+    assert!(window(MAX_EPOCH).is_ok());
+    assert!(window(MAX_EPOCH + 1).is_err());
+    let index = |epoch| {
+        let topics = vec![(topic.clone(), 1)];
+        Index::decode(&Index { epoch, number: 1, first_seq: 1, last_seq: 1, topics }.encode())
+    };
+    assert!(index(MAX_EPOCH).is_ok());
+    assert!(index(MAX_EPOCH + 1).is_err());
 }

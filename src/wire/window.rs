@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::id::EndpointId;
 use crate::message::{Message, Position, Topic};
 
+use super::control::MAX_EPOCH;
 use super::record::{MIN_RECORD, read_tail};
 use super::table::{TopicTable, read_topics};
 use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint, reserve};
@@ -40,7 +41,7 @@ impl Window {
         let mut reader = Reader::open(body, kind::WINDOW)?;
         let (epoch, number, first_seq) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let count = reader.u16()?;
-        check_place(number, first_seq, count)?;
+        check_place(epoch, number, first_seq, count)?;
         let topics = read_topics(&mut reader, count)?;
         let origins = read_origins(&mut reader, count)?;
         let mut next_of: Vec<u64> = origins.iter().map(|(_, first)| *first).collect();
@@ -70,9 +71,12 @@ impl Window {
 }
 
 /// Checks that a window's numbers are in range, so that sums over them cannot overflow.
-pub(super) fn check_place(number: u64, first_seq: u64, count: u16) -> Result<(), Malformed> {
+pub(super) fn check_place(epoch: u64, number: u64, first_seq: u64, count: u16) -> Result<(), Malformed> {
     if count == 0 || usize::from(count) > MAX_RECORDS {
         return Err(Malformed("a window has 1 to 1024 records"));
+    }
+    if epoch > MAX_EPOCH {
+        return Err(Malformed("epoch out of range"));
     }
     if number == 0 || number == u64::MAX || first_seq == 0 || first_seq.checked_add(count.into()).is_none() {
         return Err(Malformed("window number or seq out of range"));

@@ -46,7 +46,9 @@ pub use connection::{Config, Connection, Event, PeerInfo, encode};
 pub use kind::SocketType;
 pub use limits::{Heartbeat, Limits};
 pub use message::Message;
-pub(crate) use net::{Arrival, Batch, Core, Peer};
+#[cfg(unix)]
+pub(crate) use net::ipc;
+pub(crate) use net::{Arrival, Core, Handle, Listening};
 pub use net::{
     Backlog, BindError, Bound, ClosedError, DealerSocket, DisconnectReason, Endpoint, EndpointError, Monitor,
     MonitorEvent, OnFull, Options, PairSocket, PeerAddress, PubSocket, PullSocket, PushSocket, RecvError,

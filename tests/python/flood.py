@@ -1,6 +1,6 @@
 """flood.py ADDR SHARE TOTAL [PREFIX]...: joins, sends SHARE messages, prints TOTAL messages in the order in which they come.
 
-Says `joined` with its id, and begins to send at the word `go`. At most 20,000 messages, and 1,000 batches, are under way.
+Says `joined` with its id, and begins to send at the word `go`. At most 20,000 messages, and 800 batches, are under way.
 SHARE is a multiple of 50.
 """
 
@@ -10,7 +10,7 @@ import sys
 from raw import FilteredClient, ZincClient, batch, listen, record, say
 
 TOPICS = [f"t{i}" for i in range(8)]
-BATCH, MOST_MESSAGES, MOST_BATCHES = 50, 20_000, 1000
+BATCH, MOST_MESSAGES, MOST_BATCHES = 50, 20_000, 800
 
 address, share, total, *prefixes = sys.argv[1:]
 share, total = int(share), int(total)

@@ -1,7 +1,7 @@
 """vandal.py ADDR: joins, and then sends all kinds of rubbish on the control and submit channels.
 
 Says `done` and how much of it a host must have counted: malformed control messages, malformed submits, submits of unknown
-sessions. Ends when the test has nothing more to say.
+sessions; and how many members more joined, broke the protocol, and were told so. Ends when the test has nothing more to say.
 """
 
 import struct
@@ -9,7 +9,7 @@ import sys
 import uuid
 
 import zmq
-from raw import LIVE, SUBMIT, ZincClient, batch, listen, record, say, text
+from raw import ACK, HELLO, LIVE, RECEIVED, REPAIR, SUBMIT, ZincClient, batch, listen, record, say, text
 
 address = sys.argv[1]
 client = ZincClient(address)
@@ -17,9 +17,17 @@ context = zmq.Context.instance()
 malformed_control = malformed_submits = unknown_sessions = 0
 
 
-def hello(version=2, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, next=1, token=b""):
-    rest = struct.pack(">16s16sQQQQH", id, bytes(16), 0, epoch, 0, next, len(token)) + token
-    return b"Z\1\x20" + struct.pack(">H", version) + cluster + rest
+def hello(version=2, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, first_open=0, next=1, token=b""):
+    rest = struct.pack(">16s16sQQQQH", id, bytes(16), 0, epoch, first_open, next, len(token)) + token
+    return HELLO + struct.pack(">H", version) + cluster + rest
+
+
+def ack(stored=(0, 0), handled=(0, 0), confirmed=0):
+    return ACK + struct.pack(">QQQQQ", *stored, *handled, confirmed)
+
+
+def repair(first, last):
+    return REPAIR + struct.pack(">QQ", first, last)
 
 
 # On control: from strangers, one for each, and from a member.
@@ -42,14 +50,38 @@ rubbish = [
     [hello(epoch=2**63)],
     [hello(next=0)],
     [hello(next=2**64 - 2)],
+    [hello(first_open=1)],  # an outbox that begins behind its end
+    [hello(first_open=8, next=7)],
     [hello(token=b"x" * 5000)],
     *([whole[:length]] for length in range(len(whole))),
     [b"Z\1\x21" + struct.pack(">QH", 1, 1025) + b"\0" * 1025],  # too many prefixes
     [b"Z\1\x21" + struct.pack(">QH", 1, 65535)],
     [b"Z\1\x21" + struct.pack(">QH", 1, 1) + text("line\nbreak")],
     [b"Z\1\x40"],
+    [ACK],
+    [ack()[:-1]],
+    [ack() + b"\0"],
+    [ack(stored=(2**63, 0))],
+    [ack(stored=(2**62, 2**64 - 1))],
+    [ack(handled=(2**62, 2**64 - 2))],
+    [REPAIR],
+    [repair(1, 1)[:-1]],
+    [repair(0, 1)],
+    [repair(2, 1)],
+    [repair(1, 2**64 - 1)],
+    [repair(2**64 - 2, 2**64 - 2)],
+    *([b"Z\1" + bytes((kind,)) + bytes(61)] for kind in range(0x30, 0x39)),  # what a parent would say
+    [b"Z\1\x01" + bytes(61)],
 ]
-unasked = [[LIVE + bytes(8)], [b"Z\1\x23"], [b"Z\1\x40" + bytes(8)], [b"Z\1\x21" + struct.pack(">QH", 1, 0)]]
+# Well-formed, and not for peers without a session to say.
+unasked = [
+    [LIVE + bytes(8)],
+    [b"Z\1\x23"],
+    [RECEIVED + bytes(8)],
+    [b"Z\1\x21" + struct.pack(">QH", 1, 0)],
+    [ack()],
+    [repair(1, 1)],
+]
 for frames in rubbish + unasked:
     stranger = context.socket(zmq.DEALER)
     stranger.connect(address)
@@ -116,10 +148,31 @@ for body in [
     submit.send_multipart([head, body])
     malformed_submits += 1
 
-# The member is none the worse for it.
+# The member is none the worse for it, nor for asking for what there never was.
+for first, last in (2**64 - 3, 2**64 - 3), (2**40, 2**64 - 3), (2**63, 2**63):
+    client.say(repair(first, last))
 client.send("vandal", b"still here")
 while client.unordered():
     client.poll(1)
-say("done", malformed_control, malformed_submits, unknown_sessions)
+
+# What breaks the protocol ends the session of who does it.
+violations = 0
+for break_it in [
+    lambda member: hello(id=member.id),  # a second one: malformed as well
+    lambda member: RECEIVED + struct.pack(">Q", 1000),
+    lambda member: RECEIVED + struct.pack(">Q", 2**64 - 1),
+    lambda member: ack(stored=(member.epoch, 2**62)),
+    lambda member: ack(stored=(2**62, 0)),
+    lambda member: ack(stored=(member.epoch, 0), handled=(member.epoch, 1)),
+]:
+    member = ZincClient(address)
+    member.control.send(break_it(member))
+    while not member.closing:
+        member.poll(1)
+    if member.closing != "the session is closed, reason 4":
+        sys.exit(member.closing)
+    violations += 1
+malformed_control += 1
+say("done", malformed_control, malformed_submits, unknown_sessions, violations)
 listen()
 context.destroy(linger=0)

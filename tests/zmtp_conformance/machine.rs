@@ -162,7 +162,7 @@ fn a_peer_is_dead_at_its_ttl_unless_something_came_or_it_takes_the_ttl_back() {
     let start = Instant::now();
     let at = |tenths: u32| start + Duration::from_millis(100) * tenths;
     let mut connection = introduced(config(SocketType::Pull), start);
-    let mut hear = |connection: &mut Connection, now, bytes: &[u8]| {
+    let hear = |connection: &mut Connection, now, bytes: &[u8]| {
         connection.handle_bytes(now, &mut BytesMut::from(bytes)).unwrap();
     };
     assert_eq!(connection.poll_timeout(), None);

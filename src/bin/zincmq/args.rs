@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand};
-use zincmq::{Address, EndpointId, Topic};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use zincmq::{Address, Carrier, EndpointId, Topic};
 
 use crate::flow::{FlowArgs, MAX_SPAN, RejoinArg};
 
@@ -86,6 +86,9 @@ pub(crate) struct HostArgs {
     /// The name of the cluster: members of another one are refused
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub(crate) cluster: String,
+
+    #[command(flatten)]
+    pub(crate) carrier: CarrierArgs,
 
     #[command(flatten)]
     pub(crate) token: TokenArgs,
@@ -183,11 +186,39 @@ pub(crate) struct JoinArgs {
     pub(crate) cluster: String,
 
     #[command(flatten)]
+    pub(crate) carrier: CarrierArgs,
+
+    #[command(flatten)]
     pub(crate) token: TokenArgs,
 
     /// How long to try to join
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,
+}
+
+/// What carries tcp:// and ipc://.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CarrierArgs {
+    /// What carries tcp:// and ipc://; others in the cluster need not use the same
+    #[arg(long, value_name = "NAME", default_value = "zmtp")]
+    transport: CarrierName,
+}
+
+impl CarrierArgs {
+    pub(crate) fn carrier(&self) -> Carrier {
+        match self.transport {
+            CarrierName::Zmtp => Carrier::Zmtp,
+            CarrierName::Zeromq => Carrier::Zeromq,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CarrierName {
+    /// The engine of this program
+    Zmtp,
+    /// The crate `zeromq`, for comparison: it bounds less
+    Zeromq,
 }
 
 /// The shared secret of a cluster. It travels in the clear: on an open network whoever listens can read it.

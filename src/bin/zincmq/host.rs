@@ -12,6 +12,7 @@ use crate::{stop, token};
 pub(crate) async fn run(args: HostArgs, mut output: Output) -> Result<(), Failure> {
     let mut builder = Host::builder()
         .cluster(args.cluster)
+        .transport(args.carrier.carrier())
         .high_water_mark(args.flow.marks())
         .slow_policy(args.flow.policy());
     // The flag wins over the environment: it says what is wanted here and now.

@@ -28,6 +28,7 @@ pub(crate) enum Line<'a> {
     Disconnected { reason: String },
     Evicted(EvictedLine),
     ConsumerOverrun { consumer: String },
+    SubscriberCut { address: String },
     Lagged { missed: u64 },
     EventsMissed { missed: u64 },
     Done { sent: u64, first: Option<Position>, last: Option<Position> },
@@ -196,6 +197,7 @@ pub(crate) fn for_event(event: Event) -> Option<Line<'static>> {
         },
         Event::Evicted { id, eviction } => Line::Evicted(EvictedLine::new(id, eviction)),
         Event::ConsumerOverrun { consumer } => Line::ConsumerOverrun { consumer },
+        Event::SubscriberCut { address } => Line::SubscriberCut { address: address.to_string() },
         Event::Lagged(missed) => Line::EventsMissed { missed },
         _ => return None,
     })
@@ -261,6 +263,10 @@ impl Line<'_> {
             Self::Evicted(evicted) => write!(out, "{} {}", paint.warn("evicted"), evicted.text()),
             Self::ConsumerOverrun { consumer } => {
                 let text = format!("{consumer}: fell too far behind; what waited was dropped");
+                write!(out, "{}", paint.warn(&text))
+            }
+            Self::SubscriberCut { address } => {
+                let text = format!("subscriber at {address} took too little, and was cut off");
                 write!(out, "{}", paint.warn(&text))
             }
             Self::Lagged { missed } => {

@@ -39,6 +39,7 @@ pub(crate) async fn run(args: SubArgs, mut output: Output) -> Result<(), Failure
         left: args.count.unwrap_or(u64::MAX),
         last: client.joined_at(),
         overran: false,
+        is_new: false,
         dropped: false,
         output: &mut output,
     };
@@ -51,7 +52,8 @@ pub(crate) async fn run(args: SubArgs, mut output: Output) -> Result<(), Failure
 
 /// A client as the options that `sub` and `pub` share want it.
 pub(crate) fn builder(args: &JoinArgs) -> Result<zincmq::ClientBuilder, Failure> {
-    let builder = Client::builder().cluster(&args.cluster).join_timeout(args.timeout);
+    let builder =
+        Client::builder().cluster(&args.cluster).transport(args.carrier.carrier()).join_timeout(args.timeout);
     Ok(match token::token(&args.token)? {
         Some(token) => builder.token(token),
         None => builder,
@@ -78,6 +80,8 @@ struct Printer<'a> {
     last: Position,
     /// The stream fell too far behind and has ended; what becomes of the endpoint is about to be told.
     overran: bool,
+    /// The stream is a new one, and what is being printed came from the one before.
+    is_new: bool,
     /// What waited behind that was dropped: to be told as soon as it is known where printing goes on.
     dropped: bool,
     output: &'a mut Output,
@@ -106,6 +110,7 @@ impl Printer<'_> {
                     }
                 }
             };
+            self.dropped |= std::mem::take(&mut self.is_new);
             match item {
                 Some(Ok(batch)) => self.print_batch(batch, stop).await?,
                 Some(Err(word)) => self.on_word(word, stop).await?,
@@ -146,7 +151,7 @@ impl Printer<'_> {
         }
         self.messages = self.client.messages();
         self.overran = false;
-        self.dropped = true;
+        self.is_new = true;
         Ok(())
     }
 
@@ -173,7 +178,8 @@ impl Printer<'_> {
 
     fn print_message(&mut self, message: &Message) -> Result<(), Failure> {
         if let Some(position) = message.position() {
-            if std::mem::take(&mut self.dropped) {
+            // It may be that nothing waited.
+            if std::mem::take(&mut self.dropped) && position.seq != self.last.seq + 1 {
                 self.output.line(&Line::Reset { after: Some(self.last), resume_at: position })?;
             }
             self.last = position;

@@ -322,8 +322,8 @@ impl Driver {
                 Output::Submit { head, body } => self.with_channels(|channels| channels.submit(head, body)),
                 Output::Deliver { messages, up_to } => self.listener.deliver(messages, up_to),
                 Output::Ordered(ordered) => {
-                    self.node.outbound.on_ordered(ordered);
                     self.node.counters.confirmed.fetch_add(ordered.count.into(), Ordering::Relaxed);
+                    self.node.outbound.on_ordered(ordered);
                 }
                 Output::Unknown { up_to } => {
                     let unknown = self.node.outbound.on_unknown(up_to);

@@ -17,7 +17,7 @@ use crate::id::EndpointId;
 use crate::message::{Position, check_prefix};
 use crate::proto::member as machine;
 use crate::role::Role;
-use crate::transport::{self, Address, AddressError};
+use crate::transport::{self, Address, AddressError, Carrier};
 use crate::wire::{MAX_PREFIXES, MAX_TOKEN};
 
 use super::consumer::Messages;
@@ -87,6 +87,7 @@ pub struct ClientBuilder {
     cluster: String,
     token: Bytes,
     prefixes: BTreeSet<String>,
+    carrier: Carrier,
     echo: bool,
     send_queue: QueueLimit,
     rejoin: Rejoin,
@@ -103,6 +104,7 @@ impl Default for ClientBuilder {
             cluster: config::DEFAULT_CLUSTER.to_owned(),
             token: Bytes::new(),
             prefixes: BTreeSet::new(),
+            carrier: Carrier::default(),
             echo: false,
             send_queue: QueueLimit { messages: config::SEND_QUEUE_MESSAGES, bytes: config::SEND_QUEUE_BYTES },
             rejoin: Rejoin::default(),
@@ -149,6 +151,12 @@ impl ClientBuilder {
     /// Takes only topics of this prefix and of others given in the same way. Default: everything.
     pub fn subscribe(mut self, prefix: impl Into<String>) -> Self {
         self.prefixes.insert(prefix.into());
+        self
+    }
+
+    /// What carries `tcp://` and `ipc://`. The host need not use the same. Default: [`Carrier::Zmtp`].
+    pub fn transport(mut self, carrier: Carrier) -> Self {
+        self.carrier = carrier;
         self
     }
 
@@ -282,7 +290,7 @@ impl ClientBuilder {
         let prepared = prepare(&node);
         let listener = ChannelListener::new(Arc::clone(&node), self.echo);
         let (joined, outcome) = oneshot::channel();
-        let transport = transport::for_address(&address);
+        let transport = transport::for_address(&address, self.carrier);
         let driver =
             driver::Driver::new(Arc::clone(&node), machine, transport, address.clone(), listener, joined);
         node.tasks.spawn(driver.run(commands));

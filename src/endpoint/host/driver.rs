@@ -102,6 +102,10 @@ impl Driver {
                 () = node.outbound.work(), if takes => {}
             }
             self.take_what_waits();
+            // All that was accepted goes out before the farewell, as fast as the pack takes it.
+            if self.draining.is_some() && self.node.outbound.queued() == 0 {
+                self.machine.handle_input(self.clock.now(), Input::Drain);
+            }
             self.tell_handled();
             self.machine.handle_input(self.clock.now(), Input::Flush);
             // What was counted is known before anybody can see what came of it.
@@ -172,12 +176,7 @@ impl Driver {
             Command::Shutdown => {
                 if self.draining.is_none() {
                     self.node.outbound.set_gate(Gate::Closed);
-                    // All that was accepted goes out before the farewell.
-                    while let Some(batch) = self.node.outbound.take() {
-                        self.machine.handle_input(self.clock.now(), Input::Local { body: batch.body });
-                    }
                     self.draining = Some(self.clock.now() + self.node.shutdown_timeout);
-                    self.machine.handle_input(self.clock.now(), Input::Drain);
                 }
             }
         }
@@ -194,6 +193,9 @@ impl Driver {
                 Input::ControlClosed { peer }
             }
             ParentEvent::BroadcastClosed { session } => Input::BroadcastClosed { session },
+            ParentEvent::SubscriberCut { address } => {
+                return self.node.emit(Event::SubscriberCut { address });
+            }
         };
         self.machine.handle_input(self.clock.now(), input);
     }

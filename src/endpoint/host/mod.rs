@@ -18,7 +18,7 @@ use crate::message::check_prefix;
 use crate::proto::host as machine;
 use crate::role::Role;
 use crate::transport::{
-    self, Address, AddressError, BindAddresses, BoundAddresses, ChannelAddress, ParentLimits,
+    self, Address, AddressError, BindAddresses, BoundAddresses, Carrier, ChannelAddress, ParentLimits,
 };
 use crate::wire::MAX_PREFIXES;
 
@@ -93,6 +93,7 @@ pub struct HostBuilder {
     empty_token: bool,
     broadcast: Option<Address>,
     submit: Option<Address>,
+    carrier: Carrier,
     advertise: Option<Address>,
     invalid: Option<AddressError>,
     echo: bool,
@@ -121,6 +122,7 @@ impl Default for HostBuilder {
             empty_token: false,
             broadcast: None,
             submit: None,
+            carrier: Carrier::default(),
             advertise: None,
             invalid: None,
             echo: false,
@@ -192,6 +194,12 @@ impl HostBuilder {
     /// Where to bind the submit channel. Default: beside the control channel, on a port of the system's choice or at `PATH.pull`.
     pub fn bind_submit(mut self, address: impl TryInto<Address, Error: Into<AddressError>>) -> Self {
         self.submit = self.address(address);
+        self
+    }
+
+    /// What carries `tcp://` and `ipc://`. Members need not use the same. Default: [`Carrier::Zmtp`].
+    pub fn transport(mut self, carrier: Carrier) -> Self {
+        self.carrier = carrier;
         self
     }
 
@@ -318,7 +326,8 @@ impl HostBuilder {
         self.check(&control)?;
         let addresses =
             BindAddresses { control, broadcast: self.broadcast.take(), submit: self.submit.take() };
-        let link = transport::for_address(&addresses.control).bind(&addresses, &self.limits()).await?;
+        let link =
+            transport::for_address(&addresses.control, self.carrier).bind(&addresses, &self.limits()).await?;
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 
@@ -399,6 +408,9 @@ impl HostBuilder {
         ParentLimits {
             messages: most(self.marks.messages),
             bytes: most(self.marks.bytes),
+            age: self.marks.age + self.marks.grace,
+            // A batch with a largest message, and what is around it.
+            submit: self.max_message + 8 * 1024,
             // Not before the host has judged by itself.
             stalled: self.lease.max(self.marks.age + self.marks.grace),
         }

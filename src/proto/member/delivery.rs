@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::id::EndpointId;
 use crate::message::{Message, Position};
-use crate::wire::{Barrier, Index, MAX_EPOCH, MAX_RECORDS, TopicPart, Window};
+use crate::wire::{Barrier, Index, MAX_RECORDS, TopicPart, Window};
 
 use super::super::Instant;
 use super::filter::Filter;
@@ -286,7 +286,7 @@ impl Delivery {
 
     fn put(&mut self, piece: Piece) {
         let waits = |this: &Self| this.due.is_some() && piece.number == this.number + 1;
-        if piece.number <= self.number || piece.epoch > MAX_EPOCH || waits(self) {
+        if piece.number <= self.number || waits(self) {
             self.counters.duplicates += 1;
             return;
         }

@@ -72,7 +72,8 @@ impl Member {
     pub(super) fn next_subscription(&mut self, now: Instant) {
         match self.state {
             State::Live if self.pending.is_none() && self.settling.is_none() => {}
-            State::Live | State::Joining { .. } | State::Confirming { .. } => return,
+            // One that is leaving still takes what it took.
+            State::Live | State::Joining { .. } | State::Confirming { .. } | State::Leaving { .. } => return,
             _ => {
                 // There is no session: the next one begins with it.
                 if let Some((filter, ticket)) = self.wanted.take() {

@@ -120,14 +120,19 @@ impl Outbox {
             .map(|batch| &batch.body)
     }
 
-    /// Messages have places. `None` when that is known already.
-    pub(super) fn on_ordered(&mut self, ordered: Ordered) -> Option<Resolved> {
+    /// Messages have places: those of them of which that was not known. `None` when that was none.
+    pub(super) fn on_ordered(&mut self, mut ordered: Ordered) -> Option<Resolved> {
         let last = ordered.last_origin_seq();
         if last < self.open_from || last >= self.next_origin_seq {
             // Known already; or never sent, which only a parent in error would claim.
             return None;
         }
         // Places are told in order: what was passed over was not told, for whatever reason.
+        let known = self.open_from.saturating_sub(ordered.first_origin_seq);
+        // The run's last message at least is left.
+        ordered.first_origin_seq += known;
+        ordered.first_seq += known;
+        ordered.count -= known as u32;
         let unknown_up_to = (ordered.first_origin_seq > self.open_from).then(|| ordered.first_origin_seq - 1);
         self.settle(last);
         Some(Resolved { unknown_up_to, ordered })

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::wire::{Barrier, ChildMessage, Index, Lane, LaneBody, Ordered, TopicPart, Window};
+use crate::wire::{
+    Barrier, ChildMessage, Index, Lane, LaneBody, MAX_RECORDS, Ordered, TARGET_BYTES, TopicPart, Window,
+};
 
 use super::super::Instant;
 use super::delivery::Hole;
@@ -126,7 +128,7 @@ impl Member {
     /// Asks for the windows that are missing, unless they were asked for and there is still hope.
     pub(super) fn ask_for_missing(&mut self, now: Instant) {
         let wanted = if self.is_receiving() { self.delivery.wanted() } else { None };
-        let Some((first, last)) = wanted else {
+        let Some((first, mut last)) = wanted else {
             self.asked = None;
             if self.is_receiving() {
                 self.recovers = false;
@@ -134,9 +136,12 @@ impl Member {
             }
             return;
         };
-        if self.recovers && self.is_laden() {
-            self.asked = None;
-            return;
+        if self.recovers {
+            if self.is_laden() {
+                self.asked = None;
+                return;
+            }
+            last = last.min(first + self.windows_at_once() - 1);
         }
         if let Some(asked) = &mut self.asked {
             if first > asked.first && first <= asked.last {
@@ -158,6 +163,13 @@ impl Member {
         let Some(terms) = &self.terms else { return false };
         let (messages, bytes) = self.acks.unhandled();
         messages > terms.marks.messages / LADEN || bytes > terms.marks.bytes / LADEN
+    }
+
+    /// How many windows may come at once, full ones, to be no more than consumers have room for.
+    fn windows_at_once(&self) -> u64 {
+        let Some(terms) = &self.terms else { return 1 };
+        let full = (terms.marks.messages / MAX_RECORDS as u64).min(terms.marks.bytes / TARGET_BYTES as u64);
+        (full / LADEN).max(1)
     }
 
     /// Sets how much may wait ahead of a gap: less than the marks where consumers get it on top of what they have.

@@ -52,6 +52,26 @@ fn a_place_whose_word_was_lost_is_told_in_the_next_session_and_nothing_is_ordere
 }
 
 #[test]
+fn of_places_told_again_together_with_new_ones_only_the_new_ones_count() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["x"]);
+    world.run();
+    world.submit(a, "t", &["y", "z"]);
+    world.collect();
+    let Some(Packet::ToHost(submit)) = world.packets.pop_front() else { panic!("the batch") };
+    world.input(submit);
+    // The host's word is lost. It remembers one run from the first message on.
+    world.collect();
+    world.packets.clear();
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    let run = |first, count| Ordered { epoch: 1000, first_origin_seq: first, first_seq: first, count };
+    assert_eq!(world.children[a].ordered, [run(1, 1), run(2, 2)]);
+    assert!(world.children[a].unknown.is_empty());
+}
+
+#[test]
 fn a_host_without_memory_is_sent_again_what_it_had_not_confirmed_and_nothing_is_shown_twice() {
     let mut world = World::new();
     let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));

@@ -8,15 +8,19 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::lookup_host;
 
-#[cfg(unix)]
-use super::ipc::{self, IpcFile};
 use crate::transport::{Address, BindError};
+#[cfg(unix)]
+use crate::zmtp::ipc::{self, IpcFile};
 
 /// How many connections may wait to be accepted (as in tokio).
 const BACKLOG: i32 = 1024;
 
 /// After how long of silence the system can look for a peer at the latest (Linux: 2^15 - 1 s).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// The longest time the system lets a peer take nothing (Linux: 2^31 - 1 ms).
+#[cfg(target_os = "linux")]
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// A listener, not yet accepting.
 pub(super) struct Listening {
@@ -90,7 +94,7 @@ fn bind_tcp(address: SocketAddr, stalled: Duration) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     // Accepted connections inherit both: one finds peers that take nothing, the other those that are gone and are sent nothing.
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(stalled))?;
+    socket.set_tcp_user_timeout(Some(stalled.min(MAX_USER_TIMEOUT)))?;
     let keepalive = TcpKeepalive::new().with_time(stalled.clamp(Duration::from_secs(1), MAX_KEEPALIVE));
     socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;

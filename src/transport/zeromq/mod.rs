@@ -7,8 +7,6 @@
 mod child;
 mod connect;
 mod control;
-#[cfg(unix)]
-mod ipc;
 mod listen;
 mod parent;
 mod peers;
@@ -27,7 +25,8 @@ use super::{Address, BindAddresses, BindError, ChildLink, DialError, ParentLimit
 /// read without waiting for anybody.
 type Monitor = futures::channel::mpsc::Receiver<::zeromq::SocketEvent>;
 
-/// The transport for `tcp://` and `ipc://`, over the `zeromq` crate.
+/// A transport for `tcp://` and `ipc://`, over the `zeromq` crate: the reference to interoperate with. [`ZmtpTransport`](super::ZmtpTransport) keeps the
+/// promises that this one cannot.
 ///
 /// What to know of it:
 ///

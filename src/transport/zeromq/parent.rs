@@ -7,8 +7,6 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::control::Command;
-#[cfg(unix)]
-use super::ipc::IpcFile;
 use super::listen::{Listening, refused};
 use super::thread::{self, Parts, Publisher};
 use crate::id::SessionToken;
@@ -16,6 +14,8 @@ use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ParentChannels,
     ParentLimits, ParentLink, PeerId,
 };
+#[cfg(unix)]
+use crate::zmtp::ipc::IpcFile;
 
 /// The capacity of the queues to the driver, in messages.
 const QUEUE: usize = 1_024;

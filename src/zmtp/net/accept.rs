@@ -14,8 +14,8 @@ use super::monitor::MonitorEvent;
 /// The pause after an accept that failed for a reason of this machine, such as too many open files (a guess).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the socket ends. `keep` is dropped then, after the listener.
-pub(super) async fn accept<T>(hub: Arc<Hub>, listener: Listener, keep: T) {
+/// Accepts connections until the socket takes no more.
+pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
     let mut second = (Instant::now(), 0);
     loop {
         if let Some(rate) = hub.options.limits.accept_rate {
@@ -24,7 +24,7 @@ pub(super) async fn accept<T>(hub: Arc<Hub>, listener: Listener, keep: T) {
             } else if second.1 >= rate {
                 tokio::select! {
                     () = tokio::time::sleep_until(second.0 + Duration::from_secs(1)) => {}
-                    () = hub.cancel.cancelled() => break,
+                    () = hub.listening.cancelled() => break,
                 }
                 continue;
             }
@@ -32,7 +32,7 @@ pub(super) async fn accept<T>(hub: Arc<Hub>, listener: Listener, keep: T) {
         }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = hub.cancel.cancelled() => break,
+            () = hub.listening.cancelled() => break,
         };
         match accepted {
             Ok((stream, address)) => match hub.admit(address.clone(), false) {
@@ -47,13 +47,11 @@ pub(super) async fn accept<T>(hub: Arc<Hub>, listener: Listener, keep: T) {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = hub.cancel.cancelled() => break,
+                    () = hub.listening.cancelled() => break,
                 }
             }
         }
     }
-    drop(listener);
-    drop(keep);
 }
 
 /// Keeps a connection to an endpoint until the socket ends: as often as it is lost it is made again, after a pause.

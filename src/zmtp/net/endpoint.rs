@@ -17,12 +17,18 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 
+#[cfg(unix)]
+use super::ipc::{self, IpcFile};
 use super::options::Options;
 
 /// How many connections may wait to be accepted (as in tokio).
 const BACKLOG: i32 = 1024;
 /// After how long of silence the system can look for a peer at the latest (Linux: 2^15 - 1 s).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// The longest time the system lets a peer take nothing (Linux: 2^31 - 1 ms).
+#[cfg(target_os = "linux")]
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`.
 ///
@@ -43,7 +49,7 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
-    /// A Unix socket.
+    /// A Unix socket. Binding takes the place of one that nobody answers on; its file goes with the socket that is bound.
     #[cfg(unix)]
     Ipc(PathBuf),
 }
@@ -137,8 +143,13 @@ impl fmt::Display for PeerAddress {
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
+    /// The file is dropped first. One that was bound elsewhere has none here.
     #[cfg(unix)]
-    Ipc(UnixListener),
+    Ipc {
+        /// Before the listener, so that it is dropped first.
+        _file: Option<IpcFile>,
+        listener: UnixListener,
+    },
 }
 
 impl Listener {
@@ -162,14 +173,11 @@ impl Listener {
                 Err(refusal)
             }
             #[cfg(unix)]
-            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixListener::bind(path)?), endpoint.clone())),
+            Endpoint::Ipc(path) => {
+                let (listener, file) = ipc::listen(path).await?;
+                Ok((Self::Ipc { _file: Some(file), listener: unix_listener(listener)? }, endpoint.clone()))
+            }
         }
-    }
-
-    /// One that was bound elsewhere.
-    #[cfg(unix)]
-    pub(super) fn adopt(listener: UnixListener) -> Self {
-        Self::Ipc(listener)
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Stream, PeerAddress)> {
@@ -179,9 +187,16 @@ impl Listener {
                 Ok((Stream::Tcp(stream), PeerAddress::Tcp(address)))
             }
             #[cfg(unix)]
-            Self::Ipc(listener) => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
+            Self::Ipc { listener, .. } => Ok((Stream::Ipc(listener.accept().await?.0), PeerAddress::Ipc)),
         }
     }
+}
+
+/// A listener of the standard library's, for the runtime.
+#[cfg(unix)]
+pub(super) fn unix_listener(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 fn bind_tcp(address: SocketAddr, options: &Options) -> io::Result<TcpListener> {
@@ -250,7 +265,7 @@ impl Stream {
         set_buffers(&socket, options)?;
         if let Some(stalled) = options.stalled {
             #[cfg(target_os = "linux")]
-            socket.set_tcp_user_timeout(Some(stalled))?;
+            socket.set_tcp_user_timeout(Some(stalled.min(MAX_USER_TIMEOUT)))?;
             let idle = stalled.clamp(Duration::from_secs(1), MAX_KEEPALIVE);
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
         }

@@ -90,12 +90,15 @@ pub(super) struct Hub {
     /// Somebody waits until all has been written.
     closing: AtomicBool,
     pub(super) cancel: CancellationToken,
+    /// Cancelled as soon as no more connections are taken.
+    pub(super) listening: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
 
 impl Hub {
     pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
-        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm, options.on_full));
+        let cancel = CancellationToken::new();
+        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm));
         Arc::new(Self {
             kind,
             options,
@@ -112,7 +115,8 @@ impl Hub {
             dropped: AtomicU64::new(0),
             tells_peers,
             closing: AtomicBool::new(false),
-            cancel: CancellationToken::new(),
+            listening: cancel.child_token(),
+            cancel,
             tasks: TaskTracker::new(),
         })
     }
@@ -153,7 +157,7 @@ impl Hub {
         Ok(Arc::new(Peer {
             key: self.next_key.fetch_add(1, Ordering::Relaxed),
             address,
-            queue: PeerQueue::new(self.options.send_hwm),
+            queue: PeerQueue::new(self.options.send_hwm, self.options.send_age),
             credit: Credit::new(self.options.recv_hwm),
             ready: OnceLock::new(),
         }))
@@ -186,7 +190,11 @@ impl Hub {
             peers.by_identity.insert(identity, Arc::clone(peer));
             peers.list.push(Arc::clone(peer));
             if let Some(publisher) = &self.publisher {
-                publisher.add(peer);
+                let on_full = match self.options.on_full_named {
+                    Some(named) if !told.is_empty() => named,
+                    _ => self.options.on_full,
+                };
+                publisher.add(peer, on_full);
             }
             for prefix in subscriptions.keys() {
                 peer.queue.push_command(subscription(true, prefix, peer.minor()));
@@ -233,6 +241,9 @@ impl Hub {
         }
         self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
         let lost = peer.queue.abandon();
+        if reason == DisconnectReason::TooSlow {
+            self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+        }
         self.emit(MonitorEvent::Disconnected {
             address: peer.address.clone(),
             identity: peer.ready.get().map(|ready| ready.info.identity.clone()).unwrap_or_default(),
@@ -350,6 +361,7 @@ impl Hub {
     /// From now on, connections tell when they have written all.
     pub(super) fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
+        self.listening.cancel();
         self.flush();
         lock(&self.peers).list.iter().for_each(|peer| peer.queue.nudge());
     }

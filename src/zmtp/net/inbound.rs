@@ -133,11 +133,6 @@ impl Inbound {
         }
     }
 
-    /// Takes what came first, if anything did.
-    pub(super) fn try_pop(&self) -> Option<Arrival> {
-        lock(&self.0).arrivals.pop_front()
-    }
-
     /// Nothing more comes; what waits is dropped.
     pub(super) fn end(&self) {
         let mut state = lock(&self.0);

@@ -8,6 +8,8 @@ mod accept;
 mod endpoint;
 mod hub;
 mod inbound;
+#[cfg(unix)]
+pub(crate) mod ipc;
 mod link;
 mod monitor;
 mod options;
@@ -24,4 +26,4 @@ pub use socket::{
     BindError, ClosedError, DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RecvError,
     RepSocket, ReqSocket, RouterSocket, SendError, SubSocket, TrySendError, XpubSocket, XsubSocket,
 };
-pub(crate) use {hub::Peer, inbound::Arrival, inbound::Batch, socket::Core};
+pub(crate) use {inbound::Arrival, socket::Core, socket::Handle, socket::Listening};

@@ -59,11 +59,17 @@ pub struct Options {
     /// How much may wait for one peer before it counts as full; a message, or 64 KiB of small ones on their way to several, may go over.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub send_hwm: Bound,
+    /// For how long the oldest message for a peer may have waited before that counts as full, too. Publishers only; looked at when there is one more.
+    /// Default: for ever.
+    pub send_age: Option<Duration>,
     /// How much may have come from one peer that was not taken yet, before no more is read from it; what was read at once may go over.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub recv_hwm: Bound,
     /// What to do where [`send_hwm`](Self::send_hwm) is reached. Publishers only; all others wait. Default: [`OnFull::DropNewest`].
     pub on_full: OnFull,
+    /// The same for subscribers that told an identity, where it is to be something else: those that have another way to what they miss, say. Default: the
+    /// same.
+    pub on_full_named: Option<OnFull>,
     /// What is taken of peers.
     pub limits: Limits,
     /// Whether to ask peers for signs of life. Default: no.
@@ -86,8 +92,10 @@ impl Default for Options {
         Self {
             identity: Bytes::new(),
             send_hwm: Bound::new(1_000, 64 << 20),
+            send_age: None,
             recv_hwm: Bound::new(1_000, 64 << 20),
             on_full: OnFull::default(),
+            on_full_named: None,
             limits: Limits::default(),
             heartbeat: None,
             reconnect: (Duration::from_millis(100), Duration::from_secs(5)),

@@ -26,7 +26,6 @@ const RUN_SHARE: usize = 8;
 #[derive(Debug)]
 pub(super) struct Publisher {
     state: Mutex<State>,
-    on_full: OnFull,
     run_messages: usize,
 }
 
@@ -42,13 +41,14 @@ struct State {
     /// Who gets the run.
     targets: Arc<[Place]>,
     run_at: Option<Instant>,
-    /// Those whose queues are full, where that is waited for.
+    /// Those whose queues are full, and who are waited for.
     full: Vec<Place>,
 }
 
 #[derive(Debug)]
 struct Subscriber {
     peer: Arc<Peer>,
+    on_full: OnFull,
     /// How often each prefix was subscribed to.
     prefixes: BTreeMap<Bytes, u32>,
     /// Their octets.
@@ -68,7 +68,7 @@ pub(super) enum Change {
 
 /// What became of a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Published {
+pub(crate) enum Published {
     /// It is on its way to all who want it; with this one a run was complete.
     Sent { run_ended: bool },
     /// It has to wait for those who are behind.
@@ -76,14 +76,14 @@ pub(super) enum Published {
 }
 
 impl Publisher {
-    pub(super) fn new(bound: Bound, on_full: OnFull) -> Self {
+    pub(super) fn new(bound: Bound) -> Self {
         let run_messages = (bound.messages / RUN_SHARE).clamp(1, 4096);
-        Self { state: Mutex::default(), on_full, run_messages }
+        Self { state: Mutex::default(), run_messages }
     }
 
-    pub(super) fn add(&self, peer: &Arc<Peer>) {
+    pub(super) fn add(&self, peer: &Arc<Peer>, on_full: OnFull) {
         let mut state = lock(&self.state);
-        let subscriber = Subscriber { peer: Arc::clone(peer), prefixes: BTreeMap::new(), bytes: 0 };
+        let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new(), bytes: 0 };
         let place = match state.free.pop() {
             Some(free) => {
                 state.peers[free as usize] = Some(subscriber);
@@ -101,7 +101,7 @@ impl Publisher {
     pub(super) fn remove(&self, peer: &Peer) -> Vec<Bytes> {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.remove(&peer.key) else { return Vec::new() };
-        state.flush(self.on_full);
+        state.flush();
         state.full.retain(|other| *other != place);
         let Some(subscriber) = state.peers[place as usize].take() else { return Vec::new() };
         state.free.push(place);
@@ -114,7 +114,7 @@ impl Publisher {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
         // What was published before goes to those who had subscribed by then.
-        state.flush(self.on_full);
+        state.flush();
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         if let Some(count) = subscriber.prefixes.get_mut(prefix) {
@@ -137,7 +137,7 @@ impl Publisher {
     pub(super) fn cancel(&self, peer: &Peer, prefix: &Bytes) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        state.flush(self.on_full);
+        state.flush();
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         match subscriber.prefixes.get_mut(prefix) {
@@ -158,7 +158,7 @@ impl Publisher {
     /// Publishes a message to those who subscribe to its first frame.
     pub(super) fn publish(&self, message: &Message) -> Published {
         let mut state = lock(&self.state);
-        if self.on_full == OnFull::Block && state.is_full() {
+        if state.is_full() {
             return Published::Full;
         }
         let targets = state.subscriptions.matching(message.first());
@@ -166,7 +166,7 @@ impl Publisher {
             return Published::Sent { run_ended: false };
         }
         if !Arc::ptr_eq(&targets, &state.targets) {
-            state.flush(self.on_full);
+            state.flush();
             state.targets = targets;
         }
         let begins = state.run.is_empty();
@@ -174,7 +174,7 @@ impl Publisher {
         let run_ended = state.run.bytes() >= RUN_BYTES || state.run.messages() >= self.run_messages;
         if run_ended {
             state.run_at.get_or_insert_with(Instant::now);
-            state.flush(self.on_full);
+            state.flush();
         } else if begins {
             state.run_at = Some(Instant::now());
             for place in state.targets.iter() {
@@ -193,12 +193,12 @@ impl Publisher {
 
     /// Puts what was published into the queues.
     pub(super) fn flush(&self) {
-        lock(&self.state).flush(self.on_full);
+        lock(&self.state).flush();
     }
 }
 
 impl State {
-    fn flush(&mut self, on_full: OnFull) {
+    fn flush(&mut self) {
         if self.run.is_empty() {
             return;
         }
@@ -206,7 +206,7 @@ impl State {
         let chunk = Chunk::of(&mut self.run, at);
         for place in self.targets.iter() {
             if let Some(subscriber) = &self.peers[*place as usize]
-                && !subscriber.peer.queue.push_shared(&chunk, on_full)
+                && !subscriber.peer.queue.push_shared(&chunk, subscriber.on_full)
                 && !self.full.contains(place)
             {
                 self.full.push(*place);

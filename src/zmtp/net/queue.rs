@@ -67,6 +67,7 @@ impl Chunk {
 pub(super) struct PeerQueue {
     state: Mutex<State>,
     bound: Bound,
+    age: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +95,11 @@ impl State {
         bound.is_reached_by(self.messages + self.writing.0, self.bytes + self.writing.1)
     }
 
+    /// Since when the oldest has waited.
+    fn oldest(&self) -> Option<Instant> {
+        self.writing.2.or_else(|| self.chunks.front().map(|chunk| chunk.at)).or(self.open_at)
+    }
+
     fn wake(&mut self) {
         if let Some(writer) = self.writer.take() {
             writer.wake();
@@ -102,8 +108,8 @@ impl State {
 }
 
 impl PeerQueue {
-    pub(super) fn new(bound: Bound) -> Self {
-        Self { state: Mutex::default(), bound }
+    pub(super) fn new(bound: Bound, age: Option<Duration>) -> Self {
+        Self { state: Mutex::default(), bound, age }
     }
 
     /// Adds a message, if there is room. `false`, and nothing done, if there is none.
@@ -143,7 +149,8 @@ impl PeerQueue {
         if state.ended.is_some() {
             return true;
         }
-        if state.is_full(&self.bound) {
+        let is_old = |age| state.oldest().is_some_and(|oldest| chunk.at.duration_since(oldest) > age);
+        if state.is_full(&self.bound) || self.age.is_some_and(is_old) {
             match on_full {
                 // What was waited for is one run of messages, which may go over.
                 OnFull::Block => {}
@@ -252,8 +259,7 @@ impl PeerQueue {
 
     pub(super) fn backlog(&self) -> Backlog {
         let state = lock(&self.state);
-        let waiting = state.chunks.front().map(|chunk| chunk.at).or(state.open_at);
-        let age = state.writing.2.or(waiting).map_or(Duration::ZERO, |at| at.elapsed());
+        let age = state.oldest().map_or(Duration::ZERO, |at| at.elapsed());
         Backlog { messages: state.messages + state.writing.0, bytes: state.bytes + state.writing.1, age }
     }
 

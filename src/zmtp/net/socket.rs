@@ -9,6 +9,8 @@ use bytes::Bytes;
 use tokio::sync::futures::Notified;
 
 use super::accept;
+#[cfg(unix)]
+use super::endpoint::unix_listener;
 use super::endpoint::{Endpoint, EndpointError, Listener};
 use super::hub::{Hub, Peer};
 use super::inbound::{Arrival, Batch};
@@ -85,10 +87,81 @@ pub enum RecvError {
     PeerGone,
 }
 
+/// The sending part of a socket. It does not keep the socket open.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle(Arc<Hub>);
+
+impl Handle {
+    /// Cuts the connection of a peer, with all that waits for it. Whether there was one.
+    pub(crate) fn disconnect(&self, identity: &[u8]) -> bool {
+        self.0.peer(identity).map(|peer| peer.queue.end(DisconnectReason::Asked)).is_some()
+    }
+
+    pub(crate) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
+        self.0.peer(identity).map(|peer| peer.queue.backlog())
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.0.dropped()
+    }
+
+    pub(crate) fn peer_count(&self) -> usize {
+        self.0.peer_count()
+    }
+
+    pub(super) fn publisher(&self) -> &Publisher {
+        match self.0.publisher() {
+            Some(publisher) => publisher,
+            None => unreachable!("only sockets that publish are asked to"),
+        }
+    }
+
+    /// Publishes without waiting; what becomes of it where somebody is full is up to the options.
+    pub(crate) fn publish(&self, message: &Message) -> Published {
+        self.publisher().publish(message)
+    }
+
+    pub(crate) fn subscribe(&self, prefix: Bytes) {
+        self.0.change_subscription(true, prefix);
+    }
+
+    pub(crate) fn unsubscribe(&self, prefix: Bytes) {
+        self.0.change_subscription(false, prefix);
+    }
+
+    /// Sends to the next peer, if there is one with room.
+    pub(crate) fn try_deal(&self, message: &Message) -> Option<Arc<Peer>> {
+        self.0.deal(message)
+    }
+
+    /// Sends to a peer: `None` where there is none of that identity, else whether it had room.
+    pub(crate) fn try_route(&self, identity: &[u8], message: &Message) -> Option<bool> {
+        self.0.peer(identity).map(|peer| peer.queue.push(message))
+    }
+}
+
+/// Bound, and not taking connections yet. Dropping it frees the endpoint at once.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    listener: Listener,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Listening {
+    /// A Unix socket that was bound elsewhere, and whose file is kept there.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[cfg(unix)]
+    pub(crate) fn adopt(listener: std::os::unix::net::UnixListener, endpoint: Endpoint) -> io::Result<Self> {
+        Ok(Self { listener: Listener::Ipc { _file: None, listener: unix_listener(listener)? }, endpoint })
+    }
+}
+
 /// What all sockets do.
 #[derive(Debug)]
 pub(crate) struct Core {
-    hub: Arc<Hub>,
+    handle: Handle,
     /// What of the last arrival is left.
     current: Option<Batch>,
     sends: AtomicU32,
@@ -98,89 +171,40 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Self {
         let hub = Hub::new(kind, options, tells_peers);
-        Self { hub, current: None, sends: AtomicU32::new(0), closed: AtomicBool::new(false) }
+        Self { handle: Handle(hub), current: None, sends: AtomicU32::new(0), closed: AtomicBool::new(false) }
     }
 
-    pub(crate) async fn bind(&self, endpoint: &Endpoint) -> io::Result<Endpoint> {
-        let (listener, bound) = Listener::bind(endpoint, &self.hub.options).await?;
-        self.listen(listener, bound.clone(), ());
-        Ok(bound)
+    /// Binds; connections are taken when it is told to [`listen`](Self::listen) there.
+    pub(crate) async fn bind(&self, endpoint: &Endpoint) -> io::Result<Listening> {
+        let (listener, endpoint) = Listener::bind(endpoint, &self.handle.0.options).await?;
+        Ok(Listening { listener, endpoint })
     }
 
-    /// Accepts what comes at a Unix socket that was bound elsewhere. `keep` is dropped when it is closed.
-    #[cfg(unix)]
-    pub(crate) fn adopt<T: Send + 'static>(
-        &self,
-        listener: tokio::net::UnixListener,
-        endpoint: Endpoint,
-        keep: T,
-    ) {
-        self.listen(Listener::adopt(listener), endpoint, keep);
-    }
-
-    fn listen<T: Send + 'static>(&self, listener: Listener, endpoint: Endpoint, keep: T) {
-        self.hub.emit(MonitorEvent::Listening(endpoint));
-        self.hub.tasks.spawn(accept::accept(Arc::clone(&self.hub), listener, keep));
+    /// Takes connections, and gives the endpoint with the port that the system chose.
+    pub(crate) fn listen(&self, at: Listening) -> Endpoint {
+        let Listening { listener, endpoint } = at;
+        let hub = &self.handle.0;
+        hub.emit(MonitorEvent::Listening(endpoint.clone()));
+        hub.tasks.spawn(accept::accept(Arc::clone(hub), listener));
+        endpoint
     }
 
     pub(crate) fn connect(&self, endpoint: Endpoint) {
-        self.hub.tasks.spawn(accept::keep_connected(Arc::clone(&self.hub), endpoint));
+        self.handle.0.tasks.spawn(accept::keep_connected(Arc::clone(&self.handle.0), endpoint));
     }
 
     /// Connects; when the connection is lost it is not made again.
     pub(crate) async fn connect_once(&self, endpoint: &Endpoint) -> io::Result<()> {
-        accept::connect_once(&self.hub, endpoint).await
+        accept::connect_once(&self.handle.0, endpoint).await
     }
 
     pub(crate) fn monitor(&self) -> Monitor {
-        Monitor::new(self.hub.listen())
+        Monitor::new(self.handle.0.listen())
     }
 
-    /// Cuts the connection of a peer, with all that waits for it. Whether there was one.
-    pub(crate) fn disconnect(&self, identity: &[u8]) -> bool {
-        self.hub.peer(identity).map(|peer| peer.queue.end(DisconnectReason::Asked)).is_some()
-    }
-
-    pub(crate) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
-        self.hub.peer(identity).map(|peer| peer.queue.backlog())
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        self.hub.dropped()
-    }
-
-    pub(crate) fn peer_count(&self) -> usize {
-        self.hub.peer_count()
-    }
-
-    fn publisher(&self) -> &Publisher {
-        match self.hub.publisher() {
-            Some(publisher) => publisher,
-            None => unreachable!("only sockets that publish are asked to"),
-        }
-    }
-
-    /// Publishes without waiting; what becomes of it where somebody is full is up to the options.
-    fn publish(&self, message: &Message) -> Published {
-        self.publisher().publish(message)
-    }
-
-    pub(crate) fn subscribe(&self, prefix: Bytes) {
-        self.hub.change_subscription(true, prefix);
-    }
-
-    pub(crate) fn unsubscribe(&self, prefix: Bytes) {
-        self.hub.change_subscription(false, prefix);
-    }
-
-    /// Sends to the next peer, if there is one with room.
-    pub(crate) fn try_deal(&self, message: &Message) -> Option<Arc<Peer>> {
-        self.hub.deal(message)
-    }
-
-    /// Sends to a peer: `None` where there is none of that identity, else whether it had room.
-    pub(crate) fn try_route(&self, identity: &[u8], message: &Message) -> Option<bool> {
-        self.hub.peer(identity).map(|peer| peer.queue.push(message))
+    /// What sends, for those who do not receive.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// What came first, messages or word of peers; `None` at the end. Cancel safe.
@@ -188,12 +212,7 @@ impl Core {
         if let Some(batch) = self.current.take() {
             return Some(Arrival::Messages(batch));
         }
-        std::future::poll_fn(|cx| self.hub.inbound.poll_pop(cx)).await
-    }
-
-    /// What came first, if anything did.
-    pub(crate) fn try_arrival(&mut self) -> Option<Arrival> {
-        self.current.take().map(Arrival::Messages).or_else(|| self.hub.inbound.try_pop())
+        std::future::poll_fn(|cx| self.handle.0.inbound.poll_pop(cx)).await
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, ClosedError>> {
@@ -204,7 +223,7 @@ impl Core {
                 }
                 self.current = None;
             }
-            match self.hub.inbound.poll_pop(cx) {
+            match self.handle.0.inbound.poll_pop(cx) {
                 Poll::Ready(Some(Arrival::Messages(batch))) => self.current = Some(batch),
                 Poll::Ready(Some(Arrival::Gone(peer, _))) => return Poll::Ready(Ok(Next::Gone(peer))),
                 Poll::Ready(Some(Arrival::Ready(_))) => {}
@@ -232,7 +251,7 @@ impl Core {
             if let Some(result) = attempt() {
                 return result;
             }
-            let room: Notified<'_> = self.hub.room.notified();
+            let room: Notified<'_> = self.handle.0.room.notified();
             tokio::pin!(room);
             // Registered before the second look, so that no change falls between.
             room.as_mut().enable();
@@ -259,7 +278,7 @@ impl Core {
             return Err(SendError::Closed(message));
         }
         let run_ended = self
-            .until_room(|| match self.publish(&message) {
+            .until_room(|| match self.handle.publish(&message) {
                 Published::Sent { run_ended } => Some(run_ended),
                 Published::Full => None,
             })
@@ -272,7 +291,7 @@ impl Core {
         if self.is_closed() {
             return Err(SendError::Closed(message));
         }
-        let peer = self.until_room(|| self.try_deal(&message)).await;
+        let peer = self.until_room(|| self.handle.try_deal(&message)).await;
         self.take_turns(false).await;
         Ok(peer)
     }
@@ -281,12 +300,12 @@ impl Core {
         if self.is_closed() {
             return Err(TrySendError::Never(SendError::Closed(message)));
         }
-        self.try_deal(&message).map(drop).ok_or(TrySendError::Full(message))
+        self.handle.try_deal(&message).map(drop).ok_or(TrySendError::Full(message))
     }
 
     async fn send_routed(&self, identity: &[u8], message: &Message) -> bool {
         let sent = self
-            .until_room(|| match self.try_route(identity, message) {
+            .until_room(|| match self.handle.try_route(identity, message) {
                 Some(true) => Some(true),
                 Some(false) => None,
                 None => Some(false),
@@ -299,22 +318,22 @@ impl Core {
     /// Closes the socket: sends what waits, as long as `linger` allows; nothing more is received. How many messages were left.
     pub(crate) async fn close(&self) -> usize {
         self.closed.store(true, Ordering::Relaxed);
-        self.hub.begin_closing();
-        let flushed = self.until_room(|| self.hub.is_flushed().then_some(()));
-        let _ = tokio::time::timeout(self.hub.options.linger, flushed).await;
-        let left = self.hub.queued();
-        self.hub.cancel.cancel();
-        self.hub.tasks.close();
-        self.hub.tasks.wait().await;
-        self.hub.inbound.end();
+        self.handle.0.begin_closing();
+        let flushed = self.until_room(|| self.handle.0.is_flushed().then_some(()));
+        let _ = tokio::time::timeout(self.handle.0.options.linger, flushed).await;
+        let left = self.handle.0.queued();
+        self.handle.0.cancel.cancel();
+        self.handle.0.tasks.close();
+        self.handle.0.tasks.wait().await;
+        self.handle.0.inbound.end();
         left
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.hub.cancel.cancel();
-        self.hub.inbound.end();
+        self.handle.0.cancel.cancel();
+        self.handle.0.inbound.end();
     }
 }
 
@@ -359,7 +378,8 @@ macro_rules! socket {
             /// [`BindError`]; nothing is bound then.
             pub async fn bind(&self, endpoint: impl TryInto<Endpoint, Error: Into<EndpointError>>) -> Result<Endpoint, BindError> {
                 let endpoint = endpoint.try_into().map_err(Into::into)?;
-                self.core.bind(&endpoint).await.map_err(|source| BindError::Io { endpoint, source })
+                let at = self.core.bind(&endpoint).await.map_err(|source| BindError::Io { endpoint, source })?;
+                Ok(self.core.listen(at))
             }
 
             /// Keeps a connection to an endpoint, beside others: made at once or when somebody listens there, and again when it is lost. Must be called
@@ -380,25 +400,25 @@ macro_rules! socket {
 
             /// Cuts the connection of the peer of this identity, with all that waits for it. Whether there was one. A socket that connected here comes back.
             pub fn disconnect(&self, identity: &[u8]) -> bool {
-                self.core.disconnect(identity)
+                self.core.handle.disconnect(identity)
             }
 
             /// What waits for the peer of this identity; `None` where there is none.
             #[must_use]
             pub fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
-                self.core.backlog(identity)
+                self.core.handle.backlog(identity)
             }
 
             /// How many peers have introduced themselves and are connected.
             #[must_use]
             pub fn peers(&self) -> usize {
-                self.core.peer_count()
+                self.core.handle.peer_count()
             }
 
             /// Messages dropped because the queues of those they were for were full.
             #[must_use]
             pub fn dropped(&self) -> u64 {
-                self.core.dropped()
+                self.core.handle.dropped()
             }
 
             /// Closes it: sends what waits, as long as [`Options::linger`] allows. Gives the number of messages that were left. Dropping it instead
@@ -494,7 +514,7 @@ impl PubSocket {
     /// How many different prefixes there are that somebody subscribes to.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
-        self.core.publisher().prefixes()
+        self.core.handle.publisher().prefixes()
     }
 }
 
@@ -515,12 +535,12 @@ receives!(SubSocket);
 impl SubSocket {
     /// Subscribes to a prefix, at all peers and those to come. As often as it is done it has to be taken back.
     pub fn subscribe(&self, prefix: impl Into<Bytes>) {
-        self.core.subscribe(prefix.into());
+        self.core.handle.subscribe(prefix.into());
     }
 
     /// Takes a subscription back.
     pub fn unsubscribe(&self, prefix: impl Into<Bytes>) {
-        self.core.unsubscribe(prefix.into());
+        self.core.handle.unsubscribe(prefix.into());
     }
 }
 
@@ -535,9 +555,9 @@ impl XsubSocket {
     pub fn send(&self, message: impl Into<Message>) {
         let message = message.into();
         match message.first().first() {
-            Some(1) if message.len() == 1 => self.core.subscribe(message.first().slice(1..)),
-            Some(0) if message.len() == 1 => self.core.unsubscribe(message.first().slice(1..)),
-            _ => self.core.hub.send_to_all(&message),
+            Some(1) if message.len() == 1 => self.core.handle.subscribe(message.first().slice(1..)),
+            Some(0) if message.len() == 1 => self.core.handle.unsubscribe(message.first().slice(1..)),
+            _ => self.core.handle.0.send_to_all(&message),
         }
     }
 }

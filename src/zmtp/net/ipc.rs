@@ -1,6 +1,6 @@
 //! Unix sockets whose files vanish with them, and only their own.
 //!
-//! The crate removes the path a listener was bound to some time after the socket was dropped, whoever may have bound it
+//! The zeromq crate, which may adopt the listener, removes the path it was bound to some time after the socket was dropped, whoever may have bound it
 //! since. So a listener is bound under a temporary name, which is gone by then, and linked to the name asked for; the
 //! link is an [`IpcFile`]. Linking also tells who was first when two bind at once, and nobody ever finds a file that
 //! nobody listens at yet.
@@ -21,7 +21,7 @@ const NAMES_TRIED: usize = 8;
 ///
 /// Drop it before the listener: while that lives the inode is not used again.
 #[derive(Debug)]
-pub(super) struct IpcFile {
+pub(crate) struct IpcFile {
     path: PathBuf,
     inode: (u64, u64),
 }
@@ -47,7 +47,7 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// A path nobody has bound, for `ipc://*`.
-pub(super) fn fresh_path() -> PathBuf {
+pub(crate) fn fresh_path() -> PathBuf {
     let name = Uuid::new_v4().simple().to_string();
     std::env::temp_dir().join(format!("zincmq-{}", &name[..12]))
 }
@@ -55,7 +55,7 @@ pub(super) fn fresh_path() -> PathBuf {
 /// Listens at `path`, taking the place of a socket that nobody answers on. Cancel safe.
 ///
 /// Fails with `AddrInUse` when somebody answers, and with `AlreadyExists` when `path` is not a socket.
-pub(super) async fn listen(path: &Path) -> io::Result<(UnixListener, IpcFile)> {
+pub(crate) async fn listen(path: &Path) -> io::Result<(UnixListener, IpcFile)> {
     // The name asked for may be longer than the temporary one, and must fit a socket address too.
     SocketAddr::from_pathname(path)?;
     remove_stale(path).await?;
