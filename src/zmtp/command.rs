@@ -39,6 +39,9 @@ impl Command {
     pub(super) fn read(body: &Bytes) -> Result<Self, Violation> {
         let malformed = Violation::Command;
         let length = usize::from(*body.first().ok_or(malformed("it is empty"))?);
+        if length == 0 {
+            return Err(malformed("it has no name"));
+        }
         let name = body.get(1..=length).ok_or(malformed("its name is longer than itself"))?;
         let data = body.slice(1 + length..);
         Ok(match name {
@@ -175,6 +178,7 @@ mod tests {
     fn malformed_commands_are_told_apart() {
         for wrong in [
             &b""[..],
+            b"\0",
             b"\x05PIN",
             b"\x04PING\0",
             b"\x05ERROR",

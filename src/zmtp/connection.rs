@@ -11,7 +11,7 @@ use super::violation::Violation;
 use super::{Heartbeat, Limits, Message, SocketType, greeting};
 
 /// How many commands may wait to be sent: far more than a peer that reads lets wait (a guess).
-const MAX_TRANSMITS: usize = 64;
+pub(super) const MAX_TRANSMITS: usize = 64;
 
 /// What a connection is told at its start.
 #[derive(Debug, Clone)]
@@ -101,15 +101,15 @@ pub struct Connection {
     /// When the handshake must be done.
     deadline: Instant,
     /// The frames so far of a message that is not complete, and their octets.
-    partial: Vec<Bytes>,
-    partial_bytes: u64,
+    pub(super) partial: Vec<Bytes>,
+    pub(super) partial_bytes: u64,
     heard_at: Instant,
     /// After how long of silence the peer wants to be taken for dead.
     peer_ttl: Option<Duration>,
     next_ping: Option<Instant>,
     /// When nothing must have been heard since a PING for the peer to be dead.
     answer_due: Option<Instant>,
-    transmits: VecDeque<Bytes>,
+    pub(super) transmits: VecDeque<Bytes>,
     events: VecDeque<Event>,
 }
 
@@ -234,7 +234,7 @@ impl Connection {
         match Head::read(buffer) {
             Ok(Some(head)) if !matches!(self.state, State::Greeting) => match head.check(&self.config.limits)
             {
-                Ok(length) => (head.size + length).saturating_sub(buffer.len()),
+                Ok(length) => head.size.saturating_add(length).saturating_sub(buffer.len()),
                 Err(_) => 0,
             },
             _ => 0,
@@ -255,7 +255,7 @@ impl Connection {
         if self.partial.len() >= limits.frames {
             return Err(Violation::FrameCount { limit: limits.frames });
         }
-        if self.partial_bytes + length as u64 > limits.message {
+        if self.partial_bytes.checked_add(length as u64).is_none_or(|bytes| bytes > limits.message) {
             return Err(Violation::MessageSize { limit: limits.message });
         }
         Ok(())

@@ -37,6 +37,9 @@ mod limits;
 mod message;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod net;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test has to begin at some moment")]
+mod tests;
 mod violation;
 
 pub use connection::{Config, Connection, Event, PeerInfo, encode};
