@@ -21,6 +21,8 @@
 mod any;
 #[path = "zmtp_interop/bounds.rs"]
 mod bounds;
+#[path = "zmtp_interop/crowd.rs"]
+mod crowd;
 #[path = "zmtp_interop/faults.rs"]
 mod faults;
 #[path = "zmtp_interop/heartbeats.rs"]
@@ -31,6 +33,8 @@ mod other;
 mod pairs;
 #[path = "zmtp_interop/party.rs"]
 mod party;
+#[path = "common/process.rs"]
+mod process;
 #[path = "zmtp_interop/python.rs"]
 mod python;
 #[path = "zmtp_interop/subscriptions.rs"]

@@ -305,7 +305,7 @@ async fn keeps_to<F: Future<Output = ()> + Send + 'static>(
     mut backlog: impl FnMut() -> Backlog,
     mut take: impl AsyncFnMut(),
 ) {
-    const TAKEN: usize = 2_000;
+    const TAKEN: usize = 300;
     let senders: Vec<_> = (0..4).map(|_| tokio::spawn(send())).collect();
     until("it is full", || backlog().messages >= bound.messages).await;
     let mut most = Bound::new(0, 0);
