@@ -91,6 +91,8 @@ pub(super) struct HostNode {
     pub(super) asleep_until: Nanos,
     pub(super) timer_at: Option<Nanos>,
     pub(super) flush_due: bool,
+    /// When the first of what went in, and whose outputs were not taken yet, went in; on its clock.
+    pub(super) undrained_since: Option<Instant>,
     pub(super) is_draining: bool,
     /// What came on the submit channel and was not taken yet.
     pub(super) submits: VecDeque<Vec<Bytes>>,

@@ -204,6 +204,7 @@ impl<'a> World<'a> {
             asleep_until: 0,
             timer_at: None,
             flush_due: false,
+            undrained_since: None,
             is_draining: false,
             submits: Default::default(),
             next_origin_seq: 1,
@@ -604,6 +605,7 @@ impl<'a> World<'a> {
         self.host.machine = Some(Host::new(config, self.host.clock.now(self.now)));
         self.host.timer_at = None;
         self.host.flush_due = false;
+        self.host.undrained_since = None;
         self.host.submits.clear();
         self.host.consumer = Consumer::default();
         self.push(0, Event::HostTick { life });
@@ -662,6 +664,7 @@ impl<'a> World<'a> {
         let now = self.host.clock.now(self.now);
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
         machine.handle_input(now, input);
+        self.host.undrained_since.get_or_insert(now);
         self.host_stepped()
     }
 
@@ -759,6 +762,7 @@ impl<'a> World<'a> {
                 break;
             }
         }
+        self.host.undrained_since = None;
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
         for (link, at, acked) in self.news.drain(..) {
             self.heard.insert(link, at);
@@ -807,8 +811,8 @@ impl<'a> World<'a> {
         match output {
             host::Output::Window { body, last, foreign } => {
                 trace!(self, "host publishes a window up to {last}");
-                let now = self.host.clock.now(self.now);
-                self.oracle.on_window(self.host.life, &body, now, self.scenario.ring)?;
+                let at = self.host.undrained_since.unwrap_or(self.host.clock.now(self.now));
+                self.oracle.on_window(self.host.life, &body, at, self.scenario.ring)?;
                 if foreign && self.scenario.host_consumes {
                     self.host.consumer.queue.push_back((1, last));
                     if !self.host.consumer.busy && !self.host.consumer.stalled {
