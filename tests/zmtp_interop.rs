@@ -23,6 +23,8 @@ mod any;
 mod bounds;
 #[path = "zmtp_interop/crowd.rs"]
 mod crowd;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "zmtp_interop/faults.rs"]
 mod faults;
 #[path = "zmtp_interop/heartbeats.rs"]
@@ -37,5 +39,7 @@ mod party;
 mod process;
 #[path = "zmtp_interop/python.rs"]
 mod python;
+#[path = "zmtp_interop/soak.rs"]
+mod soak;
 #[path = "zmtp_interop/subscriptions.rs"]
 mod subscriptions;
