@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -272,18 +273,45 @@ impl Stream {
         Ok(())
     }
 
+    /// Reads what is there. When that is less than there was room for it was all, so that the next attempt waits without asking the system.
     pub(super) fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        either!(self, stream => stream.try_read_buf(buffer))
+        let room = buffer.capacity() - buffer.len();
+        let mut read = None;
+        let outcome = either!(self, stream => stream.try_io(Interest::READABLE, || {
+            let count = *read.insert(stream.try_read_buf(buffer)?);
+            if count > 0 { all_if(count < room, count) } else { Ok(count) }
+        }));
+        read.map_or(outcome, Ok)
     }
 
+    /// Writes what the system takes. When that is not all it takes no more for now, so that the next attempt waits without asking it.
     pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(self, stream => stream.try_write_vectored(slices))
+        let mut written = None;
+        let outcome = either!(self, stream => stream.try_io(Interest::WRITABLE, || {
+            let count = *written.insert(match slices {
+                [slice] => stream.try_write(slice)?,
+                slices => stream.try_write_vectored(slices)?,
+            });
+            all_if(count < slices.iter().map(|slice| slice.len()).sum(), count)
+        }));
+        written.map_or(outcome, Ok)
     }
 
-    /// Waits until it can be read from or written to, as asked. Cancel safe.
-    pub(super) async fn ready(&self, interest: Interest) -> io::Result<()> {
-        either!(self, stream => stream.ready(interest).await.map(drop))
+    /// Waits until there is something to read. Only the last caller is woken.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read_ready(cx))
     }
+
+    /// Waits until something may be written. Only the last caller is woken.
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_write_ready(cx))
+    }
+}
+
+/// Lets tokio take a stream for exhausted, as an attempt in vain would. That a part stands for it holds where the system tells of changes, as epoll and kqueue do;
+/// tokio does the same there.
+fn all_if(exhausted: bool, count: usize) -> io::Result<usize> {
+    if exhausted && cfg!(unix) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
 }
 
 #[cfg(test)]

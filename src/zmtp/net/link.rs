@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::Interest;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::endpoint::Stream;
 use super::hub::{Hub, Peer};
@@ -31,6 +33,8 @@ struct Link {
     chunk: usize,
     /// What is being written, in order.
     pending: VecDeque<Bytes>,
+    /// Whether there may be something to read.
+    is_readable: bool,
     is_ready: bool,
     is_ours: bool,
 }
@@ -63,6 +67,7 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         buffer: BytesMut::new(),
         chunk: READ.0,
         pending: VecDeque::new(),
+        is_readable: true,
         is_ready: false,
         is_ours,
     };
@@ -79,76 +84,92 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
 
 impl Link {
     async fn serve(&mut self) -> DisconnectReason {
+        // Kept from wait to wait, so that not each of them queues up with all other connections.
+        let cancelled = self.hub.cancel.clone().cancelled_owned();
+        tokio::pin!(cancelled);
         loop {
-            let wrote = match self.write() {
-                Ok(wrote) => wrote,
-                Err(error) => return DisconnectReason::Failed(error.to_string()),
-            };
             if let Some(reason) = self.peer.queue.ended() {
                 return reason;
             }
             let may_read = self.peer.credit.has_room();
             let mut read_enough = false;
-            if may_read {
+            if may_read && self.is_readable {
                 match self.read() {
                     Ok(enough) => read_enough = enough,
                     Err(reason) => return reason,
                 }
             }
-            match self.keep_time(may_read) {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(reason) => return reason,
+            if let Err(reason) = self.keep_time(may_read) {
+                return reason;
             }
+            // At last, since what came may have to be answered.
+            let wrote = match self.write() {
+                Ok(wrote) => wrote,
+                Err(error) => return DisconnectReason::Failed(error.to_string()),
+            };
             if wrote == Wrote::Enough || read_enough {
                 tokio::task::yield_now().await;
+                self.is_readable = true;
                 if self.hub.cancel.is_cancelled() {
                     return DisconnectReason::Asked;
                 }
                 continue;
             }
-            if let Err(reason) = self.wait(may_read, wrote == Wrote::Blocked).await {
+            if let Err(reason) = self.wait(may_read, wrote == Wrote::Blocked, cancelled.as_mut()).await {
                 return reason;
             }
         }
     }
 
-    /// Does what is due; whether anything was. After reading, so that a peer is not taken for silent whose octets were there, and had to wait.
-    fn keep_time(&mut self, may_read: bool) -> Result<bool, DisconnectReason> {
-        let Some(due) = self.connection.poll_timeout() else { return Ok(false) };
+    /// Does what is due. After reading, so that a peer is not taken for silent whose octets were there, and had to wait.
+    fn keep_time(&mut self, may_read: bool) -> Result<(), DisconnectReason> {
+        let Some(due) = self.connection.poll_timeout() else { return Ok(()) };
         let now = Instant::now();
         if now < due {
-            return Ok(false);
+            return Ok(());
         }
         if !may_read {
             self.connection.handle_unread(now);
         }
-        self.connection.handle_timeout(now).map_err(DisconnectReason::Violation)?;
-        Ok(true)
+        self.connection.handle_timeout(now).map_err(DisconnectReason::Violation)
     }
 
     /// Waits until there is something to do.
-    async fn wait(&mut self, may_read: bool, blocked: bool) -> Result<(), DisconnectReason> {
-        let interest = match (may_read, blocked) {
-            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-            (true, false) => Some(Interest::READABLE),
-            (false, true) => Some(Interest::WRITABLE),
-            (false, false) => None,
-        };
+    async fn wait(
+        &mut self,
+        may_read: bool,
+        blocked: bool,
+        mut cancelled: Pin<&mut WaitForCancellationFutureOwned>,
+    ) -> Result<(), DisconnectReason> {
         // What the machine has to say was taken before: only a deadline can add to it.
         let deadline = self.connection.poll_timeout();
-        let (peer, stream, wants_work) = (&self.peer, &self.stream, self.is_ready && !blocked);
-        tokio::select! {
-            ready = async {
-                match interest {
-                    Some(interest) => stream.ready(interest).await,
-                    None => std::future::pending().await,
+        let (peer, stream, is_readable) = (&self.peer, &self.stream, &mut self.is_readable);
+        let wants_work = self.is_ready && !blocked;
+        let something = std::future::poll_fn(|cx| {
+            if cancelled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(DisconnectReason::Asked));
+            }
+            let mut woken = peer.queue.poll_work(cx, wants_work).is_ready();
+            if !may_read {
+                if peer.credit.poll_room(cx).is_ready() {
+                    *is_readable = true;
+                    woken = true;
                 }
-            } => ready.map_err(|error| DisconnectReason::Failed(error.to_string())),
-            () = std::future::poll_fn(|cx| peer.queue.poll_work(cx, wants_work)) => Ok(()),
-            () = std::future::poll_fn(|cx| peer.credit.poll_room(cx)), if !may_read => Ok(()),
-            () = sleep_until(deadline) => Ok(()),
-            () = self.hub.cancel.cancelled() => Err(DisconnectReason::Asked),
+            } else if let Poll::Ready(outcome) = stream.poll_readable(cx) {
+                outcome.map_err(|error| DisconnectReason::Failed(error.to_string()))?;
+                *is_readable = true;
+                woken = true;
+            }
+            if blocked && let Poll::Ready(outcome) = stream.poll_writable(cx) {
+                outcome.map_err(|error| DisconnectReason::Failed(error.to_string()))?;
+                woken = true;
+            }
+            if woken { Poll::Ready(Ok(())) } else { Poll::Pending }
+        });
+        match deadline {
+            None => something.await,
+            // At its end the deadline has come.
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), something).await.unwrap_or(Ok(())),
         }
     }
 
@@ -210,10 +231,7 @@ impl Link {
                 Ok(0) => return Err(DisconnectReason::Closed),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.buffer.is_empty() {
-                        // A connection that rests holds no memory for reading.
-                        self.buffer = BytesMut::new();
-                    }
+                    self.on_read_all();
                     return Ok(false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -229,7 +247,8 @@ impl Link {
             self.take_events(read)?;
             outcome.map_err(DisconnectReason::Violation)?;
             if !is_full {
-                // Most likely that was all: the system says when there is more.
+                // That was all: the system says when there is more.
+                self.on_read_all();
                 return Ok(false);
             }
             if !self.peer.credit.has_room() {
@@ -237,6 +256,14 @@ impl Link {
             }
         }
         Ok(true)
+    }
+
+    fn on_read_all(&mut self) {
+        self.is_readable = false;
+        if self.buffer.is_empty() {
+            // A connection that rests holds no memory for reading.
+            self.buffer = BytesMut::new();
+        }
     }
 
     fn take_events(&mut self, read: usize) -> Result<(), DisconnectReason> {
@@ -270,12 +297,5 @@ impl Link {
         let outcome: Result<(), Violation> =
             self.hub.on_subscription(&self.peer, subscribe, prefix, messages);
         outcome.map_err(DisconnectReason::Violation)
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
