@@ -289,6 +289,9 @@ fn on_each<T: Copy>(
     show: impl Fn(T) -> String,
 ) -> Result<(), Failure> {
     let mut sides = sides.to_vec();
+    if sides.is_empty() {
+        return Ok(());
+    }
     let first = round % sides.len();
     sides.rotate_left(first);
     for side in sides {
@@ -312,7 +315,9 @@ fn measure(options: &Options) -> Result<(), Failure> {
         .filter(|(_, row)| wanted(&row.name))
         .collect();
     let mut idle: Row<f64> = Row::new("idle subscriber".to_owned(), &with_subscriptions);
-    let mut lookup: Row<Lookup> = Row::new("subscriptions".to_owned(), &with_subscriptions);
+    let look_up: Vec<Side> =
+        sides.iter().copied().filter(|side| matches!(side, Side::Engine | Side::Libzmq)).collect();
+    let mut lookup: Row<Lookup> = Row::new("subscriptions".to_owned(), &look_up);
     let (with_idle, with_lookup) = (wanted(&idle.name), wanted(&lookup.name));
     for round in 0..options.rounds {
         for (cell, row) in cells.iter().zip(&mut rates) {
@@ -340,7 +345,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
             )?;
         }
         if with_lookup {
-            on_each(&with_subscriptions, round, &mut lookup, publisher::lookup, |lookup| {
+            on_each(&look_up, round, &mut lookup, publisher::lookup, |lookup| {
                 format!("{:.0} ns for nobody, {:.0} ns for one", lookup.nobody, lookup.one)
             })?;
         }
@@ -358,13 +363,12 @@ fn measure(options: &Options) -> Result<(), Failure> {
             row.print(", p99, µs", |trips| trips.p99);
         }
     }
-    if with_idle || with_lookup {
-        heading("publisher alone", &with_subscriptions);
-    }
     if with_idle {
+        heading("publisher alone", &with_subscriptions);
         idle.print(", bytes", |bytes| bytes);
     }
     if with_lookup {
+        heading("look-up", &look_up);
         lookup.print(": publish for nobody, ns", |lookup| lookup.nobody);
         lookup.print(": publish for one, ns", |lookup| lookup.one);
     }
