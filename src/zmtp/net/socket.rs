@@ -237,6 +237,14 @@ impl Core {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
+    /// The next message, from whomever. What came together is handed out without counting who holds the peer.
+    async fn recv_message(&mut self) -> Result<Message, ClosedError> {
+        if let Some(message) = self.current.as_mut().and_then(Iterator::next) {
+            return Ok(message);
+        }
+        Ok(self.recv().await?.1)
+    }
+
     async fn recv(&mut self) -> Result<(Arc<Peer>, Message), ClosedError> {
         loop {
             if let Next::Message(peer, message) = self.next().await? {
@@ -439,7 +447,7 @@ macro_rules! receives {
             /// # Errors
             /// [`ClosedError`] after the end.
             pub async fn recv(&mut self) -> Result<Message, ClosedError> {
-                Ok(self.core.recv().await?.1)
+                self.core.recv_message().await
             }
         }
     };
