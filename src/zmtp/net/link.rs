@@ -70,6 +70,12 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         Ok(()) => link.serve().await,
         Err(error) => DisconnectReason::Failed(error.to_string()),
     };
+    if let (Some(until), DisconnectReason::Asked, true) =
+        (link.hub.lingers_until(), &reason, link.pending.is_empty())
+    {
+        // What is not taken by then is lost, as with all that lingers.
+        let _ = tokio::time::timeout_at(until, link.part()).await;
+    }
     let Link { hub, peer, is_ready, .. } = link;
     if !is_ready {
         hub.on_introduced(is_ours);
@@ -109,6 +115,28 @@ impl Link {
             }
             if let Err(reason) = self.wait(may_read, wrote == Wrote::Blocked).await {
                 return reason;
+            }
+        }
+    }
+
+    /// Everything was handed to the system, which has not sent all of it, perhaps: where there is something unread when a connection is closed it is
+    /// reset, and what was not sent is gone. So that is read, and dropped, until the peer has come to the end, and closes.
+    async fn part(&mut self) {
+        let mut is_shut = false;
+        loop {
+            self.buffer.clear();
+            self.buffer.reserve(READ.0);
+            match self.stream.try_read(&mut self.buffer) {
+                Ok(0) => return,
+                Ok(_) if is_shut => tokio::task::yield_now().await,
+                Ok(_) if self.stream.shut_down_writing().is_ok() => is_shut = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_shut => {
+                    if self.stream.ready(Interest::READABLE).await.is_err() {
+                        return;
+                    }
+                }
+                _ => return,
             }
         }
     }
