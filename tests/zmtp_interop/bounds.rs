@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use zincmq::zmtp::{
-    Backlog, Bound, DisconnectReason, Message, MonitorEvent, OnFull, Options, PubSocket, PullSocket,
-    PushSocket, SubSocket, TrySendError,
+    Backlog, Bound, DealerSocket, DisconnectReason, Message, MonitorEvent, OnFull, Options, PubSocket,
+    PullSocket, PushSocket, SubSocket, TrySendError,
 };
 
-use crate::any::{event, soon, until};
+use crate::any::{PATIENCE, event, soon, until};
 use crate::python::{Python, counting, pythons};
 
 /// How much may wait for a subscriber in these tests.
@@ -262,6 +262,31 @@ async fn closing_waits_no_longer_than_linger() {
     let left = soon("it is closed", push.close()).await;
     assert!(left > 0 && left <= 400, "{left}");
     drop(pull);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_arrives_though_there_is_something_unread_when_it_is_closed() {
+    const MESSAGES: u64 = 100;
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1, 1);
+    options.linger = PATIENCE;
+    let ours = DealerSocket::with_options(options);
+    let at = ours.bind("tcp://127.0.0.1:0").await.expect("bound");
+    let mut theirs = DealerSocket::with_options(reluctant());
+    theirs.connect(at).expect("an endpoint");
+    for number in 0..20 {
+        theirs.send(numbered(number)).await.expect("open");
+    }
+    for number in 0..MESSAGES {
+        ours.send(numbered(number)).await.expect("open");
+    }
+    let take = async move {
+        for i in 0..MESSAGES {
+            assert_eq!(number(soon("it", theirs.recv()).await.expect("open").first()), i);
+        }
+    };
+    let (left, ()) = tokio::join!(ours.close(), take);
+    assert_eq!(left, 0);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr};
 #[cfg(unix)]
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -295,6 +296,17 @@ impl Stream {
             all_if(count < slices.iter().map(|slice| slice.len()).sum(), count)
         }));
         written.map_or(outcome, Ok)
+    }
+
+    /// Whether there is something unread. The system is asked, of which tokio may not have heard yet.
+    pub(super) fn has_unread(&self) -> bool {
+        let mut octet = [MaybeUninit::uninit()];
+        either!(self, stream => SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0))
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub(super) fn shut_down_writing(&self) -> io::Result<()> {
+        either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
     }
 
     /// Waits until there is something to read. Only the last caller is woken.

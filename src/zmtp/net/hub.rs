@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -87,8 +88,8 @@ pub(super) struct Hub {
     dropped: AtomicU64,
     /// Whether the reader wants to know of peers that come and go.
     tells_peers: bool,
-    /// Somebody waits until all has been written.
-    closing: AtomicBool,
+    /// Until when somebody waits for all to be written.
+    closing: OnceLock<Instant>,
     pub(super) cancel: CancellationToken,
     /// Cancelled as soon as no more connections are taken.
     pub(super) listening: CancellationToken,
@@ -114,7 +115,7 @@ impl Hub {
             unrouted: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             tells_peers,
-            closing: AtomicBool::new(false),
+            closing: OnceLock::new(),
             listening: cancel.child_token(),
             cancel,
             tasks: TaskTracker::new(),
@@ -360,14 +361,20 @@ impl Hub {
 
     /// From now on, connections tell when they have written all.
     pub(super) fn begin_closing(&self) {
-        self.closing.store(true, Ordering::Release);
+        // Only the first call counts: a socket is closed once.
+        let _ = self.closing.set(Instant::now() + self.options.linger);
         self.listening.cancel();
         self.flush();
         lock(&self.peers).list.iter().for_each(|peer| peer.queue.nudge());
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+        self.closing.get().is_some()
+    }
+
+    /// Until when a socket that is being closed lingers.
+    pub(super) fn lingers_until(&self) -> Option<Instant> {
+        self.closing.get().copied()
     }
 
     /// Messages that wait to be written.

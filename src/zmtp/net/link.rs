@@ -75,6 +75,12 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         Ok(()) => link.serve().await,
         Err(error) => DisconnectReason::Failed(error.to_string()),
     };
+    if let (Some(until), DisconnectReason::Asked, true) =
+        (link.hub.lingers_until(), &reason, link.pending.is_empty())
+    {
+        // What is not taken by then is lost, as with all that lingers.
+        let _ = tokio::time::timeout_at(until, link.part()).await;
+    }
     let Link { hub, peer, is_ready, .. } = link;
     if !is_ready {
         hub.on_introduced(is_ours);
@@ -117,6 +123,29 @@ impl Link {
             }
             if let Err(reason) = self.wait(may_read, wrote == Wrote::Blocked, cancelled.as_mut()).await {
                 return reason;
+            }
+        }
+    }
+
+    /// Everything was handed to the system, which has not sent all of it, perhaps: where there is something unread when a connection is closed it is
+    /// reset, and what was not sent is gone. So that is read, and dropped, until the peer has come to the end, and closes.
+    async fn part(&mut self) {
+        if !self.stream.has_unread() || self.stream.shut_down_writing().is_err() {
+            return;
+        }
+        loop {
+            self.buffer.clear();
+            self.buffer.reserve(READ.0);
+            match self.stream.try_read(&mut self.buffer) {
+                Ok(0) => return,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if std::future::poll_fn(|cx| self.stream.poll_readable(cx)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
             }
         }
     }

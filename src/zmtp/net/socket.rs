@@ -323,7 +323,7 @@ impl Core {
         sent
     }
 
-    /// Closes the socket: sends what waits, as long as `linger` allows; nothing more is received. How many messages were left.
+    /// Closes the socket: sends what waits, as long as `linger` allows; what still comes is dropped. How many messages were left.
     pub(crate) async fn close(&self) -> usize {
         self.closed.store(true, Ordering::Relaxed);
         self.handle.0.begin_closing();
