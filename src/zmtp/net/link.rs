@@ -94,10 +94,9 @@ impl Link {
         let cancelled = self.hub.cancel.clone().cancelled_owned();
         tokio::pin!(cancelled);
         loop {
-            if let Some(reason) = self.peer.queue.ended() {
-                return reason;
-            }
-            let may_read = self.peer.credit.has_room();
+            // Where it is to end, what was said before that still goes out, as far as the system takes it now.
+            let ended = self.peer.queue.ended();
+            let may_read = ended.is_none() && self.peer.credit.has_room();
             let mut read_enough = false;
             if may_read && self.is_readable {
                 match self.read() {
@@ -113,6 +112,9 @@ impl Link {
                 Ok(wrote) => wrote,
                 Err(error) => return DisconnectReason::Failed(error.to_string()),
             };
+            if let Some(reason) = ended {
+                return reason;
+            }
             if wrote == Wrote::Enough || read_enough {
                 tokio::task::yield_now().await;
                 self.is_readable = true;
