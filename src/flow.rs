@@ -99,7 +99,8 @@ impl Default for HighWaterMark {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SlowPolicy {
-    /// The median member sets the pace; one that falls past its [`HighWaterMark`] while the others have not is evicted.
+    /// The median member sets the pace, with some [patience](crate::HostBuilder::patience) for those a little slower; one that falls past its [`HighWaterMark`]
+    /// while the others have not is evicted.
     #[default]
     Evict,
     /// The slowest member sets the pace: senders wait for it, within the mark. One that stands still for the mark's age goes all the same.

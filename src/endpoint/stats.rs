@@ -46,8 +46,10 @@ pub struct Stats {
     pub resends_asked: u64,
     /// On a host: members evicted. On a client: how often it was evicted, by its host or itself.
     pub evictions: u64,
-    /// How often sending was slowed, because the members were behind. Hosts only.
+    /// How often sending was slowed, because the members at the pace were behind. Hosts only.
     pub pauses: u64,
+    /// How often sending was slowed for [stragglers](crate::HostBuilder::patience). Hosts only.
+    pub straggler_waits: u64,
     /// Endpoints whose messages are remembered no more, after they had been away for long. Hosts only.
     pub forgotten_origins: u64,
     /// Malformed messages on the control channel, dropped.
@@ -106,7 +108,7 @@ macro_rules! counters {
 counters! {
     sent, confirmed, unknown, received, windows, delivered, conflated, overruns, handler_failures,
     missed_windows, repaired_windows, lost_windows, missed_repairs, set_aside, resent_batches, resends_asked, evictions, pauses,
-    forgotten_origins,
+    straggler_waits, forgotten_origins,
     malformed_control, malformed_submits, malformed_broadcasts, unknown_sessions, forbidden_submits, duplicates,
     transport_drops, sessions,
 }

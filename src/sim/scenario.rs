@@ -43,6 +43,7 @@ pub(super) struct Scenario {
     pub(super) quarantine: (Duration, Duration),
     pub(super) repair_rate: RepairRate,
     pub(super) pace_percentile: u8,
+    pub(super) patience: Duration,
     pub(super) outbox: Limit,
     pub(super) handshake: Duration,
     pub(super) backoff: (Duration, Duration),
@@ -95,6 +96,8 @@ impl Scenario {
                 per_second: dice.pick(&[10_000, 1 << 20, 32 << 20]).max(ring.bytes / 8),
             },
             pace_percentile: dice.pick(&[50, 50, 50, 0, 100]),
+            // Not drawn: the seeds that found something are to play what they played then.
+            patience: Duration::from_millis([0, 10, 50][batch as usize % 3]),
             outbox: Limit { batches: dice.pick(&[1, 3, 20, 800]), bytes: dice.pick(&[100, 10_000, 1 << 20]) },
             handshake: millis(dice, 300, 2_000),
             backoff: (millis(dice, 5, 50), millis(dice, 50, 500)),

@@ -587,6 +587,7 @@ impl<'a> World<'a> {
             handshake_timeout: scenario.handshake,
             marks: scenario.marks,
             pace_percentile: scenario.pace_percentile,
+            patience: scenario.patience,
             conflatable: Vec::new(),
             ring: scenario.ring,
             heartbeat: scenario.heartbeat,

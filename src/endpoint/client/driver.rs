@@ -157,21 +157,20 @@ impl Driver {
                 biased;
                 () = node.cancel.cancelled() => break,
                 Some(command) = commands.recv() => self.on_command(command),
-                () = self.clock.sleep_until(deadline) => {
-                    let now = self.clock.now();
-                    self.tell_handled(now);
-                    self.machine.handle_timeout(now);
-                    if self.leaving.is_some_and(|deadline| deadline <= now) {
-                        break;
-                    }
-                }
+                () = self.clock.sleep_until(deadline) => {}
                 heard = self.link.next() => self.on_heard(heard),
                 () = node.outbound.work(), if can_submit => {}
             }
             self.perform();
             self.take_what_waits();
-            self.tell_handled(self.clock.now());
+            let now = self.clock.now();
+            self.tell_handled(now);
+            // Whatever came first: an application that asks for much, or a host that sends much, is not to keep it from its acks.
+            self.machine.handle_timeout(now);
             self.perform();
+            if self.leaving.is_some_and(|deadline| deadline <= now) {
+                break;
+            }
         }
         self.link = Link::Down;
         let end = self.end.take().unwrap_or(End::Left);

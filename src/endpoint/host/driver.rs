@@ -95,12 +95,14 @@ impl Driver {
                 Some(Ok((peer, verdict))) = self.examiner.pending.join_next() => {
                     self.machine.handle_input(self.clock.now(), Input::Verdict { peer, verdict });
                 }
-                () = self.clock.sleep_until(deadline) => self.on_timeout(),
+                () = self.clock.sleep_until(deadline) => {}
                 Some(frames) = self.link.submits.recv(), if takes => {
                     self.machine.handle_input(self.clock.now(), Input::Submit { frames });
                 }
                 () = node.outbound.work(), if takes => {}
             }
+            // Whatever came first: members that speak all the time are not to keep the others from hearing of the host.
+            self.do_what_is_due();
             self.take_what_waits();
             // All that was accepted goes out before the farewell, as fast as the pack takes it.
             if self.draining.is_some() && self.node.outbound.queued() == 0 {
@@ -200,7 +202,7 @@ impl Driver {
         self.machine.handle_input(self.clock.now(), input);
     }
 
-    fn on_timeout(&mut self) {
+    fn do_what_is_due(&mut self) {
         let now = self.clock.now();
         self.machine.handle_timeout(now);
         self.drained |= self.draining.is_some_and(|deadline| deadline <= now);
@@ -288,6 +290,7 @@ impl Driver {
             resends_asked = machine.resends_asked,
             evictions = machine.evictions,
             pauses = machine.pauses,
+            straggler_waits = machine.straggler_waits,
             forgotten_origins = machine.forgotten_origins,
             transport_drops = self.link.channels.dropped(),
         );

@@ -19,6 +19,7 @@ use crate::proto::host as machine;
 use crate::role::Role;
 use crate::transport::{
     self, Address, AddressError, BindAddresses, BoundAddresses, Carrier, ChannelAddress, ParentLimits,
+    ParentLink,
 };
 use crate::wire::MAX_PREFIXES;
 
@@ -103,6 +104,7 @@ pub struct HostBuilder {
     marks: HighWaterMark,
     policy: SlowPolicy,
     pace_percentile: u8,
+    patience: Option<Duration>,
     ring: Option<machine::RingLimit>,
     heartbeat: Duration,
     lease: Duration,
@@ -132,6 +134,7 @@ impl Default for HostBuilder {
             marks: HighWaterMark::new(),
             policy: SlowPolicy::default(),
             pace_percentile: config::PACE_PERCENTILE,
+            patience: None,
             ring: None,
             heartbeat: config::HEARTBEAT,
             lease: config::LEASE,
@@ -256,6 +259,15 @@ impl HostBuilder {
         self
     }
 
+    /// For how long at a stretch the members at the pace wait for stragglers: for members that are more than half of the high-water mark behind, though those at
+    /// the pace are not, and that handled something within the last heartbeat. At most half of the time is spent so, however many they are. Who does at least about half
+    /// of what the others do so stays with them; who does less falls past its mark, and costs them no more than that half of the time until then. Default: half a
+    /// heartbeat. Zero: nobody waits for stragglers, and whoever has less of the processors than the member at the pace is evicted in time, where all go at full speed.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
     /// How much is kept to repair from, and for members that come back: in messages, and in bytes of windows with 128 for each. At least the
     /// high-water mark. Default: the same. Costs that much memory.
     pub fn replay_ring(mut self, messages: u64, bytes: u64) -> Self {
@@ -328,6 +340,11 @@ impl HostBuilder {
             BindAddresses { control, broadcast: self.broadcast.take(), submit: self.submit.take() };
         let link =
             transport::for_address(&addresses.control, self.carrier).bind(&addresses, &self.limits()).await?;
+        Ok(self.start(link))
+    }
+
+    /// Starts a host on channels that are bound.
+    fn start(self, link: ParentLink) -> Host {
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 
@@ -351,6 +368,7 @@ impl HostBuilder {
             handshake_timeout: self.handshake_timeout,
             marks: self.marks,
             pace_percentile,
+            patience: self.patience.unwrap_or(self.heartbeat / config::PATIENCE_PER_HEARTBEAT),
             conflatable: conflatable.clone(),
             ring: self
                 .ring
@@ -399,7 +417,7 @@ impl HostBuilder {
             (None, control) => control.clone(),
         };
         tracing::info!(endpoint = %node.id, %address, "host is up");
-        Ok(Host { guard: Arc::new(DropGuard(node)), address, bound })
+        Host { guard: Arc::new(DropGuard(node)), address, bound }
     }
 
     /// What the transport may hold for a member: what the host itself would let it be behind.
@@ -467,6 +485,9 @@ impl HostBuilder {
         if self.pace_percentile > 100 {
             return rule("pace_percentile", "is 0 to 100");
         }
+        if self.patience.is_some_and(|patience| patience > self.lease / 4) {
+            return rule("patience", "is at most a quarter of the lease");
+        }
         if !spans(self.heartbeat) {
             return rule("heartbeat", "is 1 ms to 49 days");
         }
@@ -521,11 +542,70 @@ fn fresh_incarnation(epoch: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::fresh_epoch;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::endpoint::Endpoint;
+    use crate::id::{PeerId, SessionToken};
+    use crate::transport::{Backlog, ChannelError, ParentChannels, ParentEvent, PeerAddress};
+    use crate::wire::Lane;
 
     #[test]
     fn every_host_of_a_process_opens_a_higher_epoch() {
         let epochs: Vec<u64> = (0..1000).map(|_| fresh_epoch()).collect();
         assert!(epochs.is_sorted_by(|a, b| a < b));
+    }
+
+    /// Channels on which nothing but the host's own signs of life are of interest.
+    #[derive(Debug, Default)]
+    struct Heartbeats(Arc<AtomicU64>);
+
+    impl ParentChannels for Heartbeats {
+        fn broadcast(&mut self, lane: Bytes, _body: Bytes) {
+            self.0.fetch_add(u64::from(lane == Lane::Whole.encode()), Ordering::Relaxed);
+        }
+
+        fn send_control(&mut self, _peer: &PeerId, _frame: Bytes) -> Result<(), ChannelError> {
+            Ok(())
+        }
+
+        fn disconnect(&mut self, _peer: &PeerId, _session: Option<SessionToken>) {}
+
+        fn cut_broadcast(&mut self, _session: SessionToken) {}
+
+        fn backlog(&self, _session: SessionToken) -> Option<Backlog> {
+            None
+        }
+
+        fn dropped(&self) -> u64 {
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn members_that_speak_all_the_time_do_not_keep_the_others_from_hearing_of_the_host() {
+        const HEARTBEAT: Duration = Duration::from_millis(5);
+        // More than the driver takes before it gives others a turn: at no time has it nothing to hear.
+        let (hear, events) = mpsc::channel(100_000);
+        let (_submit, submits) = mpsc::channel(1);
+        let control: Address = "tcp://127.0.0.1:1".parse().unwrap();
+        let addresses = BoundAddresses { broadcast: control.clone(), submit: control.clone(), control };
+        let heartbeats = Arc::new(AtomicU64::new(0));
+        let channels = Box::new(Heartbeats(Arc::clone(&heartbeats)));
+        let host =
+            Host::builder().heartbeat(HEARTBEAT).start(ParentLink { addresses, channels, events, submits });
+        let noise = || ParentEvent::Control {
+            peer: PeerId::new(Bytes::from_static(b"noise")),
+            address: PeerAddress::Inproc,
+            frames: Vec::new(),
+        };
+        let clock = std::time::Instant::now();
+        while clock.elapsed() < HEARTBEAT * 40 {
+            while hear.try_send(noise()).is_ok() {}
+            tokio::task::yield_now().await;
+        }
+        // One in four of those that are due is enough, on a machine that has others to serve.
+        let heard = heartbeats.load(Ordering::Relaxed);
+        assert!(heard >= 10, "{heard} signs of life, and {} messages heard", host.stats().malformed_control);
     }
 }

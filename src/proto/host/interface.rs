@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) marks: HighWaterMark,
     /// Which member sets the pace: the share of members, in percent, that are at least as fast. 0 is the fastest, 50 the median, 100 the slowest.
     pub(crate) pace_percentile: u8,
+    /// For how long at a stretch those at the pace wait for members that are behind, and move. Zero for not at all.
+    pub(crate) patience: Duration,
     /// Prefixes of topics of which consumers that fall behind keep the newest message.
     pub(crate) conflatable: Vec<String>,
     /// How much is kept to repair from: at least the marks.
@@ -190,7 +192,8 @@ pub(crate) struct Counters {
     /// Requests to members to send again what was lost on the submit channel.
     pub(crate) resends_asked: u64,
     pub(crate) evictions: u64,
-    /// How often the pace was slowed.
+    /// How often the pace was slowed: because the pack was behind, and for stragglers.
     pub(crate) pauses: u64,
+    pub(crate) straggler_waits: u64,
     pub(crate) forgotten_origins: u64,
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, [`ordering`] is the way of messages
 //! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
-//! [`ring`] of the last ones, the [`origins`] whose messages it has had, the [`quarantine`] of those it sent away, and [`session`]s.
+//! [`ring`] of the last ones, the [`patience`] with stragglers, the [`origins`] whose messages it has had, the [`quarantine`] of those it sent away, and [`session`]s.
 
 mod admission;
 mod interface;
@@ -10,6 +10,7 @@ mod order;
 mod ordering;
 mod origins;
 mod pace;
+mod patience;
 mod quarantine;
 mod repair;
 mod ring;
@@ -36,6 +37,7 @@ use crate::wire::{
 use super::Instant;
 use order::Order;
 use origins::Origins;
+use patience::Patience;
 use quarantine::Quarantine;
 use ring::Ring;
 use session::{Demand, Filter, Peer, Recipient, Session};
@@ -85,8 +87,11 @@ pub(crate) struct Host {
     heartbeat_number: u64,
     /// The seq up to which all of the host's own consumers are done; `None` without any.
     local_handled: Option<u64>,
-    /// Whether the pack is behind, so that nothing is to be submitted.
+    /// When that last changed.
+    local_moved_at: Instant,
+    /// Whether the pack is behind, or waits for stragglers, so that nothing is to be submitted.
     paced: bool,
+    patience: Patience,
     /// Whether something changed that the pack is to be looked at for.
     look_due: bool,
     looked_at: Instant,
@@ -136,7 +141,9 @@ impl Host {
             next_heartbeat: Some(now + config.heartbeat),
             heartbeat_number: 0,
             local_handled: None,
+            local_moved_at: now,
             paced: false,
+            patience: Patience::new(config.patience, now),
             look_due: false,
             looked_at: now,
             repairs: BTreeSet::new(),
@@ -190,7 +197,7 @@ impl Host {
     /// When `handle_timeout` has something to do, at the earliest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.timers.first().map(|(deadline, _)| *deadline);
-        [peers, self.next_heartbeat, self.repair_at].into_iter().flatten().min()
+        [peers, self.next_heartbeat, self.repair_at, self.patience.ends_at()].into_iter().flatten().min()
     }
 
     /// Does what is due: signs of life, the end of what has taken too long. An early call does nothing.
@@ -201,6 +208,9 @@ impl Host {
         }
         if self.repair_at.is_some_and(|at| at <= now) {
             self.serve_repairs(now);
+        }
+        if self.patience.ends_at().is_some_and(|at| at <= now) {
+            self.look(now);
         }
         while let Some((deadline, peer)) =
             self.timers.first().cloned().filter(|(deadline, _)| *deadline <= now)
@@ -268,7 +278,7 @@ impl Host {
                 self.on_local(body);
                 self.look_if_due(now);
             }
-            Input::LocalHandled { seq } => self.on_local_handled(seq),
+            Input::LocalHandled { seq } => self.on_local_handled(now, seq),
             Input::Kick { id, text } => self.on_kick(now, id, text),
             Input::Flush => self.flush(now),
             Input::Drain => self.on_drain(now),

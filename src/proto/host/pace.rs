@@ -108,8 +108,10 @@ impl Host {
         self.look_due = true;
     }
 
-    pub(super) fn on_local_handled(&mut self, seq: Option<u64>) {
-        self.local_handled = seq;
+    pub(super) fn on_local_handled(&mut self, now: Instant, seq: Option<u64>) {
+        if std::mem::replace(&mut self.local_handled, seq) != seq {
+            self.local_moved_at = now;
+        }
         self.look_due = true;
     }
 
@@ -121,11 +123,15 @@ impl Host {
         }
     }
 
-    fn look(&mut self, now: Instant) {
+    pub(super) fn look(&mut self, now: Instant) {
         self.look_due = false;
         self.looked_at = now;
         let marks = self.config.marks;
-        let mut pack: Vec<f64> = self.local_lag(now).map(|lag| marks.share(&lag)).into_iter().collect();
+        let local = self.local_lag(now).map(|lag| marks.share(&lag));
+        let mut pack: Vec<f64> = local.into_iter().collect();
+        let heartbeat = self.config.heartbeat;
+        let straggles = |share: f64, moved_at: Instant| share > LOW_WATER && now.since(moved_at) < heartbeat;
+        let mut stragglers = local.is_some_and(|share| straggles(share, self.local_moved_at));
         let mut lags = Vec::with_capacity(self.sessions.len());
         for (token, session) in &self.sessions {
             if session.joining.is_none() {
@@ -148,12 +154,15 @@ impl Host {
             // Whoever takes nothing is never behind, and no measure for those who do.
             if flow.catching_up.is_none() && session.filter.takes_anything() {
                 pack.push(share);
+                stragglers |= straggles(share, flow.moved_at);
             }
         }
         let pace = percentile(&mut pack, self.config.pace_percentile);
-        let paced = pace > LOW_WATER;
-        self.counters.pauses += u64::from(paced && !self.paced);
-        self.paced = paced;
+        let behind = pace > LOW_WATER;
+        let waits = self.patience.wait(now, stragglers && !behind);
+        self.counters.pauses += u64::from(behind && !self.paced);
+        self.counters.straggler_waits += u64::from(waits && !self.paced);
+        self.paced = behind || waits;
         for (token, lag) in lags {
             if let Some(reason) = self.judge(now, token, &lag, pace > 1.0) {
                 self.evict(now, token, reason, String::new());

@@ -180,6 +180,73 @@ fn one_that_blocks_waits_for_the_slowest() {
 }
 
 #[test]
+fn a_straggler_that_moves_is_waited_for_though_not_for_long() {
+    let mut world = with_a_snail(|_| {});
+    for _ in 0..8 {
+        send_one(&mut world);
+        assert!(world.host.takes_submits(), "nobody waits for one that does not move");
+    }
+    world.handle_first(3, 1);
+    world.run_for(Duration::from_millis(30));
+    assert!(!world.host.takes_submits(), "it is behind, and moves");
+    world.run_for(Duration::from_millis(50));
+    assert!(world.host.takes_submits(), "half a heartbeat is enough");
+    world.handle_first(3, 2);
+    world.run_for(Duration::from_millis(30));
+    assert!(world.host.takes_submits(), "patience has to come back first");
+    let counters = world.host.counters();
+    assert_eq!((counters.straggler_waits, counters.pauses), (1, 0));
+    world.handle_first(3, 8);
+    world.run_for(Duration::from_millis(100));
+    assert!(world.host.takes_submits());
+}
+
+/// All at full speed for five seconds, the last of four members at a share of the others' speed, in percent. How many were evicted, and how many messages came through.
+fn race(share: usize) -> (usize, usize) {
+    const IN_A_MILLISECOND: usize = 5;
+    let mut world = with_a_snail(|config| config.marks.messages = 500);
+    let (mut sent, mut able) = (0, 0);
+    for _ in 0..5_000 {
+        if world.host.takes_submits() {
+            let mut batch = BatchBuilder::new(sent as u64 + 1);
+            for _ in 0..IN_A_MILLISECOND {
+                assert!(batch.push(&Message::new("t", "x").unwrap()));
+            }
+            sent += IN_A_MILLISECOND;
+            world.input(host::Input::Local { body: batch.finish() });
+        }
+        world.run_for(Duration::from_millis(1));
+        // In hundredths of a message. What it could do while it had nothing to do is lost.
+        able = (able + IN_A_MILLISECOND * share).min(world.texts(3).len() * 100);
+        world.handle_first(3, able / 100);
+    }
+    (evicted(&world).len(), sent)
+}
+
+#[test]
+fn one_that_does_half_of_what_the_others_do_stays_and_one_that_does_less_goes() {
+    let (evicted, sent) = race(70);
+    assert_eq!(evicted, 0);
+    assert!(sent > 25_000 * 65 / 100, "{sent}");
+    let (evicted, sent) = race(30);
+    assert_eq!(evicted, 1);
+    assert!(
+        sent > 25_000 / 2,
+        "a slow one costs the others half of their time, and only until it goes: {sent}"
+    );
+}
+
+#[test]
+fn without_patience_nobody_is_waited_for() {
+    let mut world = with_a_snail(|config| config.patience = Duration::ZERO);
+    for n in 0..10 {
+        send_one(&mut world);
+        world.handle_first(3, n / 4);
+        assert!(world.host.takes_submits());
+    }
+}
+
+#[test]
 fn evictions_in_a_row_keep_away_for_longer() {
     let mut world = with_a_snail(|_| {});
     for round in 1..=3 {

@@ -37,6 +37,7 @@ fn host_config() -> host::Config {
         first_origin_seq: 1,
         marks: HighWaterMark::new(),
         pace_percentile: 50,
+        patience: Duration::from_millis(50),
         conflatable: Vec::new(),
         ring: RingLimit { messages: 1_000_000, bytes: 64 << 20 },
         heartbeat: Duration::from_millis(100),
@@ -216,6 +217,14 @@ impl World {
             }
         }
         self.now = end;
+    }
+
+    /// A member's consumers are done with as many of the messages it was given.
+    fn handle_first(&mut self, child: usize, count: usize) {
+        let child = &mut self.children[child];
+        let Some(message) = count.checked_sub(1).and_then(|last| child.delivered.get(last)) else { return };
+        let up_to = message.position().unwrap();
+        child.machine.handle_input(self.now, member::Input::Handled { up_to });
     }
 
     /// Cuts a member's connections; both sides learn of it.
