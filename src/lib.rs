@@ -8,6 +8,7 @@
 //! - [`transport`] holds what carries the bytes.
 
 mod config;
+pub mod document;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod endpoint;
 mod error;

@@ -1,0 +1,168 @@
+//! Documents that several nodes change at once: every change goes out as a fragment, takes its place in the cluster's order, and comes back to all that
+//! have the document open.
+//!
+//! A [`Document`] is a state and the fragments that change it. There are two kinds ([`Model`]): **ordered** ones are any deterministic state machine, with
+//! the host's order as the one truth; **commutative** ones (feature `crdt`) come out equal whatever the order.
+
+use std::fmt;
+
+pub mod store;
+
+/// How fragments of a document get along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// The order decides. What a node changed itself it shows at once, on top of what is in order, and does over when something came before it.
+    Ordered,
+    /// Fragments commute, and one applied twice is as good as applied once (a CRDT). What a node changed itself is simply there.
+    Commutative,
+}
+
+/// A state that fragments change, the same way everywhere.
+///
+/// All of it must be deterministic: the same fragments in the same order give the same state, and the same snapshot, on every node. So no clock, no
+/// randomness, no iteration over hash maps.
+pub trait Document: Sized + Send + 'static {
+    /// Names the type and the format of its fragments and snapshots, to tell documents of different types apart: `"text"`, `"myapp.ledger.2"`. 1 to 64 bytes.
+    const KIND: &'static str;
+    /// How its fragments get along.
+    const MODEL: Model;
+    /// What changes it.
+    type Fragment: Clone + Send + 'static;
+    /// What a fragment did, as told by [`changes`](crate::document): patches, say, or `()`.
+    type Change: Clone + Send + 'static;
+
+    /// The state before any fragment.
+    fn empty() -> Self;
+
+    /// Changes the state. When it fails, nothing has changed.
+    ///
+    /// # Errors
+    /// [`Conflict`]: the fragment does not apply to this state (it was made for another, and something came before it).
+    fn apply(&mut self, fragment: &Self::Fragment) -> Result<Self::Change, Conflict>;
+
+    /// The whole state as bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// The state of a snapshot. The bytes come from other nodes: they may be anything.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    fn restore(snapshot: &[u8]) -> Result<Self, Malformed>;
+
+    /// A fragment as bytes.
+    fn encode(fragment: &Self::Fragment) -> Vec<u8>;
+
+    /// The fragment of these bytes. They come from other nodes: they may be anything.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    fn decode(fragment: &[u8]) -> Result<Self::Fragment, Malformed>;
+
+    /// A copy of the state. By default by way of a snapshot; types that are `Clone` do better.
+    fn fork(&self) -> Self {
+        // A snapshot of our own making.
+        Self::restore(&self.snapshot()).unwrap_or_else(|_| Self::empty())
+    }
+
+    /// Takes in all that another state of the same document has, and says what changed, and which fragment the other lacks, if any. Commutative documents
+    /// only: it is how they come together after they were apart. By default the other takes this one's place.
+    ///
+    /// # Errors
+    /// [`Conflict`]: the other one makes no sense here; nothing has changed.
+    fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
+        *self = other;
+        Ok(Merged { change: None, lacking: None })
+    }
+}
+
+/// What came of [`Document::merge`].
+#[derive(Debug)]
+pub struct Merged<D: Document> {
+    /// What changed here; `None` for nothing, or everything.
+    pub change: Option<D::Change>,
+    /// What the other one lacks.
+    pub lacking: Option<D::Fragment>,
+}
+
+/// A fragment does not apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Conflict(String);
+
+impl Conflict {
+    /// For this reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// Bytes are no fragment, or no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(String);
+
+impl Malformed {
+    /// For this reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// What [`DocumentHandle::update`](crate::document) gives its closure: the document as this node sees it, and the way to change it.
+///
+/// It dereferences to the document, for reading. [`push`](Self::push) applies a fragment at once; documents of this crate have methods of their own in its place.
+pub struct Draft<'a, D: Document> {
+    document: &'a mut D,
+    parts: Vec<(D::Fragment, D::Change)>,
+}
+
+impl<'a, D: Document> Draft<'a, D> {
+    #[allow(dead_code)]
+    pub(crate) fn new(document: &'a mut D) -> Self {
+        Self { document, parts: Vec::new() }
+    }
+
+    /// Applies a fragment, and lets it go out with this update.
+    ///
+    /// # Errors
+    /// [`Conflict`]: it does not apply; nothing has changed.
+    pub fn push(&mut self, fragment: D::Fragment) -> Result<(), Conflict> {
+        let change = self.document.apply(&fragment)?;
+        self.parts.push((fragment, change));
+        Ok(())
+    }
+
+    /// The document itself, for types of this crate that change it first and say what the fragment is afterwards: see [`record`](Self::record).
+    #[allow(dead_code)]
+    pub(crate) fn document(&mut self) -> &mut D {
+        self.document
+    }
+
+    /// Notes a fragment that was applied.
+    #[allow(dead_code)]
+    pub(crate) fn record(&mut self, fragment: D::Fragment, change: D::Change) {
+        self.parts.push((fragment, change));
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn finish(self) -> Vec<(D::Fragment, D::Change)> {
+        self.parts
+    }
+}
+
+impl<D: Document> std::ops::Deref for Draft<'_, D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        self.document
+    }
+}
+
+impl<D: Document> fmt::Debug for Draft<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft")
+            .field("kind", &D::KIND)
+            .field("parts", &self.parts.len())
+            .finish_non_exhaustive()
+    }
+}
