@@ -27,9 +27,9 @@ pub mod zmtp;
 
 pub use endpoint::{
     AllowAnonymous, Authenticator, Batch, Client, ClientBuilder, Endpoint, EndpointExt, Event, Events,
-    HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, Host, HostBuilder, JoinRequest, LeaveReason,
-    Member, MemberLag, MessageHandler, Messages, OrderKey, Receipt, Reservation, Sender, SharedToken,
-    ShutdownReport, Stats, authenticate_fn,
+    Extensions, HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, Host, HostBuilder, JoinRequest,
+    LeaveReason, Member, MemberLag, MessageHandler, Messages, OrderKey, Receipt, Reservation, Sender,
+    SharedToken, ShutdownReport, Stats, StreamOptions, authenticate_fn,
 };
 pub use error::{
     HostError, JoinError, ReceiptError, RecvError, RefusalReason, ReserveError, SendError, SubscribeError,

@@ -6,7 +6,26 @@
 
 use std::fmt;
 
+use crate::id::EndpointId;
+use crate::message::Position;
+
+pub use handle::{DocumentEvents, DocumentExt, DocumentHandle, DocumentOptions};
+pub use keep::{DocumentInfo, Keeper, KeeperBuilder, KeeperError, KeeperStats};
+pub use keeper::Access;
+pub use presence::Presence;
+
+mod fold;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
+mod handle;
+mod join;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
+mod keep;
+mod keeper;
+mod presence;
+mod replica;
 pub mod store;
+mod transfer;
+mod wire;
 
 /// How fragments of a document get along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +52,9 @@ pub trait Document: Sized + Send + 'static {
 
     /// The state before any fragment.
     fn empty() -> Self;
+
+    /// Tells a random number that no other replica has, before this one makes fragments: for types that put it into them. By default it is passed over.
+    fn set_replica(&mut self, _replica: u64) {}
 
     /// Changes the state. When it fails, nothing has changed.
     ///
@@ -106,6 +128,189 @@ impl Malformed {
     pub fn new(reason: impl Into<String>) -> Self {
         Self(reason.into())
     }
+}
+
+/// Who changed a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Author {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// A random number that tells the replicas of a document apart: each opening has one, and may come to have another.
+    pub replica: u64,
+    /// Whether it was changed here.
+    pub local: bool,
+    /// The change's place in the order; `None` for a change of our own, which is shown before it has one.
+    pub position: Option<Position>,
+}
+
+/// What happens to an open document.
+pub enum DocumentEvent<D: Document> {
+    /// The document is there.
+    Opened,
+    /// It was changed.
+    Changed {
+        /// By whom.
+        by: Author,
+        /// What changed, in order.
+        changes: Vec<D::Change>,
+    },
+    /// It is another one than before in a way that no list of changes tells: own changes were done over on top of others', or it was asked for anew after
+    /// a loss. Read it.
+    Replaced,
+    /// An own update did not apply any more when its turn came, and has no effect.
+    Refused {
+        /// What it was.
+        fragments: Vec<D::Fragment>,
+        /// Why it does not apply.
+        conflict: Conflict,
+    },
+    /// All own updates have their places.
+    Synced,
+    /// What others have told of themselves has changed: see [`DocumentHandle::presence`].
+    Presence,
+    /// This many events were missed: they were not read in time. Read the document.
+    Missed(u64),
+    /// The document is of no use any more, here; others are not concerned.
+    Failed(DocumentError),
+}
+
+impl<D: Document> Clone for DocumentEvent<D> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Opened => Self::Opened,
+            Self::Changed { by, changes } => Self::Changed { by: *by, changes: changes.clone() },
+            Self::Replaced => Self::Replaced,
+            Self::Refused { fragments, conflict } => {
+                Self::Refused { fragments: fragments.clone(), conflict: conflict.clone() }
+            }
+            Self::Synced => Self::Synced,
+            Self::Presence => Self::Presence,
+            Self::Missed(count) => Self::Missed(*count),
+            Self::Failed(error) => Self::Failed(error.clone()),
+        }
+    }
+}
+
+impl<D: Document> fmt::Debug for DocumentEvent<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened => f.write_str("Opened"),
+            Self::Changed { by, changes } => {
+                f.debug_struct("Changed").field("by", by).field("changes", &changes.len()).finish()
+            }
+            Self::Replaced => f.write_str("Replaced"),
+            Self::Refused { fragments, conflict } => f
+                .debug_struct("Refused")
+                .field("fragments", &fragments.len())
+                .field("conflict", conflict)
+                .finish(),
+            Self::Synced => f.write_str("Synced"),
+            Self::Presence => f.write_str("Presence"),
+            Self::Missed(count) => f.debug_tuple("Missed").field(count).finish(),
+            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
+        }
+    }
+}
+
+/// Why a document cannot be had, or is of no use any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// Nobody answers who has it: no node of the cluster keeps documents, or the one that does cannot be reached. That is another thing than an empty document.
+    #[error(
+        "nobody who answers has the document {name:?}: let the host keep documents, or open it with `create`"
+    )]
+    Unavailable {
+        /// The document's name.
+        name: String,
+    },
+    /// The host does not let this endpoint have it.
+    #[error("the document {name:?} was refused: {reason}")]
+    Refused {
+        /// The document's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// It is of another type.
+    #[error("the document {name:?} is of type {found:?}, not {expected:?}")]
+    Kind {
+        /// The document's name.
+        name: String,
+        /// The type it was opened as.
+        expected: &'static str,
+        /// The type that it has.
+        found: String,
+    },
+    /// What the cluster has of it makes no sense to its type.
+    #[error("the document {name:?} cannot be read: {reason}")]
+    Malformed {
+        /// The document's name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An update of a commutative document was larger than may be sent, and cannot be taken back: open it anew.
+    #[error("an update of the document {name:?} has {size} bytes, more than {limit}: make smaller ones")]
+    TooLarge {
+        /// The document's name.
+        name: String,
+        /// How large it was, in bytes.
+        size: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// The code of its type panicked.
+    #[error("the type of the document {name:?} panicked")]
+    Panicked {
+        /// The document's name.
+        name: String,
+    },
+    /// No document can have this name.
+    #[error("no document can be named {name:?}: a name has 1 to 200 bytes, no `/` and no control character")]
+    Name {
+        /// The text.
+        name: String,
+    },
+    /// The endpoint has ended, or the document was closed.
+    #[error("the document {name:?} was closed, or its endpoint has ended")]
+    Closed {
+        /// The document's name.
+        name: String,
+    },
+}
+
+/// Why a document was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// Too many updates wait for their places.
+    #[error("{unsynced} updates of the document {name:?} wait for their places: wait for `synced`")]
+    Full {
+        /// The document's name.
+        name: String,
+        /// How many.
+        unsynced: usize,
+    },
+    /// This endpoint may only read it.
+    #[error("the document {name:?} is read-only here")]
+    ReadOnly {
+        /// The document's name.
+        name: String,
+    },
+    /// The update is larger than may be sent. An ordered document is as it was before; a commutative one has [failed](DocumentError::TooLarge).
+    #[error("the update of the document {name:?} has {size} bytes, more than {limit}: make smaller ones")]
+    TooLarge {
+        /// The document's name.
+        name: String,
+        /// How large it is, in bytes.
+        size: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// The document is of no use any more.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
 }
 
 /// What [`DocumentHandle::update`](crate::document) gives its closure: the document as this node sees it, and the way to change it.

@@ -11,6 +11,7 @@ use futures::Stream;
 
 use crate::error::RecvError;
 use crate::flow::HighWaterMark;
+use crate::id::EndpointId;
 use crate::message::{Message, Position};
 use crate::proto::Instant;
 use crate::sync::lock;
@@ -23,7 +24,10 @@ use super::queue::{Item, Load, Queue};
 #[derive(Debug)]
 pub(super) struct Consumer {
     name: String,
-    prefix: String,
+    /// One of them matches.
+    prefixes: Vec<String>,
+    /// Whether own messages are shown, though the endpoint as a whole does not show them.
+    echo: bool,
     /// One, or one for each worker of a handler: messages of the same key go to the same.
     queues: Vec<Arc<Queue>>,
     key: OrderKey,
@@ -42,11 +46,18 @@ struct Watch {
 }
 
 impl Consumer {
-    pub(super) fn new(name: &str, prefix: &str, workers: usize, key: OrderKey) -> Arc<Self> {
+    pub(super) fn new(
+        name: &str,
+        prefixes: &[String],
+        echo: bool,
+        workers: usize,
+        key: OrderKey,
+    ) -> Arc<Self> {
         let load = Arc::new(Load::default());
         Arc::new(Self {
             name: name.to_owned(),
-            prefix: prefix.to_owned(),
+            prefixes: prefixes.to_vec(),
+            echo,
             queues: (0..workers.max(1)).map(|_| Arc::new(Queue::new(Arc::clone(&load)))).collect(),
             key,
             load,
@@ -73,19 +84,30 @@ impl Consumer {
         self.overrun.load(Ordering::Relaxed) || self.queues.iter().all(|queue| queue.is_abandoned())
     }
 
-    /// What of these messages is for this consumer.
-    fn select(&self, messages: Arc<Vec<Message>>) -> Arc<Vec<Message>> {
-        let matches = |message: &Message| message.topic().as_str().starts_with(&self.prefix);
+    /// What of these messages is for this consumer; those of `own` only if it shows them.
+    fn select(&self, messages: Arc<Vec<Message>>, own: Option<EndpointId>) -> Arc<Vec<Message>> {
+        let hidden = if self.echo { None } else { own };
+        let matches = |message: &Message| {
+            let topic = message.topic().as_str();
+            self.prefixes.iter().any(|prefix| topic.starts_with(prefix)) && hidden != Some(message.origin())
+        };
         // Not even looking at them is what a stream costs that takes all.
-        if self.prefix.is_empty() || messages.iter().all(matches) {
+        let takes_all = self.prefixes.iter().any(String::is_empty) && hidden.is_none();
+        if takes_all || messages.iter().all(matches) {
             return messages;
         }
         Arc::new(messages.iter().filter(|message| matches(message)).cloned().collect())
     }
 
     /// Puts messages into its queues. `false`, and nothing put in, when more waits there than may: so one batch may go over.
-    fn push(&self, messages: Arc<Vec<Message>>, limits: &Limits, outcome: &mut Outcome) -> bool {
-        let messages = self.select(messages);
+    fn push(
+        &self,
+        messages: Arc<Vec<Message>>,
+        own: Option<EndpointId>,
+        limits: &Limits,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let messages = self.select(messages, own);
         if messages.is_empty() {
             return true;
         }
@@ -222,6 +244,11 @@ impl Consumers {
         self.list().iter().all(|consumer| consumer.is_gone())
     }
 
+    /// Whether anybody wants to see the endpoint's own messages, though it does not show them as a whole.
+    pub(super) fn want_echo(&self) -> bool {
+        self.list().iter().any(|consumer| consumer.echo && !consumer.is_gone())
+    }
+
     /// Whether there were consumers, and all of them have been too slow.
     pub(super) fn have_all_overrun(&self) -> bool {
         lock(&self.state).overran && self.is_empty()
@@ -240,8 +267,8 @@ impl Consumers {
         Arc::clone(&lock(&self.state).list)
     }
 
-    /// Deals out messages. Never waits: a consumer that has fallen too far behind ends alone.
-    pub(super) fn deliver(&self, messages: Vec<Message>) -> Outcome {
+    /// Deals out messages; those of `own` to consumers with an echo alone. Never waits: a consumer that has fallen too far behind ends alone.
+    pub(super) fn deliver(&self, messages: Vec<Message>, own: Option<EndpointId>) -> Outcome {
         let mut outcome = Outcome::default();
         let (consumers, limits) = {
             let state = lock(&self.state);
@@ -252,7 +279,7 @@ impl Consumers {
             // The last one gets ours, so that a consumer that is alone need not share.
             let last = number + 1 == consumers.len();
             let batch = if last { std::mem::take(&mut messages) } else { Arc::clone(&messages) };
-            if !consumer.is_gone() && !consumer.push(batch, &limits, &mut outcome) {
+            if !consumer.is_gone() && !consumer.push(batch, own, &limits, &mut outcome) {
                 self.overrun(consumer, &mut outcome);
             }
         }
@@ -308,6 +335,40 @@ impl Consumers {
     }
 }
 
+/// What a stream shows. See [`Endpoint::messages_with`](super::Endpoint::messages_with).
+///
+/// ```
+/// let options = zincmq::StreamOptions::new().prefix("sensor.").echo(true);
+/// # let _ = options;
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct StreamOptions {
+    pub(super) prefixes: Vec<String>,
+    pub(super) echo: bool,
+}
+
+impl StreamOptions {
+    /// Everything the endpoint receives, without its own messages unless it was built with `echo(true)`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Topics of this prefix, too, and none but those of such prefixes, of what the endpoint subscribes to. Without any: all.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefixes.push(prefix.into());
+        self
+    }
+
+    /// Whether the endpoint's own messages are shown, in their places. Default: as the endpoint was built.
+    #[must_use]
+    pub fn echo(mut self, echo: bool) -> Self {
+        self.echo = echo;
+        self
+    }
+}
+
 /// The messages an endpoint receives, as a [`Stream`]. Made by [`Endpoint::messages`](super::Endpoint::messages).
 ///
 /// An item is a message, or a word: [`RecvError::Reset`] says that messages were missed and where delivery goes on,
@@ -324,8 +385,10 @@ pub struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(consumers: &Consumers) -> Self {
-        let consumer = Consumer::new("messages", "", 1, OrderKey::Origin);
+    pub(super) fn new(consumers: &Consumers, options: &StreamOptions) -> Self {
+        let everything = [String::new()];
+        let prefixes = if options.prefixes.is_empty() { &everything } else { &options.prefixes[..] };
+        let consumer = Consumer::new("messages", prefixes, options.echo, 1, OrderKey::Origin);
         consumers.add(Arc::clone(&consumer));
         Self { consumer, current: Batch::default() }
     }

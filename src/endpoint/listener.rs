@@ -47,7 +47,7 @@ impl ChannelListener {
 
     /// A window of our own making. Decoded only where somebody wants to see it.
     pub(super) fn on_window(&mut self, body: &Bytes, last: Position, foreign: bool) {
-        if (foreign || self.echo) && !self.node.consumers.is_empty() {
+        if (foreign || self.echo || self.node.consumers.want_echo()) && !self.node.consumers.is_empty() {
             match Window::decode(body, self.max_message) {
                 Ok(window) => self.deliver(window.messages, last),
                 Err(malformed) => debug_assert!(false, "our own window is {malformed}"),
@@ -60,8 +60,14 @@ impl ChannelListener {
     pub(super) fn deliver(&mut self, mut messages: Vec<Message>, up_to: Position) {
         self.delivered = Some(up_to);
         let id = self.node.id;
+        // Whose messages are for consumers with an echo alone, if such are among these.
+        let mut own = None;
         if !self.echo && messages.iter().any(|message| message.origin() == id) {
-            messages.retain(|message| message.origin() != id);
+            if self.node.consumers.want_echo() {
+                own = Some(id);
+            } else {
+                messages.retain(|message| message.origin() != id);
+            }
         }
         if let Some(subscriptions) = &self.subscriptions {
             let subscriptions = lock(subscriptions);
@@ -70,7 +76,7 @@ impl ChannelListener {
             }
         }
         if !messages.is_empty() {
-            let outcome = self.node.consumers.deliver(messages);
+            let outcome = self.node.consumers.deliver(messages, own);
             self.report(outcome);
         }
     }

@@ -9,6 +9,7 @@ mod client;
 mod consumer;
 mod driver;
 mod event;
+mod extensions;
 mod handler;
 mod host;
 mod listener;
@@ -21,8 +22,9 @@ mod stats;
 pub use auth::{AllowAnonymous, Authenticator, JoinRequest, SharedToken, authenticate_fn};
 pub use batch::Batch;
 pub use client::{Client, ClientBuilder};
-pub use consumer::Messages;
+pub use consumer::{Messages, StreamOptions};
 pub use event::{Event, Events, LeaveReason};
+pub use extensions::Extensions;
 pub use handler::{HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, MessageHandler, OrderKey};
 pub use host::{Host, HostBuilder};
 pub use outbound::{Receipt, Reservation};
@@ -115,6 +117,12 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
 
     /// All messages the endpoint receives from now on, in order. Own messages are left out, unless the endpoint was built with `echo(true)`.
     fn messages(&self) -> Messages;
+
+    /// As [`messages`](Self::messages), of some topics alone, or with own messages.
+    fn messages_with(&self, options: &StreamOptions) -> Messages;
+
+    /// What services on top of the endpoint keep with it.
+    fn extensions(&self) -> &Extensions;
 
     /// Lets a handler see the messages of a prefix from now on, in order. [`EndpointExt::handle`] is more convenient.
     ///

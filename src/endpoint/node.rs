@@ -16,8 +16,9 @@ use crate::role::Role;
 use crate::sync::lock;
 use crate::wire::{MAX_PREFIXES, MemberEntry};
 
-use super::consumer::{Consumer, Consumers, Messages};
+use super::consumer::{Consumer, Consumers, Messages, StreamOptions};
 use super::event::{EVENT_CAPACITY, Event, Events};
+use super::extensions::Extensions;
 use super::handler::{self, Failure, HandlerHandle, HandlerOptions, MessageHandler};
 use super::outbound::{Gate, Outbound};
 use super::sender::Sender;
@@ -57,6 +58,7 @@ pub(crate) struct Node {
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) extensions: Extensions,
 }
 
 impl Node {
@@ -83,6 +85,7 @@ impl Node {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             shutdown_timeout,
+            extensions: Extensions::default(),
         };
         (Arc::new(node), received)
     }
@@ -165,8 +168,8 @@ impl Node {
         Role::from_byte(self.role.load(Ordering::Acquire)).unwrap_or(Role::Member)
     }
 
-    pub(crate) fn sender(&self) -> Sender {
-        Sender::new(Arc::clone(&self.outbound))
+    pub(crate) fn sender(self: &Arc<Self>) -> Sender {
+        Sender::new(Arc::clone(self))
     }
 
     pub(crate) async fn subscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
@@ -189,8 +192,8 @@ impl Node {
         .await
     }
 
-    pub(crate) fn messages(&self) -> Messages {
-        Messages::new(&self.consumers)
+    pub(crate) fn messages(&self, options: &StreamOptions) -> Messages {
+        Messages::new(&self.consumers, options)
     }
 
     pub(crate) fn add_handler(
@@ -203,7 +206,8 @@ impl Node {
         if options.name.is_empty() {
             prefix.clone_into(&mut options.name);
         }
-        let consumer = Consumer::new(&options.name, prefix, options.workers, options.key);
+        let consumer =
+            Consumer::new(&options.name, &[prefix.to_owned()], false, options.workers, options.key);
         self.consumers.add(Arc::clone(&consumer));
         let node = Arc::downgrade(self);
         let report: Arc<dyn Fn(Failure) + Send + Sync> = Arc::new(move |failure| {
@@ -293,7 +297,15 @@ macro_rules! endpoint {
             }
 
             fn messages(&self) -> $crate::Messages {
-                self.node().messages()
+                self.node().messages(&$crate::StreamOptions::new())
+            }
+
+            fn messages_with(&self, options: &$crate::StreamOptions) -> $crate::Messages {
+                self.node().messages(options)
+            }
+
+            fn extensions(&self) -> &$crate::Extensions {
+                &self.node().extensions
             }
 
             fn add_handler(

@@ -6,11 +6,15 @@ use std::task::{Context, Poll};
 
 use futures::Sink;
 
-use crate::error::{ReserveError, SendError};
+use crate::error::{ReserveError, SendError, SubscribeError};
+use crate::id::EndpointId;
 use crate::message::Message;
+use crate::role::Role;
 
+use super::consumer::{Messages, StreamOptions};
 use super::handler::in_handler;
-use super::outbound::{Outbound, Receipt, Reservation};
+use super::node::Node;
+use super::outbound::{Receipt, Reservation};
 
 /// Sends messages of one endpoint. Cloning is cheap; clones share the endpoint's send queue and its order.
 ///
@@ -30,20 +34,54 @@ use super::outbound::{Outbound, Receipt, Reservation};
 /// ```
 #[derive(Debug)]
 pub struct Sender {
-    outbound: Arc<Outbound>,
+    node: Arc<Node>,
     /// What `start_send` took while there was no room.
     slot: Option<Message>,
 }
 
 impl Clone for Sender {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.outbound))
+        Self::new(Arc::clone(&self.node))
     }
 }
 
 impl Sender {
-    pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
-        Self { outbound, slot: None }
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node, slot: None }
+    }
+
+    /// The endpoint's id.
+    #[must_use]
+    pub fn id(&self) -> EndpointId {
+        self.node.id
+    }
+
+    /// What the endpoint may do.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.node.role()
+    }
+
+    /// As [`Endpoint::messages_with`](super::Endpoint::messages_with), for code that must not keep the endpoint alive.
+    #[must_use]
+    pub fn messages_with(&self, options: &StreamOptions) -> Messages {
+        self.node.messages(options)
+    }
+
+    /// As [`Endpoint::subscribe`](super::Endpoint::subscribe), for code that must not keep the endpoint alive.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; nothing changed.
+    pub async fn subscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
+        self.node.subscribe(prefix).await
+    }
+
+    /// As [`Endpoint::unsubscribe`](super::Endpoint::unsubscribe), for code that must not keep the endpoint alive.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; nothing changed.
+    pub async fn unsubscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
+        self.node.unsubscribe(prefix).await
     }
 
     /// Sends a message, waiting for room. As [`Endpoint::send`](super::Endpoint::send). Cancel safe: a cancelled call has sent nothing.
@@ -51,11 +89,11 @@ impl Sender {
     /// # Errors
     /// [`SendError`], with the message inside; nothing was sent.
     pub async fn send(&self, message: Message) -> Result<Receipt, SendError> {
-        match self.outbound.try_send(message) {
+        match self.node.outbound.try_send(message) {
             Err(SendError::Full { message }) if in_handler() => Err(SendError::WouldBlock { message }),
             Err(SendError::Full { message }) => {
                 let mut slot = Some(*message);
-                std::future::poll_fn(|cx| self.outbound.poll_send(cx, &mut slot)).await
+                std::future::poll_fn(|cx| self.node.outbound.poll_send(cx, &mut slot)).await
             }
             result => result,
         }
@@ -66,7 +104,7 @@ impl Sender {
     /// # Errors
     /// [`SendError`], with the message inside; nothing was sent.
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
-        self.outbound.try_send(message)
+        self.node.outbound.try_send(message)
     }
 
     /// Keeps room for so many messages, waiting for it: handlers that send can take room ahead this way, since inside them `send` never waits.
@@ -77,9 +115,9 @@ impl Sender {
     /// [`ReserveError`]; nothing is kept.
     pub async fn reserve(&self, messages: usize) -> Result<Reservation, ReserveError> {
         if in_handler() {
-            return self.outbound.try_reserve(messages);
+            return self.node.outbound.try_reserve(messages);
         }
-        std::future::poll_fn(|cx| self.outbound.poll_reserve(cx, messages)).await
+        std::future::poll_fn(|cx| self.node.outbound.poll_reserve(cx, messages)).await
     }
 
     /// Keeps room for so many messages, if there is room now.
@@ -87,14 +125,14 @@ impl Sender {
     /// # Errors
     /// [`ReserveError`]; nothing is kept.
     pub fn try_reserve(&self, messages: usize) -> Result<Reservation, ReserveError> {
-        self.outbound.try_reserve(messages)
+        self.node.outbound.try_reserve(messages)
     }
 
     fn poll_slot(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if self.slot.is_none() {
             return Poll::Ready(Ok(()));
         }
-        match self.outbound.poll_send(cx, &mut self.slot) {
+        match self.node.outbound.poll_send(cx, &mut self.slot) {
             // As in `send`: a handler that waits for room would wait for itself.
             Poll::Pending if in_handler() => match self.slot.take() {
                 Some(message) => Poll::Ready(Err(SendError::WouldBlock { message: Box::new(message) })),
@@ -113,7 +151,7 @@ impl Sink<Message> for Sender {
     }
 
     fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), SendError> {
-        match self.outbound.try_send(message) {
+        match self.node.outbound.try_send(message) {
             Err(SendError::Full { message }) => {
                 self.slot = Some(*message);
                 Ok(())

@@ -85,6 +85,16 @@ pub enum DecodeError {
     },
 }
 
+/// A value as MessagePack.
+pub(crate) fn encode_messagepack<V: Serialize + ?Sized>(value: &V) -> Result<Vec<u8>, EncodeError> {
+    rmp_serde::to_vec_named(value).map_err(|e| value_error(Codec::MessagePack, e))
+}
+
+/// The value that this is as MessagePack.
+pub(crate) fn decode_messagepack<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, DecodeError> {
+    rmp_serde::from_slice(bytes).map_err(|e| decode_error(Codec::MessagePack, e))
+}
+
 impl Message {
     /// A data message of a value as MessagePack, the default for serde types.
     ///
@@ -110,7 +120,7 @@ impl Message {
         TopicError: From<T::Error>,
         V: Serialize + ?Sized,
     {
-        let payload = rmp_serde::to_vec_named(value).map_err(|e| value_error(Codec::MessagePack, e))?;
+        let payload = encode_messagepack(value)?;
         Ok(Self::new(topic, payload)?.with_codec(Codec::MessagePack))
     }
 
@@ -120,7 +130,7 @@ impl Message {
     /// [`DecodeError::OtherCodec`] when the payload is of another codec; [`DecodeError::Value`] when it does not fit the type.
     pub fn decode<V: DeserializeOwned>(&self) -> Result<V, DecodeError> {
         self.expect_codec(Codec::MessagePack)?;
-        rmp_serde::from_slice(&self.payload).map_err(|e| decode_error(Codec::MessagePack, e))
+        decode_messagepack(&self.payload)
     }
 
     /// A data message of a value as JSON.

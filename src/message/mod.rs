@@ -5,6 +5,7 @@ mod headers;
 mod topic;
 
 pub use codec::{Codec, DecodeError, EncodeError};
+pub(crate) use codec::{decode_messagepack, encode_messagepack};
 pub(crate) use headers::MAX_HEADERS;
 pub use headers::{Headers, HeadersError};
 pub(crate) use topic::check_prefix;

@@ -68,7 +68,7 @@ fn put_prefix(buffer: &mut impl bytes::BufMut, kind: u8) {
 }
 
 /// Puts an unsigned LEB128 varint.
-fn put_varint(buffer: &mut impl bytes::BufMut, mut value: u64) {
+pub(crate) fn put_varint(buffer: &mut impl bytes::BufMut, mut value: u64) {
     while value >= 0x80 {
         buffer.put_u8((value as u8) | 0x80);
         value >>= 7;

@@ -20,7 +20,7 @@ use crate::role::Role;
 use crate::transport::{self, Address, AddressError, Carrier};
 use crate::wire::{MAX_PREFIXES, MAX_TOKEN};
 
-use super::consumer::Messages;
+use super::consumer::{Messages, StreamOptions};
 use super::listener::ChannelListener;
 use super::node::{DropGuard, Node, endpoint};
 use super::outbound::{Outbound, QueueLimit};
@@ -245,7 +245,7 @@ impl ClientBuilder {
         address: impl TryInto<Address, Error: Into<AddressError>>,
     ) -> Result<(Client, Messages), JoinError> {
         let address = address.try_into().map_err(Into::into)?;
-        self.start(address, |node| node.messages()).await
+        self.start(address, |node| node.messages(&StreamOptions::new())).await
     }
 
     /// Starts the client and waits until it is a member. `prepare` runs before anything can be delivered.

@@ -1,0 +1,205 @@
+//! A document in its order: which updates count, and what they make of it. The same on every node, whatever was sent twice.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::message::Position;
+
+use super::wire::{Entry, Live, State, Update};
+use super::{Conflict, Document, Malformed, Model};
+
+/// What was taken of each replica: exactly the next one is taken, others are passed over. So what is sent again after a loss counts once, even where the
+/// cluster itself has forgotten who sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Numbers(BTreeMap<u64, (u64, Position)>);
+
+impl Numbers {
+    /// Of how many replicas that is remembered (a guess: of many more than have a document open at once). Beyond, the one that was silent for longest is forgotten.
+    pub(crate) const MOST: usize = 1_024;
+
+    /// Whether this update is the next of its replica, which is so noted.
+    pub(crate) fn take(&mut self, replica: u64, number: u64, position: Position) -> bool {
+        if number != self.last(replica) + 1 {
+            return false;
+        }
+        if !self.0.contains_key(&replica) && self.0.len() >= Self::MOST {
+            let oldest =
+                self.0.iter().min_by_key(|(_, (_, position))| *position).map(|(replica, _)| *replica);
+            oldest.and_then(|replica| self.0.remove(&replica));
+        }
+        self.0.insert(replica, (number, position));
+        true
+    }
+
+    /// The last that was taken of a replica, 0 for none.
+    pub(crate) fn last(&self, replica: u64) -> u64 {
+        self.0.get(&replica).map_or(0, |(number, _)| *number)
+    }
+
+    pub(crate) fn set(&mut self, replica: u64, number: u64, position: Position) {
+        self.0.insert(replica, (number, position));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64, Position)> {
+        self.0.iter().map(|(replica, (number, position))| (*replica, *number, *position))
+    }
+}
+
+/// What is known of a document without knowing its type: what was taken of it, and of which type it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger {
+    /// Set by the first update, or the seed, that was taken; those of other types are passed over.
+    pub(crate) kind: Option<String>,
+    pub(crate) numbers: Numbers,
+    /// Up to where all was looked at.
+    pub(crate) at: Option<Position>,
+}
+
+impl Ledger {
+    /// Whether this stands behind all that was looked at, which then ends with it.
+    pub(crate) fn reaches(&mut self, position: Position) -> bool {
+        let is_new = self.at.is_none_or(|at| at < position);
+        if is_new {
+            self.at = Some(position);
+        }
+        is_new
+    }
+
+    /// Whether an update counts.
+    pub(crate) fn takes(&mut self, position: Position, update: &Update) -> bool {
+        let fits = self.kind.as_ref().is_none_or(|kind| *kind == update.kind);
+        let takes = fits && self.numbers.take(update.replica, update.number, position);
+        if takes && self.kind.is_none() {
+            self.kind = Some(update.kind.clone());
+        }
+        takes
+    }
+
+    /// A seed, if it counts: it does where nothing was taken before.
+    pub(crate) fn takes_seed(&mut self, seed: &Bytes) -> Option<State> {
+        if self.kind.is_some() {
+            return None;
+        }
+        let state = State::decode(seed).ok().filter(|state| state.kind.is_some() && state.tail.is_empty())?;
+        self.kind.clone_from(&state.kind);
+        self.numbers.clone_from(&state.numbers);
+        Some(state)
+    }
+}
+
+/// A document, and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Folded<D> {
+    pub(crate) ledger: Ledger,
+    pub(crate) document: D,
+}
+
+impl<D: Document> Folded<D> {
+    pub(crate) fn empty() -> Self {
+        Self { ledger: Ledger::default(), document: D::empty() }
+    }
+
+    /// The document of a state, with its tail; up to where it goes, it says itself.
+    pub(crate) fn of(state: &State) -> Result<Self, Malformed> {
+        if state.kind.as_ref().is_some_and(|kind| kind != D::KIND) {
+            return Err(Malformed::new("a document of another type"));
+        }
+        let document = if state.at.is_some() { D::restore(&state.snapshot)? } else { D::empty() };
+        let ledger = Ledger { kind: state.kind.clone(), numbers: state.numbers.clone(), at: state.at };
+        let mut folded = Self { ledger, document };
+        for entry in &state.tail {
+            folded.take(entry)?;
+        }
+        Ok(folded)
+    }
+
+    /// Takes an update in its place. One that does not count, does not apply or makes no sense changes nothing, here as everywhere.
+    pub(crate) fn take(&mut self, entry: &Entry) -> Result<(), Malformed> {
+        let Ok(Live::Update(update)) = Live::decode(&entry.update) else {
+            return Err(Malformed::new("a record that is no update"));
+        };
+        if self.ledger.reaches(entry.position) && self.ledger.takes(entry.position, &update) {
+            if let Ok(fragments) = decode_all::<D>(&update) {
+                // A conflict has its place in the order, and no effect.
+                let _ = apply_all(&mut self.document, &fragments);
+            }
+        }
+        Ok(())
+    }
+
+    /// The document as it travels, as it is now.
+    pub(crate) fn state(&self) -> State {
+        State {
+            kind: self.ledger.kind.clone(),
+            at: self.ledger.at,
+            numbers: self.ledger.numbers.clone(),
+            snapshot: Bytes::from(self.document.snapshot()),
+            tail: Vec::new(),
+            read_only: false,
+        }
+    }
+}
+
+pub(crate) fn decode_all<D: Document>(update: &Update) -> Result<Vec<D::Fragment>, Malformed> {
+    update.fragments.iter().map(|fragment| D::decode(fragment)).collect()
+}
+
+/// Applies all fragments of an ordered document, or none. Those of a commutative one stand each for itself.
+pub(crate) fn apply_all<D: Document>(
+    document: &mut D,
+    fragments: &[D::Fragment],
+) -> Result<Vec<D::Change>, Conflict> {
+    match fragments {
+        [fragment] => Ok(vec![document.apply(fragment)?]),
+        fragments if D::MODEL == Model::Commutative => {
+            let applied: Vec<_> = fragments.iter().map(|fragment| document.apply(fragment)).collect();
+            let (changes, conflicts): (Vec<_>, Vec<_>) = applied.into_iter().partition(Result::is_ok);
+            match conflicts.into_iter().find_map(Result::err).filter(|_| changes.is_empty()) {
+                Some(conflict) => Err(conflict),
+                None => Ok(changes.into_iter().filter_map(Result::ok).collect()),
+            }
+        }
+        fragments => {
+            let mut fork = document.fork();
+            let changes = fragments.iter().map(|fragment| fork.apply(fragment)).collect::<Result<_, _>>()?;
+            *document = fork;
+            Ok(changes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seq: u64) -> Position {
+        Position { epoch: 1, seq }
+    }
+
+    #[test]
+    fn exactly_the_next_is_taken() {
+        let mut numbers = Numbers::default();
+        assert!(!numbers.take(7, 2, at(1)));
+        assert!(numbers.take(7, 1, at(2)));
+        assert!(!numbers.take(7, 1, at(3)));
+        assert!(!numbers.take(7, 3, at(4)));
+        assert!(numbers.take(7, 2, at(5)));
+        assert_eq!((numbers.last(7), numbers.last(8)), (2, 0));
+    }
+
+    #[test]
+    fn the_one_that_was_silent_for_longest_is_forgotten() {
+        let mut numbers = Numbers::default();
+        for replica in 1..=Numbers::MOST as u64 {
+            assert!(numbers.take(replica, 1, at(replica)));
+        }
+        assert!(numbers.take(1, 2, at(5_000)));
+        assert!(numbers.take(9_999, 1, at(5_001)));
+        assert_eq!((numbers.len(), numbers.last(1), numbers.last(2)), (Numbers::MOST, 2, 0));
+    }
+}

@@ -1,0 +1,547 @@
+//! Drives the machine of an open document: one task reads, another sends, and the application's threads change it in between.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::Instant as TokioInstant;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoint::{Batch, Endpoint, Event, Events, Messages, Sender, StreamOptions};
+use crate::error::{ReceiptError, RecvError};
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind, Position};
+use crate::proto::Instant;
+use crate::sync::lock;
+
+use super::super::presence::{self, Presence, Presences};
+use super::super::replica::{Config, Output, Replica};
+use super::super::wire;
+use super::super::{Document, DocumentError, DocumentEvent, Draft, UpdateError};
+use super::{DocumentOptions, subscribe_error};
+
+/// How many events may wait for each that listens (a guess).
+const EVENTS: usize = 1_024;
+
+/// What those who wait want to know.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Status {
+    pub(super) begun: bool,
+    pub(super) synced: bool,
+    pub(super) unsynced: usize,
+    pub(super) stored: Option<Position>,
+    pub(super) failed: Option<DocumentError>,
+    /// How many updates of others were let in.
+    let_in: u64,
+}
+
+/// Something to send.
+#[derive(Debug)]
+struct Outgoing {
+    topic: String,
+    kind: MessageKind,
+    payload: Bytes,
+}
+
+/// What the handles and the tasks of an open document share.
+pub(super) struct Shared<D: Document> {
+    name: String,
+    me: EndpointId,
+    replica: Mutex<Replica<D>>,
+    presence: Mutex<OwnPresence>,
+    others: Mutex<Presences>,
+    events: broadcast::Sender<DocumentEvent<D>>,
+    status: watch::Sender<Status>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    /// The reader has something new to look at.
+    wake: Notify,
+    closing: CancellationToken,
+    /// The writer is done.
+    done: CancellationToken,
+    /// How many updates of others may be let in.
+    held: watch::Sender<u64>,
+    clock: TokioInstant,
+}
+
+#[derive(Debug, Default)]
+struct OwnPresence {
+    state: Option<Bytes>,
+    /// When it is to be told, next.
+    due: Option<Instant>,
+    told: Option<Instant>,
+}
+
+/// Starts the tasks of a document.
+pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
+    endpoint: &E,
+    name: &str,
+    options: &DocumentOptions,
+) -> Arc<Shared<D>> {
+    let me = endpoint.id();
+    let config = Config {
+        name: name.to_owned(),
+        me,
+        seed: random(),
+        create: options.create,
+        max_unsynced: options.max_unsynced,
+        max_update: options.max_update,
+    };
+    let (outgoing, queue) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        name: name.to_owned(),
+        me,
+        replica: Mutex::new(Replica::new(config)),
+        presence: Mutex::default(),
+        others: Mutex::default(),
+        events: broadcast::Sender::new(EVENTS),
+        status: watch::Sender::default(),
+        outgoing,
+        wake: Notify::new(),
+        closing: CancellationToken::new(),
+        done: CancellationToken::new(),
+        held: watch::Sender::new(u64::MAX),
+        clock: TokioInstant::now(),
+    });
+    let reader = Reader {
+        shared: Arc::clone(&shared),
+        messages: endpoint.messages_with(&stream_options(me, name)),
+        events: Some(endpoint.events()),
+        sender: endpoint.sender(),
+        let_in: 0,
+    };
+    tokio::spawn(reader.run());
+    tokio::spawn(write(Arc::clone(&shared), endpoint.sender(), queue));
+    shared
+}
+
+/// Changes and answers come in one stream, in their order.
+fn stream_options(me: EndpointId, name: &str) -> StreamOptions {
+    StreamOptions::new().prefix(wire::prefix(name)).prefix(wire::answer_topic(me)).echo(true)
+}
+
+/// A number of the system's generator; where that fails, of the process's hasher.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes).max(1),
+        Err(_) => {
+            use std::hash::{BuildHasher, Hasher, RandomState};
+            RandomState::new().build_hasher().finish().max(1)
+        }
+    }
+}
+
+impl<D: Document> Shared<D> {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn now(&self) -> Instant {
+        Instant::since_start(self.clock.elapsed())
+    }
+
+    /// Does something with the machine, and passes on what it wants said, in its order.
+    fn with<R>(&self, act: impl FnOnce(&mut Replica<D>) -> R) -> R {
+        let mut replica = lock(&self.replica);
+        let result = act(&mut replica);
+        while let Some(output) = replica.poll_output() {
+            let outgoing = match output {
+                Output::Say { kind, payload } => {
+                    Outgoing { topic: wire::live_topic(&self.name), kind, payload }
+                }
+                Output::Answer { to, payload } => {
+                    Outgoing { topic: wire::answer_topic(to), kind: MessageKind::FullDocument, payload }
+                }
+                Output::Event(event) => {
+                    // Nobody listening is no error.
+                    let _ = self.events.send(event);
+                    continue;
+                }
+            };
+            // The writer is gone when the document is closed: nothing is to be sent then.
+            let _ = self.outgoing.send(outgoing);
+        }
+        self.status.send_if_modified(|status| {
+            let failed = replica.failure().is_some() && status.failed.is_none();
+            let new = (replica.has_begun(), replica.is_synced(), replica.unsynced(), replica.stored());
+            let changed = failed || new != (status.begun, status.synced, status.unsynced, status.stored);
+            (status.begun, status.synced, status.unsynced, status.stored) = new;
+            if failed {
+                status.failed = replica.failure().cloned();
+            }
+            changed
+        });
+        result
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        !self.closing.is_cancelled() && self.status.borrow().failed.is_none()
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        lock(&self.replica).position()
+    }
+
+    pub(super) fn read<R>(&self, read: impl FnOnce(&D) -> R) -> R {
+        read(lock(&self.replica).document())
+    }
+
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut Draft<'_, D>) -> R) -> Result<R, UpdateError> {
+        if self.closing.is_cancelled() {
+            return Err(self.closed_error().into());
+        }
+        // A panic in `change` must not keep what was done before it from going out.
+        let result =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lock(&self.replica).update(change)));
+        self.with(|_| ());
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn closed_error(&self) -> DocumentError {
+        DocumentError::Closed { name: self.name.clone() }
+    }
+
+    /// Waits until the status is as it should be.
+    async fn wait_for(&self, mut is: impl FnMut(&Status) -> bool) -> Result<(), DocumentError> {
+        let mut status = self.status.subscribe();
+        let waited = async {
+            // The sender lives as long as we do.
+            match status.wait_for(|status| is(status) || status.failed.is_some()).await {
+                Ok(status) => status.failed.clone().map_or(Ok(()), Err),
+                Err(_) => Err(self.closed_error()),
+            }
+        };
+        tokio::select! {
+            biased;
+            result = waited => result,
+            () = self.closing.cancelled() => Err(self.closed_error()),
+        }
+    }
+
+    pub(super) async fn opened(&self) -> Result<(), DocumentError> {
+        self.wait_for(|status| status.begun).await
+    }
+
+    pub(super) async fn synced(&self) -> Result<(), DocumentError> {
+        self.wait_for(|status| status.synced).await
+    }
+
+    pub(super) async fn has_room(&self) -> Result<(), UpdateError> {
+        loop {
+            let unsynced = match lock(&self.replica).may_update() {
+                Err(UpdateError::Full { unsynced, .. }) => unsynced,
+                other => return other,
+            };
+            self.wait_for(|status| status.unsynced < unsynced).await?;
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<DocumentEvent<D>> {
+        self.events.subscribe()
+    }
+
+    pub(super) fn set_presence(&self, state: Bytes) {
+        let now = self.now();
+        let mut own = lock(&self.presence);
+        own.state = Some(state);
+        own.due = Some(own.told.map_or(now, |told| (told + presence::TELL_AT_MOST_EVERY).max(now)));
+        drop(own);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn presence(&self) -> Vec<Presence> {
+        lock(&self.others).all()
+    }
+
+    fn tell_presence(&self, state: Option<&Bytes>) {
+        let payload = presence::encode(lock(&self.replica).id(), state);
+        let topic = wire::presence_topic(&self.name);
+        // As above.
+        let _ = self.outgoing.send(Outgoing { topic, kind: MessageKind::Data, payload });
+    }
+
+    /// Tells the own presence, if that is due.
+    fn tell_presence_if_due(&self) {
+        let now = self.now();
+        let mut own = lock(&self.presence);
+        if own.due.is_none_or(|due| now < due) {
+            return;
+        }
+        own.told = Some(now);
+        own.due = own.state.is_some().then(|| now + presence::TELL_EVERY);
+        let state = own.state.clone();
+        drop(own);
+        if state.is_some() {
+            self.tell_presence(state.as_ref());
+        }
+    }
+
+    pub(super) fn close(&self) {
+        if !self.closing.is_cancelled() && lock(&self.presence).state.take().is_some() {
+            self.tell_presence(None);
+        }
+        self.closing.cancel();
+    }
+
+    pub(super) async fn closed(&self) {
+        self.done.cancelled().await;
+    }
+
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn hold(&self, updates: u64) {
+        self.held.send_replace(updates);
+    }
+
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) async fn let_in(&self, updates: u64) {
+        // An error is the end, and nothing to wait for.
+        let _ = self.wait_for(|status| status.let_in >= updates).await;
+    }
+}
+
+/// Takes in what concerns the document.
+struct Reader<D: Document> {
+    shared: Arc<Shared<D>>,
+    messages: Messages,
+    events: Option<Events>,
+    sender: Sender,
+    /// How many updates of others were let in.
+    let_in: u64,
+}
+
+impl<D: Document> Reader<D> {
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let end = loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => break None,
+                () = sleep_until(&shared, deadline) => {}
+                () = shared.wake.notified() => {}
+                event = next_event(&mut self.events) => self.on_event(event),
+                item = self.messages.next_batch() => match item {
+                    Some(Ok(batch)) => self.take(batch).await,
+                    Some(Err(RecvError::Overrun)) => {
+                        // What waited is lost, but not what is in order: begin again.
+                        self.messages = self.sender.messages_with(&stream_options(shared.me, &shared.name));
+                        shared.with(Replica::on_reset);
+                    }
+                    Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) => shared.with(Replica::on_reset),
+                    Some(Err(_)) | None => break Some(shared.closed_error()),
+                },
+            }
+            let now = shared.now();
+            shared.with(|replica| replica.handle_timeout(now));
+            shared.tell_presence_if_due();
+            if lock(&shared.others).expire(now) {
+                // Nobody listening is no error.
+                let _ = shared.events.send(DocumentEvent::Presence);
+            }
+        };
+        if let Some(error) = end {
+            shared.with(|replica| replica.fail(error));
+            shared.closing.cancel();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let replica = lock(&self.shared.replica).poll_timeout();
+        let own = lock(&self.shared.presence).due;
+        let others = lock(&self.shared.others).next_expiry();
+        [replica, own, others].into_iter().flatten().min()
+    }
+
+    fn on_event(&mut self, event: Option<Event>) {
+        match event {
+            Some(Event::MemberLeft { id, .. }) => {
+                if lock(&self.shared.others).on_left(id) {
+                    // As above.
+                    let _ = self.shared.events.send(DocumentEvent::Presence);
+                }
+            }
+            Some(_) => {}
+            None => self.events = None,
+        }
+    }
+
+    async fn take(&mut self, mut batch: Batch) {
+        let shared = Arc::clone(&self.shared);
+        if *shared.held.borrow() == u64::MAX {
+            let now = shared.now();
+            let mut told = VecDeque::new();
+            let mut let_in = 0;
+            shared.with(|replica| {
+                for message in batch.by_ref() {
+                    if is_presence(&message) {
+                        told.push_back(message);
+                    } else {
+                        let_in += u64::from(is_foreign_update(shared.me, &message));
+                        replica.on_message(now, &message);
+                    }
+                }
+                replica.settle();
+            });
+            self.count(let_in);
+            told.into_iter().for_each(|message| self.on_presence(now, &message));
+            return;
+        }
+        for message in batch {
+            let foreign = is_foreign_update(shared.me, &message);
+            if foreign {
+                let mut held = shared.held.subscribe();
+                // The sender lives as long as we do; what is held back when the document is closed is not needed.
+                tokio::select! {
+                    _ = held.wait_for(|held| self.let_in < *held) => {}
+                    () = shared.closing.cancelled() => return,
+                }
+            }
+            let now = shared.now();
+            if is_presence(&message) {
+                self.on_presence(now, &message);
+            } else {
+                shared.with(|replica| {
+                    replica.on_message(now, &message);
+                    replica.settle();
+                });
+            }
+            self.count(u64::from(foreign));
+        }
+    }
+
+    fn count(&mut self, let_in: u64) {
+        if let_in > 0 {
+            self.let_in += let_in;
+            let sum = self.let_in;
+            self.shared.status.send_modify(|status| status.let_in = sum);
+        }
+    }
+
+    fn on_presence(&mut self, now: Instant, message: &Message) {
+        let own = lock(&self.shared.replica).id();
+        let from = message.origin();
+        if from == self.shared.me && message.payload().starts_with(&own.to_be_bytes()) {
+            return;
+        }
+        let first = {
+            let mut others = lock(&self.shared.others);
+            let before = others.len();
+            if !others.on_message(now, from, message.payload()) {
+                return;
+            }
+            others.len() > before
+        };
+        // Somebody new knows nothing of us.
+        if first {
+            let mut own = lock(&self.shared.presence);
+            if own.state.is_some() {
+                let soon = own.told.map_or(now, |told| (told + presence::TELL_AT_MOST_EVERY).max(now));
+                own.due = Some(own.due.map_or(soon, |due| due.min(soon)));
+            }
+        }
+        // As above.
+        let _ = self.shared.events.send(DocumentEvent::Presence);
+    }
+}
+
+fn is_presence(message: &Message) -> bool {
+    message.kind() == MessageKind::Data && message.topic().as_str().ends_with("/p")
+}
+
+fn is_foreign_update(me: EndpointId, message: &Message) -> bool {
+    message.kind() == MessageKind::DocumentFragment && message.origin() != me
+}
+
+async fn next_event(events: &mut Option<Events>) -> Option<Event> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until<D: Document>(shared: &Shared<D>, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(shared.clock + deadline.elapsed()).await,
+        None => std::future::pending().await,
+    }
+}
+
+type Fate = Pin<Box<dyn Future<Output = Result<Position, ReceiptError>> + Send>>;
+
+/// Sends what the document has to say, in its order.
+async fn write<D: Document>(
+    shared: Arc<Shared<D>>,
+    sender: Sender,
+    mut queue: mpsc::UnboundedReceiver<Outgoing>,
+) {
+    let subscribed = async {
+        sender.subscribe(&wire::answer_topic(shared.me)).await?;
+        sender.subscribe(&wire::prefix(&shared.name)).await
+    };
+    let subscribed = tokio::select! {
+        biased;
+        () = shared.closing.cancelled() => Ok(()),
+        subscribed = subscribed => subscribed,
+    };
+    if let Err(error) = subscribed {
+        shared.with(|replica| replica.fail(subscribe_error(&shared.name, &error)));
+    }
+    // The fate of the last message: they have theirs in order, and one that is not known is asked about here.
+    let mut fate: Option<Fate> = None;
+    loop {
+        let outgoing = tokio::select! {
+            biased;
+            outgoing = queue.recv() => outgoing,
+            Err(error) = wait_for(&mut fate) => {
+                fate = None;
+                if error == ReceiptError::Unknown {
+                    shared.with(Replica::on_unknown);
+                }
+                continue;
+            }
+            () = shared.closing.cancelled() => queue.try_recv().ok(),
+        };
+        let Some(Outgoing { topic, kind, payload }) = outgoing else { break };
+        let message = match Message::new(topic, payload) {
+            Ok(message) => message.with_kind(kind),
+            Err(error) => {
+                debug_assert!(false, "{error}");
+                continue;
+            }
+        };
+        match sender.send(message).await {
+            Ok(receipt) => fate = Some(Box::pin(async move { receipt.ordered().await })),
+            Err(error) => {
+                let reason = error.to_string();
+                let name = shared.name.clone();
+                shared.with(|replica| replica.fail(DocumentError::Refused { name, reason }));
+            }
+        }
+    }
+    // The answers' topic stays: other documents may be open. An endpoint that has ended takes nothing any more anyway.
+    let _ = sender.unsubscribe(&wire::prefix(&shared.name)).await;
+    shared.done.cancel();
+}
+
+async fn wait_for(fate: &mut Option<Fate>) -> Result<(), ReceiptError> {
+    match fate {
+        Some(pending) => {
+            let known = pending.await;
+            *fate = None;
+            match known {
+                // There is nothing to be done about it; the next one is waited for.
+                Ok(_) => std::future::pending().await,
+                Err(error) => Err(error),
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

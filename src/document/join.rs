@@ -1,0 +1,188 @@
+//! How a node comes by a document: it asks, and what it is told holds where its question stands in the order. What comes behind that is kept meanwhile.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::id::EndpointId;
+use crate::message::Position;
+use crate::proto::Instant;
+
+use super::wire::{Answer, Live, State, Word};
+
+/// How long an answer may take, and each part of it (a guess: a busy host's longest pause, several times over).
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// How often the host is asked before anyone is.
+const TRIES_AT_THE_HOST: u32 = 2;
+/// How often anyone is asked before it is clear that nobody has it.
+const TRIES: u32 = 4;
+/// After how many parts the next ones are asked for; twice as many are under way.
+pub(super) const PARTS_AT_ONCE: u64 = 8;
+/// The largest document that is taken in, in bytes (a guess).
+pub(super) const MOST_BYTES: usize = 256 << 20;
+
+/// A question for a document.
+#[derive(Debug)]
+pub(super) struct Join {
+    nonce: u64,
+    of: Option<EndpointId>,
+    tries: u32,
+    /// Where it stands in the order, once it has come back.
+    asked: Option<Position>,
+    deadline: Option<Instant>,
+    parts: BytesMut,
+    next: u64,
+    /// What came behind the question.
+    held: Vec<Held>,
+}
+
+/// What came while the document was not there yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) position: Position,
+    pub(super) origin: EndpointId,
+    pub(super) live: Live,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub(super) enum Step {
+    Wait,
+    Say(Live),
+    Done(Joined),
+}
+
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// The document as it was where the question stands.
+    State {
+        state: State,
+        asked: Position,
+        held: Vec<Held>,
+    },
+    /// There is none.
+    Empty {
+        asked: Position,
+        held: Vec<Held>,
+        read_only: bool,
+    },
+    Refused(String),
+    /// Nobody has it who answers.
+    Nobody {
+        asked: Position,
+        held: Vec<Held>,
+    },
+}
+
+impl Join {
+    pub(super) fn new(nonce: u64) -> Self {
+        Self {
+            nonce,
+            of: None,
+            tries: 1,
+            asked: None,
+            deadline: None,
+            parts: BytesMut::new(),
+            next: 0,
+            held: Vec::new(),
+        }
+    }
+
+    /// One that asks nobody: what comes after `asked` is held.
+    pub(super) fn holding(nonce: u64, asked: Position, held: Vec<Held>) -> Self {
+        Self { asked: Some(asked), held, ..Self::new(nonce) }
+    }
+
+    pub(super) fn into_held(self) -> Option<(Position, Vec<Held>)> {
+        self.asked.map(|asked| (asked, self.held))
+    }
+
+    /// The question. It may be said again: until it came back, it is as if it had not been said.
+    pub(super) fn question(&self) -> Live {
+        Live::Ask { nonce: self.nonce, of: self.of, anyone: self.tries > TRIES_AT_THE_HOST }
+    }
+
+    fn again(&mut self, nonce: u64, of: Option<EndpointId>) -> Step {
+        *self = Self { nonce, of, tries: self.tries, ..Self::new(nonce) };
+        Step::Say(self.question())
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What stands in the order: the question itself, or what came behind it.
+    pub(super) fn on_live(
+        &mut self,
+        now: Instant,
+        own: bool,
+        position: Position,
+        origin: EndpointId,
+        live: Live,
+    ) {
+        match (&live, self.asked) {
+            (Live::Ask { nonce, .. }, None) if own && *nonce == self.nonce => {
+                self.asked = Some(position);
+                self.deadline = Some(now + ANSWER_TIME);
+            }
+            (Live::Update(_) | Live::Seed(_), Some(asked)) if position > asked => {
+                self.held.push(Held { position, origin, live });
+            }
+            _ => {}
+        }
+    }
+
+    /// `nonce` is a fresh one, for a question that has to be asked again.
+    pub(super) fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer, nonce: u64) -> Step {
+        let Some(asked) = self.asked.filter(|_| answer.nonce == self.nonce) else { return Step::Wait };
+        match answer.word {
+            Word::Part { index, of, bytes } if index == self.next && index < of => {
+                if self.parts.len() + bytes.len() > MOST_BYTES {
+                    return Step::Done(Joined::Refused(format!("it is larger than {MOST_BYTES} bytes")));
+                }
+                self.deadline = Some(now + ANSWER_TIME);
+                self.parts.extend_from_slice(&bytes);
+                self.next += 1;
+                if self.next == of {
+                    let bytes: Bytes = std::mem::take(&mut self.parts).freeze();
+                    return match State::decode(&bytes) {
+                        Ok(state) => {
+                            Step::Done(Joined::State { state, asked, held: std::mem::take(&mut self.held) })
+                        }
+                        Err(malformed) => Step::Done(Joined::Refused(malformed.to_string())),
+                    };
+                }
+                if self.next % PARTS_AT_ONCE == 0 {
+                    return Step::Say(Live::More { nonce: self.nonce, of: from, next: self.next });
+                }
+                Step::Wait
+            }
+            Word::Part { .. } => Step::Wait,
+            Word::Empty { read_only } => {
+                Step::Done(Joined::Empty { asked, held: std::mem::take(&mut self.held), read_only })
+            }
+            Word::Offer if self.of.is_none() => self.again(nonce, Some(from)),
+            Word::Offer => Step::Wait,
+            Word::Refused(reason) => Step::Done(Joined::Refused(reason)),
+            Word::Busy => {
+                // Asked again when the time is up.
+                self.of = None;
+                Step::Wait
+            }
+        }
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant, nonce: u64) -> Step {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return Step::Wait;
+        }
+        self.deadline = None;
+        self.tries += 1;
+        match self.asked {
+            Some(asked) if self.tries > TRIES => {
+                Step::Done(Joined::Nobody { asked, held: std::mem::take(&mut self.held) })
+            }
+            _ => self.again(nonce, None),
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Keeps the documents of a cluster at its host.
+
+mod storing;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant as TokioInstant;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoint::{Batch, Endpoint, Host, Messages, Sender, StreamOptions};
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind, Position};
+use crate::proto::Instant;
+use crate::sync::lock;
+
+use super::fold::Folded;
+use super::keeper::{self, Config, Fold, Output, fold};
+use super::store::{Store, StoreError};
+use super::wire::{self, State};
+use super::{Access, Document, Malformed};
+use storing::{Storing, Written};
+
+type AccessFn = Arc<dyn Fn(EndpointId, &str) -> Access + Send + Sync>;
+
+/// A document that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DocumentInfo {
+    /// Its name.
+    pub name: String,
+    /// Its type: [`Document::KIND`].
+    pub kind: String,
+    /// How much is kept of it, in bytes: a snapshot and the updates since.
+    pub size: u64,
+}
+
+/// What a keeper has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct KeeperStats {
+    /// Documents that are kept.
+    pub documents: usize,
+    /// Malformed messages on documents' topics, passed over.
+    pub malformed: u64,
+    /// Updates of documents that are not kept: there are too many of them, or they are too large.
+    pub dropped: u64,
+    /// Commits to the store.
+    pub commits: u64,
+}
+
+/// Why a keeper could not start, or keeps no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeeperError {
+    /// The store does not do what it should.
+    #[error("{0}")]
+    Store(String),
+    /// What is stored of a document makes no sense. The store was left as it is.
+    #[error("the stored document {name:?} cannot be read: {reason}")]
+    Malformed {
+        /// The document's name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The keeper fell behind the order, and has missed updates: start a new one.
+    #[error("the keeper fell too far behind the order of the cluster")]
+    Overrun,
+    /// The host has ended.
+    #[error("the host has ended")]
+    Closed,
+}
+
+impl From<StoreError> for KeeperError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Sets up a [`Keeper`].
+#[must_use]
+pub struct KeeperBuilder {
+    store: Option<Box<dyn Store>>,
+    access: AccessFn,
+    folds: BTreeMap<String, Fold>,
+    max_document: usize,
+    max_documents: usize,
+}
+
+impl fmt::Debug for KeeperBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeeperBuilder").field("folds", &self.folds.keys()).finish_non_exhaustive()
+    }
+}
+
+impl KeeperBuilder {
+    /// Where documents are kept so that they survive the host. Default: nowhere.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Box::new(store));
+        self
+    }
+
+    /// Who may do what with which documents. Called when an endpoint asks for one; must not block. Default: everybody may change everything.
+    ///
+    /// An endpoint that is told `Read`, or nothing, keeps to it if it is of this crate. What is broadcast reaches all who subscribe, and is not kept from somebody who
+    /// speaks the protocol by hand: that takes an authenticator, or a read-only role.
+    pub fn access(mut self, access: impl Fn(EndpointId, &str) -> Access + Send + Sync + 'static) -> Self {
+        self.access = Arc::new(access);
+        self
+    }
+
+    /// Lets the keeper fold the updates of documents of this type into them. Of types it does not know it keeps all updates, and whoever opens a document applies
+    /// all of them. The types of this crate are known.
+    pub fn knows<D: Document>(mut self) -> Self {
+        self.folds.insert(D::KIND.to_owned(), fold::<D>);
+        self
+    }
+
+    /// How much may be kept of a document, in bytes. One that is larger is given to nobody any more; others are not concerned. Default: 64 MiB (a guess).
+    pub fn max_document(mut self, bytes: usize) -> Self {
+        self.max_document = bytes;
+        self
+    }
+
+    /// How many documents may be kept. Default: 10,000 (a guess).
+    pub fn max_documents(mut self, documents: usize) -> Self {
+        self.max_documents = documents;
+        self
+    }
+
+    /// Loads what is stored, and starts. To be called right after the host was bound: what is changed before, the keeper has not seen.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub async fn start(self, host: &Host) -> Result<Keeper, KeeperError> {
+        // First of all: nothing is to be missed.
+        let messages = host.messages_with(&StreamOptions::new().prefix(wire::ROOT).echo(true));
+        let config = Config {
+            me: host.id(),
+            is_hosts: true,
+            max_document: self.max_document,
+            max_documents: self.max_documents,
+            stores: self.store.is_some(),
+            folds: self.folds,
+        };
+        let mut machine = keeper::Keeper::new(config);
+        let storing = match self.store {
+            Some(store) => Some(Storing::start(store, &mut machine).await?),
+            None => None,
+        };
+        let shared = Arc::new(Shared {
+            machine: Mutex::new(machine),
+            clock: TokioInstant::now(),
+            commits: watch::Sender::new(0),
+            failed: watch::Sender::new(None),
+            closing: CancellationToken::new(),
+            done: CancellationToken::new(),
+        });
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        let (written, results) = mpsc::unbounded_channel();
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            access: self.access,
+            messages,
+            outgoing,
+            storing: storing.map(|storing| storing.run(written.clone())),
+            folded: written,
+            results,
+        };
+        tokio::spawn(driver.run());
+        tokio::spawn(write(host.sender(), queue));
+        Ok(Keeper { guard: Arc::new(Guard(shared)) })
+    }
+}
+
+/// Keeps the documents of a cluster: whoever opens one gets it from here, and with a store they survive the host.
+///
+/// ```no_run
+/// use zincmq::document::Keeper;
+/// use zincmq::prelude::*;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let host = Host::builder().bind("tcp://127.0.0.1:5555").await?;
+/// let keeper = Keeper::builder().start(&host).await?;
+/// # let _ = keeper;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It ends with the last of its clones, with [`close`](Self::close), or with its host.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    guard: Arc<Guard>,
+}
+
+#[derive(Debug)]
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.closing.cancel();
+    }
+}
+
+impl Keeper {
+    /// One without a store that knows the types of this crate.
+    pub fn builder() -> KeeperBuilder {
+        let builder = KeeperBuilder {
+            store: None,
+            access: Arc::new(|_, _| Access::Write),
+            folds: BTreeMap::new(),
+            max_document: 64 << 20,
+            max_documents: 10_000,
+        };
+        #[cfg(feature = "crdt")]
+        let builder = super::crdt::known_to(builder);
+        builder
+    }
+
+    /// The documents there are, by name.
+    #[must_use]
+    pub fn documents(&self) -> Vec<DocumentInfo> {
+        let machine = lock(&self.guard.0.machine);
+        let info = |(name, kind, size): (&str, &str, usize)| DocumentInfo {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            size: size as u64,
+        };
+        machine.documents().map(info).collect()
+    }
+
+    /// A document as it is now, and up to where that is; `None` where there is none of that name.
+    ///
+    /// # Errors
+    /// [`KeeperError::Malformed`] when it is of another type, or makes no sense to it.
+    pub fn get<D: Document>(&self, name: &str) -> Result<Option<(D, Option<Position>)>, KeeperError> {
+        let Some(state) = lock(&self.guard.0.machine).state(name) else { return Ok(None) };
+        match Folded::<D>::of(&state) {
+            Ok(folded) => Ok(Some((folded.document, folded.ledger.at))),
+            Err(malformed) => {
+                Err(KeeperError::Malformed { name: name.to_owned(), reason: malformed.to_string() })
+            }
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> KeeperStats {
+        let machine = lock(&self.guard.0.machine);
+        KeeperStats {
+            documents: machine.documents().count(),
+            malformed: machine.malformed(),
+            dropped: machine.dropped(),
+            commits: *self.guard.0.commits.borrow(),
+        }
+    }
+
+    /// Waits until the keeper keeps no more, and says why. After an error of the store it goes on in memory; that error is told here all the same. Cancel safe.
+    pub async fn failed(&self) -> KeeperError {
+        let mut failed = self.guard.0.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(error)) => error.clone(),
+            _ => KeeperError::Closed,
+        }
+    }
+
+    /// Ends the keeper, when all that it was told is stored.
+    pub async fn close(self) {
+        self.guard.0.closing.cancel();
+        self.guard.0.done.cancelled().await;
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    machine: Mutex<keeper::Keeper>,
+    clock: TokioInstant,
+    commits: watch::Sender<u64>,
+    failed: watch::Sender<Option<KeeperError>>,
+    closing: CancellationToken,
+    done: CancellationToken,
+}
+
+impl Shared {
+    fn now(&self) -> Instant {
+        Instant::since_start(self.clock.elapsed())
+    }
+
+    fn fail(&self, error: KeeperError) {
+        if error != KeeperError::Closed {
+            tracing::error!(%error, "the keeper of documents");
+        }
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(error);
+            first
+        });
+    }
+}
+
+/// What was done beside the driver.
+#[derive(Debug)]
+enum Done {
+    Written(Written),
+    Folded { name: String, folded: Result<State, Malformed> },
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    access: AccessFn,
+    messages: Messages,
+    outgoing: mpsc::UnboundedSender<Message>,
+    storing: Option<storing::Writer>,
+    folded: mpsc::UnboundedSender<Done>,
+    results: mpsc::UnboundedReceiver<Done>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let deadline = lock(&shared.machine).poll_timeout();
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => break,
+                Some(done) = self.results.recv() => self.on_done(done),
+                () = sleep_until(&shared, deadline) => {}
+                item = self.messages.next_batch() => match item {
+                    Some(Ok(batch)) => self.take(batch),
+                    Some(Err(_)) => {
+                        shared.fail(KeeperError::Overrun);
+                        break;
+                    }
+                    None => {
+                        shared.fail(KeeperError::Closed);
+                        break;
+                    }
+                },
+            }
+            lock(&shared.machine).handle_timeout(shared.now());
+            self.perform();
+        }
+        if let Some(storing) = self.storing.take() {
+            storing.end().await;
+        }
+        shared.done.cancel();
+    }
+
+    fn take(&self, batch: Batch) {
+        let now = self.shared.now();
+        let mut machine = lock(&self.shared.machine);
+        for message in batch {
+            machine.on_message(now, &message, |who, name| (self.access)(who, name));
+        }
+    }
+
+    fn on_done(&self, done: Done) {
+        let now = self.shared.now();
+        let mut machine = lock(&self.shared.machine);
+        match done {
+            Done::Folded { name, folded } => machine.on_folded(&name, folded),
+            Done::Written(Written { positions, error }) => {
+                for (name, position) in positions {
+                    machine.on_stored(now, &name, position);
+                }
+                match error {
+                    Some(error) => self.shared.fail(error),
+                    None => self.shared.commits.send_modify(|commits| *commits += 1),
+                }
+            }
+        }
+    }
+
+    fn perform(&self) {
+        loop {
+            let Some(output) = lock(&self.shared.machine).poll_output() else { break };
+            match output {
+                Output::Say { name, kind, payload } => self.say(&wire::live_topic(&name), kind, payload),
+                Output::Answer { to, payload } => {
+                    self.say(&wire::answer_topic(to), MessageKind::FullDocument, payload);
+                }
+                Output::Store(change) => {
+                    if let Some(storing) = &self.storing {
+                        storing.store(change);
+                    }
+                }
+                Output::Fold { name, state, fold } => {
+                    let folded = self.folded.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let result = std::panic::catch_unwind(|| fold(&state));
+                        let result = result.unwrap_or_else(|_| Err(Malformed::new("its type panicked")));
+                        // The driver is gone: nobody needs it.
+                        let _ = folded.send(Done::Folded { name, folded: result });
+                    });
+                }
+            }
+        }
+    }
+
+    fn say(&self, topic: &str, kind: MessageKind, payload: Bytes) {
+        match Message::new(topic, payload) {
+            // The writer ends with the host.
+            Ok(message) => _ = self.outgoing.send(message.with_kind(kind)),
+            Err(error) => debug_assert!(false, "{error}"),
+        }
+    }
+}
+
+async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(shared.clock + deadline.elapsed()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends what the keeper has to say, in its order.
+async fn write(sender: Sender, mut queue: mpsc::UnboundedReceiver<Message>) {
+    while let Some(message) = queue.recv().await {
+        if sender.send(message).await.is_err() {
+            break;
+        }
+    }
+}

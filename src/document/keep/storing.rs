@@ -1,0 +1,138 @@
+//! The store on a thread of its own, which commits what has come together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc as std_mpsc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::message::Position;
+
+use super::super::keeper::Keeper;
+use super::super::store::{Store, StoreChange};
+use super::{Done, KeeperError};
+
+/// How much may wait for the store, in bytes (a guess: seconds of the fastest traffic). Beyond, the store is given up.
+const MOST_WAITING: usize = 256 << 20;
+/// How many changes are committed at once, at most.
+const MOST_AT_ONCE: usize = 4_096;
+
+/// A store, and what it had.
+pub(super) struct Storing(Box<dyn Store>);
+
+/// What was written.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// Up to where documents are stored.
+    pub(super) positions: BTreeMap<String, Position>,
+    pub(super) error: Option<KeeperError>,
+}
+
+impl Storing {
+    /// Loads all that is stored into the machine.
+    pub(super) async fn start(store: Box<dyn Store>, machine: &mut Keeper) -> Result<Self, KeeperError> {
+        let load = move || {
+            let mut store = store;
+            let mut documents = Vec::new();
+            for name in store.names()? {
+                if let Some(stored) = store.load(&name)? {
+                    documents.push((name, stored));
+                }
+            }
+            Ok::<_, KeeperError>((store, documents))
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let (store, documents) = loaded.map_err(|error| KeeperError::Store(error.to_string()))??;
+        for (name, stored) in documents {
+            machine
+                .load(name.clone(), stored)
+                .map_err(|malformed| KeeperError::Malformed { name, reason: malformed.to_string() })?;
+        }
+        Ok(Self(store))
+    }
+
+    /// Starts the thread.
+    pub(super) fn run(self, results: mpsc::UnboundedSender<Done>) -> Writer {
+        let (changes, queue) = std_mpsc::channel();
+        let (done, ended) = oneshot::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&waiting);
+        std::thread::spawn(move || {
+            write(self.0, &queue, &counter, &results);
+            // Nobody may be waiting for it.
+            let _ = done.send(());
+        });
+        Writer { changes, waiting, ended }
+    }
+}
+
+fn size(change: &StoreChange) -> usize {
+    match change {
+        StoreChange::Append { record, .. } => record.bytes.len(),
+        StoreChange::Replace { base, .. } => base.bytes.len(),
+        StoreChange::Remove { .. } => 0,
+    }
+}
+
+fn write(
+    mut store: Box<dyn Store>,
+    queue: &std_mpsc::Receiver<StoreChange>,
+    waiting: &AtomicUsize,
+    results: &mpsc::UnboundedSender<Done>,
+) {
+    while let Ok(first) = queue.recv() {
+        let mut changes = vec![first];
+        changes.extend(queue.try_iter().take(MOST_AT_ONCE - 1));
+        let bytes: usize = changes.iter().map(size).sum();
+        let mut error = store.commit(&changes).err().map(KeeperError::from);
+        if waiting.fetch_sub(bytes, Ordering::Relaxed) > MOST_WAITING {
+            error.get_or_insert_with(|| {
+                KeeperError::Store("the store is too slow, and was given up".to_owned())
+            });
+        }
+        let failed = error.is_some();
+        let mut positions = BTreeMap::new();
+        if !failed {
+            for change in changes {
+                match change {
+                    StoreChange::Append { name, record } => _ = positions.insert(name, record.position),
+                    StoreChange::Replace { name, base } => {
+                        let position = positions.entry(name).or_insert(base.position);
+                        *position = base.position.max(*position);
+                    }
+                    StoreChange::Remove { .. } => {}
+                }
+            }
+        }
+        // A driver that is gone needs no word.
+        let _ = results.send(Done::Written(Written { positions, error }));
+        if failed {
+            // What is behind a hole is of no use: no more is stored.
+            return;
+        }
+    }
+}
+
+/// Where changes go.
+#[derive(Debug)]
+pub(super) struct Writer {
+    changes: std_mpsc::Sender<StoreChange>,
+    waiting: Arc<AtomicUsize>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Writer {
+    pub(super) fn store(&self, change: StoreChange) {
+        self.waiting.fetch_add(size(&change), Ordering::Relaxed);
+        // The thread ends after an error, which was told.
+        let _ = self.changes.send(change);
+    }
+
+    /// Waits until all is written.
+    pub(super) async fn end(self) {
+        drop(self.changes);
+        // An error is the thread's end, too.
+        let _ = self.ended.await;
+    }
+}

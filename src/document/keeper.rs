@@ -1,0 +1,358 @@
+//! What keeps all documents of a cluster, without knowing their types, as a machine: so that whoever asks for one gets it, and so that they survive.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind, Position};
+use crate::proto::Instant;
+
+use super::fold::{Folded, Ledger};
+use super::store::{Base, Record, StoreChange, Stored};
+use super::transfer::Transfers;
+use super::wire::{self, Answer, Entry, Live, State, Word};
+use super::{Document, Malformed};
+
+/// How often it is said up to where a document is stored (a guess).
+const SAY_STORED_EVERY: Duration = Duration::from_millis(100);
+/// How many bytes of records a document may have before they are folded into it; beyond, as many as the document itself has (a guess: a joiner applies so much in
+/// some milliseconds).
+const FOLD_BYTES: usize = 64 << 10;
+
+/// What a record costs beyond its bytes.
+const RECORD: usize = 48;
+
+/// Folds records into a document of some type.
+pub(crate) type Fold = fn(&State) -> Result<State, Malformed>;
+
+/// The way to fold documents of a type.
+pub(crate) fn fold<D: Document>(state: &State) -> Result<State, Malformed> {
+    let folded = Folded::<D>::of(state)?;
+    Ok(State { read_only: state.read_only, ..folded.state() })
+}
+
+/// What an endpoint may do with a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// Read and change it.
+    Write,
+    /// Read it.
+    Read,
+    /// Nothing, for this reason.
+    Denied(String),
+}
+
+/// What a keeper is told at its start.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) me: EndpointId,
+    /// Whether it answers questions to nobody in particular: the host's does.
+    pub(crate) is_hosts: bool,
+    /// How large a document may become, with its records, in bytes. One that is larger is no longer given out, nor kept on with.
+    pub(crate) max_document: usize,
+    /// How many documents there may be.
+    pub(crate) max_documents: usize,
+    /// Whether there is a store.
+    pub(crate) stores: bool,
+    /// By type, how its documents are folded. Of others all records are kept.
+    pub(crate) folds: BTreeMap<String, Fold>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send this on a document's topic.
+    Say { name: String, kind: MessageKind, payload: Bytes },
+    /// Send this on an endpoint's topic.
+    Answer { to: EndpointId, payload: Bytes },
+    /// Store this.
+    Store(StoreChange),
+    /// Fold this, and answer with [`Keeper::on_folded`].
+    Fold { name: String, state: State, fold: Fold },
+}
+
+/// A document that is kept.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The snapshot, what belongs to it, and the records since.
+    state: State,
+    ledger: Ledger,
+    tail_bytes: usize,
+    is_folding: bool,
+    /// Why it is given to nobody any more.
+    refused: Option<String>,
+    stored: Option<Position>,
+    said_stored: Option<Position>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    config: Config,
+    documents: BTreeMap<String, Kept>,
+    transfers: Transfers,
+    /// Whose stored positions are to be told.
+    unsaid: BTreeSet<String>,
+    say_stored_at: Option<Instant>,
+    outputs: VecDeque<Output>,
+    malformed: u64,
+    /// Updates of documents that are kept no more, or never were: there are too many, or it is too large.
+    dropped: u64,
+}
+
+impl Keeper {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            config,
+            documents: BTreeMap::new(),
+            transfers: Transfers::default(),
+            unsaid: BTreeSet::new(),
+            say_stored_at: None,
+            outputs: VecDeque::new(),
+            malformed: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Takes in a document from the store. Before anything else.
+    pub(crate) fn load(&mut self, name: String, stored: Stored) -> Result<(), Malformed> {
+        let malformed = |what: crate::wire::Malformed| Malformed::new(what.to_string());
+        let mut state = match &stored.base {
+            Some(base) => State { at: Some(base.position), ..State::decode(&base.bytes).map_err(malformed)? },
+            None => State::default(),
+        };
+        let mut kept = Kept {
+            ledger: Ledger { kind: state.kind.clone(), numbers: state.numbers.clone(), at: state.at },
+            ..Kept::default()
+        };
+        for record in stored.records {
+            let entry = wire::decode_record(record.position, &record.bytes).map_err(malformed)?;
+            let Live::Update(update) = Live::decode(&entry.update).map_err(malformed)? else {
+                return Err(Malformed::new("a record that is no update"));
+            };
+            if kept.ledger.reaches(entry.position) && kept.ledger.takes(entry.position, &update) {
+                kept.tail_bytes += entry.update.len() + RECORD;
+                state.tail.push(entry);
+            }
+        }
+        kept.stored = kept.ledger.at;
+        kept.said_stored = kept.stored;
+        kept.state = state;
+        self.documents.insert(name, kept);
+        Ok(())
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.say_stored_at
+    }
+
+    /// The documents: their names, types, and sizes in bytes.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = (&str, &str, usize)> {
+        self.documents.iter().filter_map(|(name, kept)| {
+            let kind = kept.ledger.kind.as_deref()?;
+            Some((name.as_str(), kind, kept.size()))
+        })
+    }
+
+    /// A document as it is now.
+    pub(crate) fn state(&self, name: &str) -> Option<State> {
+        let kept = self.documents.get(name).filter(|kept| kept.ledger.kind.is_some())?;
+        Some(State { kind: kept.ledger.kind.clone(), ..kept.state.clone() })
+    }
+
+    pub(crate) fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// A message on a document's topic of changes. `access` says what an endpoint may do with a document.
+    pub(crate) fn on_message(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        access: impl FnOnce(EndpointId, &str) -> Access,
+    ) {
+        let Some((name, true)) = wire::name_of(message.topic()) else { return };
+        let Some(position) = message.position() else { return };
+        let from = message.origin();
+        let live = match Live::decode(message.payload()) {
+            Ok(live) => live,
+            Err(_) => {
+                self.malformed += 1;
+                return;
+            }
+        };
+        match live {
+            Live::Ask { nonce, of, anyone } => {
+                let answers = if of == Some(self.config.me) || (of.is_none() && self.config.is_hosts) {
+                    match access(from, name) {
+                        Access::Write => self.give(now, from, nonce, name, false),
+                        Access::Read => self.give(now, from, nonce, name, true),
+                        Access::Denied(reason) => vec![Answer { nonce, word: Word::Refused(reason) }],
+                    }
+                } else if anyone && of.is_none() && self.documents.contains_key(name) {
+                    vec![Answer { nonce, word: Word::Offer }]
+                } else {
+                    Vec::new()
+                };
+                self.answer(from, answers);
+            }
+            Live::More { nonce, of, next } if of == self.config.me => {
+                let answers = self.transfers.more(now, from, nonce, next);
+                self.answer(from, answers);
+            }
+            Live::Update(update) => {
+                let Some(kept) = self.kept(name) else { return };
+                if !kept.ledger.reaches(position) || !kept.ledger.takes(position, &update) {
+                    return;
+                }
+                let update = message.payload().clone();
+                let record = Record { position, bytes: wire::encode_record(from, &update) };
+                kept.tail_bytes += update.len() + RECORD;
+                kept.state.tail.push(Entry { position, origin: from, update });
+                self.store(|| StoreChange::Append { name: name.to_owned(), record });
+                self.look_after(name);
+            }
+            Live::Seed(seed) => {
+                let Some(kept) = self.kept(name) else { return };
+                if !kept.ledger.reaches(position) {
+                    return;
+                }
+                let Some(mut state) = kept.ledger.takes_seed(&seed) else { return };
+                state.at = Some(position);
+                state.read_only = false;
+                let base = Base { position, bytes: state.encode_base() };
+                kept.tail_bytes = 0;
+                kept.state = state;
+                self.store(|| StoreChange::Replace { name: name.to_owned(), base });
+                self.look_after(name);
+            }
+            Live::More { .. } | Live::Stored(_) => {}
+        }
+    }
+
+    /// The document of this name, new where there is room for one more.
+    fn kept(&mut self, name: &str) -> Option<&mut Kept> {
+        let is_full = self.documents.len() >= self.config.max_documents && !self.documents.contains_key(name);
+        let kept = if is_full { None } else { Some(self.documents.entry(name.to_owned()).or_default()) };
+        let kept = kept.filter(|kept| kept.refused.is_none());
+        if kept.is_none() {
+            self.dropped += 1;
+        }
+        kept
+    }
+
+    fn give(&mut self, now: Instant, to: EndpointId, nonce: u64, name: &str, read_only: bool) -> Vec<Answer> {
+        let say = |word| vec![Answer { nonce, word }];
+        let documents = self.documents.len();
+        match self.documents.get_mut(name) {
+            Some(Kept { refused: Some(reason), .. }) => say(Word::Refused(reason.clone())),
+            Some(kept) if kept.ledger.kind.is_some() => {
+                kept.state.read_only = read_only;
+                kept.state.kind.clone_from(&kept.ledger.kind);
+                self.transfers.begin(now, to, nonce, &kept.state)
+            }
+            None if documents >= self.config.max_documents => {
+                say(Word::Refused(format!("there are {documents} documents already")))
+            }
+            _ => say(Word::Empty { read_only }),
+        }
+    }
+
+    fn answer(&mut self, to: EndpointId, answers: Vec<Answer>) {
+        for answer in answers {
+            self.outputs.push_back(Output::Answer { to, payload: answer.encode() });
+        }
+    }
+
+    fn store(&mut self, change: impl FnOnce() -> StoreChange) {
+        if self.config.stores {
+            self.outputs.push_back(Output::Store(change()));
+        }
+    }
+
+    /// Folds a document that has grown, and gives up one that is too large.
+    fn look_after(&mut self, name: &str) {
+        let limit = self.config.max_document;
+        let Some(kept) = self.documents.get_mut(name) else { return };
+        if kept.is_folding {
+            return;
+        }
+        let kind = kept.ledger.kind.clone().unwrap_or_default();
+        let due = kept.tail_bytes > FOLD_BYTES.max(kept.state.snapshot.len()).min(limit / 2);
+        if let Some(fold) = self.config.folds.get(&kind).copied().filter(|_| due) {
+            kept.is_folding = true;
+            let state = State { kind: Some(kind), ..kept.state.clone() };
+            self.outputs.push_back(Output::Fold { name: name.to_owned(), state, fold });
+        } else if kept.size() > limit {
+            kept.refused = Some(format!("it has {} bytes, more than the {limit} that are kept", kept.size()));
+            kept.state = State::default();
+            kept.tail_bytes = 0;
+        }
+    }
+
+    /// A document was folded up to where its records went then.
+    pub(crate) fn on_folded(&mut self, name: &str, folded: Result<State, Malformed>) {
+        let limit = self.config.max_document;
+        let Some(kept) = self.documents.get_mut(name) else { return };
+        kept.is_folding = false;
+        match folded {
+            Ok(state) => {
+                let Some(at) = state.at else { return };
+                let tail = std::mem::take(&mut kept.state.tail);
+                kept.state =
+                    State { tail: tail.into_iter().filter(|entry| entry.position > at).collect(), ..state };
+                kept.tail_bytes = kept.state.tail.iter().map(|entry| entry.update.len() + RECORD).sum();
+                let base = Base { position: at, bytes: kept.state.encode_base() };
+                if kept.size() > limit {
+                    self.look_after(name);
+                }
+                self.store(|| StoreChange::Replace { name: name.to_owned(), base });
+            }
+            Err(malformed) => {
+                kept.refused = Some(format!("it cannot be read: {malformed}"));
+                kept.state = State::default();
+                kept.tail_bytes = 0;
+            }
+        }
+    }
+
+    /// Up to there a document is stored.
+    pub(crate) fn on_stored(&mut self, now: Instant, name: &str, position: Position) {
+        let Some(kept) = self.documents.get_mut(name) else { return };
+        kept.stored = kept.stored.max(Some(position));
+        self.unsaid.insert(name.to_owned());
+        self.say_stored_at.get_or_insert(now + SAY_STORED_EVERY);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.say_stored_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.say_stored_at = None;
+        for name in std::mem::take(&mut self.unsaid) {
+            let Some(kept) = self.documents.get_mut(&name) else { continue };
+            let Some(stored) = kept.stored.filter(|stored| Some(*stored) > kept.said_stored) else {
+                continue;
+            };
+            kept.said_stored = Some(stored);
+            let payload = Live::Stored(stored).encode();
+            self.outputs.push_back(Output::Say { name, kind: MessageKind::Data, payload });
+        }
+    }
+}
+
+impl Kept {
+    fn size(&self) -> usize {
+        self.state.snapshot.len() + self.tail_bytes
+    }
+}

@@ -1,0 +1,142 @@
+//! What is known of those who have a document open, for as long as they have: cursors, names.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::id::EndpointId;
+use crate::message::DecodeError;
+use crate::proto::Instant;
+
+use super::Malformed;
+
+/// How often a presence is told again (a guess).
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(5);
+/// After what time without a word it is gone: three of them (a guess).
+const EXPIRES_AFTER: Duration = Duration::from_secs(15);
+/// The shortest time between two that are told: what is between them is passed over (a guess: a moving cursor looks smooth).
+pub(super) const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(40);
+/// Of how many that is kept (a guess).
+const MOST: usize = 1_024;
+
+/// What somebody who has a document open wants the others to know, for as long as that is so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Who.
+    pub endpoint: EndpointId,
+    /// Tells the openings of a document apart.
+    pub replica: u64,
+    /// What.
+    pub state: Bytes,
+}
+
+impl Presence {
+    /// The state as a value, as it was given to [`set_presence`](super::DocumentHandle::set_presence).
+    ///
+    /// # Errors
+    /// [`DecodeError::Value`] when it does not fit the type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        crate::message::decode_messagepack(&self.state)
+    }
+}
+
+pub(super) fn encode_state(value: &(impl Serialize + ?Sized)) -> Result<Bytes, crate::EncodeError> {
+    crate::message::encode_messagepack(value).map(Bytes::from)
+}
+
+/// A presence as it travels: nothing behind the replica says that it is gone.
+pub(super) fn encode(replica: u64, state: Option<&Bytes>) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u64(replica);
+    if let Some(state) = state {
+        bytes.put_u8(1);
+        bytes.put_slice(state);
+    }
+    bytes.freeze()
+}
+
+fn decode(bytes: &Bytes) -> Result<(u64, Option<Bytes>), Malformed> {
+    let malformed = || Malformed::new("no presence");
+    let (replica, rest) = bytes.split_first_chunk::<8>().ok_or_else(malformed)?;
+    let state = match rest.first() {
+        None => None,
+        Some(1) => Some(bytes.slice(9..)),
+        Some(_) => return Err(malformed()),
+    };
+    Ok((u64::from_be_bytes(*replica), state))
+}
+
+/// Those of others.
+#[derive(Debug, Default)]
+pub(super) struct Presences(BTreeMap<(EndpointId, u64), (Bytes, Instant)>);
+
+impl Presences {
+    /// Takes what was told; whether that changed anything.
+    pub(super) fn on_message(&mut self, now: Instant, from: EndpointId, payload: &Bytes) -> bool {
+        let Ok((replica, state)) = decode(payload) else { return false };
+        match state {
+            Some(state) if self.0.len() < MOST || self.0.contains_key(&(from, replica)) => {
+                let before = self.0.insert((from, replica), (state.clone(), now));
+                before.is_none_or(|(before, _)| before != state)
+            }
+            Some(_) => false,
+            None => self.0.remove(&(from, replica)).is_some(),
+        }
+    }
+
+    /// An endpoint is gone, and with it what it was.
+    pub(super) fn on_left(&mut self, id: EndpointId) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(endpoint, _), _| *endpoint != id);
+        self.0.len() != before
+    }
+
+    /// Forgets those of whom nothing was heard for long.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        let before = self.0.len();
+        self.0.retain(|_, (_, told)| now.since(*told) < EXPIRES_AFTER);
+        self.0.len() != before
+    }
+
+    /// When the next one expires.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.0.values().map(|(_, told)| *told + EXPIRES_AFTER).min()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn all(&self) -> Vec<Presence> {
+        let presence = |((endpoint, replica), (state, _)): (&(EndpointId, u64), &(Bytes, Instant))| {
+            Presence { endpoint: *endpoint, replica: *replica, state: state.clone() }
+        };
+        self.0.iter().map(presence).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_presence_lasts_as_long_as_its_owner_speaks() {
+        let (mut presences, who) = (Presences::default(), EndpointId::from_bytes([1; 16]));
+        let state = Bytes::from_static(b"here");
+        let at = |seconds| Instant::since_start(Duration::from_secs(seconds));
+        assert!(presences.on_message(at(0), who, &encode(7, Some(&state))));
+        assert!(!presences.on_message(at(5), who, &encode(7, Some(&state))), "told again, nothing new");
+        assert_eq!(presences.all(), [Presence { endpoint: who, replica: 7, state: state.clone() }]);
+        assert!(!presences.expire(at(19)));
+        assert!(presences.expire(at(20)));
+        assert!(presences.on_message(at(21), who, &encode(7, Some(&state))));
+        assert!(presences.on_message(at(22), who, &encode(7, None)));
+        assert!(presences.on_message(at(23), who, &encode(8, Some(&Bytes::new()))));
+        assert!(presences.on_left(who));
+        assert_eq!(presences.all(), []);
+        assert!(!presences.on_message(at(24), who, &Bytes::from_static(b"short")));
+    }
+}

@@ -1,0 +1,657 @@
+//! An open document on one node, as a machine: what the application changes goes out, what comes in is applied in order, what was missed is asked for.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use bytes::Bytes;
+
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind, Position};
+use crate::proto::Instant;
+
+use super::fold::{Folded, apply_all, decode_all};
+use super::join::{Held, Join, Joined, Step};
+use super::transfer::Transfers;
+use super::wire::{Answer, Live, State, Update, Word};
+use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
+
+/// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them (a guess).
+const MOST_RECENT: usize = 1_024;
+
+/// What a replica is told at its start.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) name: String,
+    pub(crate) me: EndpointId,
+    /// A random number, not 0.
+    pub(crate) seed: u64,
+    /// Whether to begin with an empty document where nobody has it who answers.
+    pub(crate) create: bool,
+    /// How many updates may wait for their places, and how many bytes they may have.
+    pub(crate) max_unsynced: (usize, usize),
+    /// The largest update, in bytes.
+    pub(crate) max_update: usize,
+}
+
+/// What a replica wants said or done, in this order.
+pub(crate) enum Output<D: Document> {
+    /// Send this on the document's topic.
+    Say { kind: MessageKind, payload: Bytes },
+    /// Send this on an endpoint's topic.
+    Answer { to: EndpointId, payload: Bytes },
+    /// Tell the application.
+    Event(DocumentEvent<D>),
+}
+
+/// An update of our own without a place.
+struct Pending<D: Document> {
+    number: u64,
+    fragments: Vec<D::Fragment>,
+    payload: Bytes,
+}
+
+/// The machine.
+pub(crate) struct Replica<D: Document> {
+    config: Config,
+    /// Who we are among the document's replicas; another one after a merge.
+    id: u64,
+    nonce: u64,
+    /// What is in order; of a commutative document with what is pending, too.
+    folded: Folded<D>,
+    /// Of an ordered document with something pending: with that.
+    view: Option<D>,
+    /// Whether something came before what the view shows.
+    view_is_stale: bool,
+    /// Whether there is a document at all yet.
+    begun: bool,
+    read_only: bool,
+    join: Option<Join>,
+    /// Whether the document is offered to a cluster that has lost it.
+    seeding: bool,
+    pending: VecDeque<Pending<D>>,
+    pending_bytes: usize,
+    next_number: u64,
+    recent: VecDeque<Pending<D>>,
+    stored: Option<Position>,
+    transfers: Transfers,
+    failed: Option<DocumentError>,
+    outputs: VecDeque<Output<D>>,
+    /// Malformed messages on the document's topics, passed over.
+    malformed: u64,
+}
+
+impl<D: Document> fmt::Debug for Replica<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("name", &self.config.name)
+            .field("at", &self.folded.ledger.at)
+            .field("unsynced", &self.pending.len())
+            .field("join", &self.join)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Document> Replica<D> {
+    pub(crate) fn new(config: Config) -> Self {
+        let mut replica = Self {
+            id: config.seed,
+            nonce: config.seed,
+            config,
+            folded: Folded::empty(),
+            view: None,
+            view_is_stale: false,
+            begun: false,
+            read_only: false,
+            join: None,
+            seeding: false,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            next_number: 1,
+            recent: VecDeque::new(),
+            stored: None,
+            transfers: Transfers::default(),
+            failed: None,
+            outputs: VecDeque::new(),
+            malformed: 0,
+        };
+        replica.folded.document.set_replica(replica.id);
+        replica.ask();
+        replica
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output<D>> {
+        self.outputs.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.join.as_ref().and_then(Join::poll_timeout)
+    }
+
+    /// The document as the application sees it.
+    pub(crate) fn document(&self) -> &D {
+        self.view.as_ref().unwrap_or(&self.folded.document)
+    }
+
+    /// Whether there is a document to work on.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    pub(crate) fn failure(&self) -> Option<&DocumentError> {
+        self.failed.as_ref()
+    }
+
+    /// Who this is among the document's replicas.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How many updates have no place yet.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether all is in place, and nothing is being asked for.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.pending.is_empty() && self.join.is_none() && self.begun
+    }
+
+    /// Up to where a keeper says it has the document where it survives the keeper.
+    pub(crate) fn stored(&self) -> Option<Position> {
+        self.stored
+    }
+
+    /// Up to where the document is in order.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.folded.ledger.at
+    }
+
+    pub(crate) fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// The document in order, as it travels: what a snapshot at [`position`](Self::position) is. `None` while it is being asked for, and for a commutative
+    /// document that holds what is not in order yet.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn state(&self) -> Option<State> {
+        let exact =
+            self.begun && self.join.is_none() && (D::MODEL == Model::Ordered || self.pending.is_empty());
+        exact.then(|| self.folded.state())
+    }
+
+    fn nonce(&mut self) -> u64 {
+        self.nonce =
+            self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.nonce.max(1)
+    }
+
+    fn say(&mut self, kind: MessageKind, live: &Live) {
+        self.outputs.push_back(Output::Say { kind, payload: live.encode() });
+    }
+
+    fn answer(&mut self, to: EndpointId, answers: Vec<Answer>) {
+        for answer in answers {
+            self.outputs.push_back(Output::Answer { to, payload: answer.encode() });
+        }
+    }
+
+    fn event(&mut self, event: DocumentEvent<D>) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Ends the document here.
+    pub(crate) fn fail(&mut self, error: DocumentError) {
+        if self.failed.is_none() {
+            self.join = None;
+            self.failed = Some(error.clone());
+            self.event(DocumentEvent::Failed(error));
+        }
+    }
+
+    /// Runs code of the document's type: a panic ends this document alone.
+    fn guarded<T>(&mut self, code: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(|| code(self))) {
+            Ok(value) => Some(value),
+            Err(_) => {
+                self.fail(DocumentError::Panicked { name: self.config.name.clone() });
+                None
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let join = Join::new(self.nonce());
+        let question = join.question();
+        self.join = Some(join);
+        self.say(MessageKind::FullDocumentRequest, &question);
+    }
+
+    /// Messages may have been missed: the document is asked for again. What was changed here stays.
+    pub(crate) fn on_reset(&mut self) {
+        if self.failed.is_none() {
+            self.seeding = false;
+            self.ask();
+        }
+    }
+
+    /// What was sent may never come: it is sent again. What came all the same counts once.
+    pub(crate) fn on_unknown(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        if self.join.is_some() {
+            self.ask();
+        }
+        self.send_again();
+    }
+
+    fn send_again(&mut self) {
+        let again: Vec<Bytes> = self.pending.iter().map(|pending| pending.payload.clone()).collect();
+        for payload in again {
+            self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let nonce = self.nonce();
+        let Some(join) = &mut self.join else { return };
+        let step = join.on_timeout(now, nonce);
+        self.on_step(step);
+    }
+
+    /// A message on one of the document's topics, or of this endpoint's for answers.
+    pub(crate) fn on_message(&mut self, now: Instant, message: &Message) {
+        let Some(position) = message.position().filter(|_| self.failed.is_none()) else { return };
+        let from = message.origin();
+        if message.kind() == MessageKind::FullDocument {
+            let nonce = self.nonce();
+            match (Answer::decode(message.payload()), &mut self.join) {
+                (Ok(answer), Some(join)) => {
+                    let step = join.on_answer(now, from, answer, nonce);
+                    self.on_step(step);
+                }
+                (Ok(_), None) => {}
+                (Err(_), _) => self.malformed += 1,
+            }
+            return;
+        }
+        match Live::decode(message.payload()) {
+            Ok(live) => self.on_live(now, position, from, live),
+            Err(_) => self.malformed += 1,
+        }
+    }
+
+    /// To be called when what came together has been taken in: the view is brought up to date once for all of it.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.view_is_stale) && self.failed.is_none() {
+            self.guarded(Self::rebuild_view);
+            self.event(DocumentEvent::Replaced);
+        }
+    }
+
+    fn on_live(&mut self, now: Instant, position: Position, from: EndpointId, live: Live) {
+        let own = from == self.config.me;
+        match live {
+            Live::Ask { nonce, of, anyone } if !own => self.on_ask(now, from, nonce, of, anyone),
+            Live::More { nonce, of, next } if of == self.config.me => {
+                let answers = self.transfers.more(now, from, nonce, next);
+                self.answer(from, answers);
+            }
+            Live::More { .. } => {}
+            Live::Stored(stored) => {
+                self.stored = self.stored.max(Some(stored));
+                return;
+            }
+            live => match &mut self.join {
+                Some(join) => {
+                    let is_seed = matches!(live, Live::Seed(_));
+                    join.on_live(now, own, position, from, live);
+                    if is_seed && own && std::mem::take(&mut self.seeding) {
+                        // It, or one before it, is what the document is from now on.
+                        if let Some((asked, held)) = self.join.take().and_then(Join::into_held) {
+                            self.begin(asked, Folded::empty(), held);
+                        }
+                    }
+                }
+                None => self.take(position, from, live),
+            },
+        }
+        // A question is a place in the order like any other.
+        if self.join.is_none() && self.begun {
+            self.folded.ledger.reaches(position);
+        }
+    }
+
+    fn on_ask(&mut self, now: Instant, from: EndpointId, nonce: u64, of: Option<EndpointId>, anyone: bool) {
+        let here = self.join.is_none() && self.begun;
+        let say = |word| vec![Answer { nonce, word }];
+        let answers = if of == Some(self.config.me) {
+            if !here || (D::MODEL == Model::Commutative && !self.pending.is_empty()) {
+                say(Word::Busy)
+            } else {
+                match self.guarded(|replica| replica.folded.state()) {
+                    Some(state) => self.transfers.begin(now, from, nonce, &state),
+                    None => say(Word::Busy),
+                }
+            }
+        } else if anyone && of.is_none() && here {
+            say(Word::Offer)
+        } else {
+            return;
+        };
+        self.answer(from, answers);
+    }
+
+    fn take(&mut self, position: Position, from: EndpointId, live: Live) {
+        match live {
+            Live::Update(update) => self.take_update(position, from, update),
+            Live::Seed(_) => {
+                // One that counts comes to those without a document, who are asking: here there is one.
+                if self.folded.ledger.reaches(position) {
+                    self.take_seed(&live);
+                }
+            }
+            Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => {}
+        }
+    }
+
+    fn take_seed(&mut self, live: &Live) {
+        let Live::Seed(seed) = live else { return };
+        let Some(state) = self.folded.ledger.takes_seed(seed) else { return };
+        if state.kind.as_deref() != Some(D::KIND) {
+            return self.fail(self.foreign(state.kind));
+        }
+        match self.guarded(|_| D::restore(&state.snapshot)) {
+            Some(Ok(document)) => {
+                self.folded.document = document;
+                self.view_is_stale = true;
+            }
+            Some(Err(_)) | None => self.malformed += 1,
+        }
+    }
+
+    fn foreign(&self, kind: Option<String>) -> DocumentError {
+        DocumentError::Kind {
+            name: self.config.name.clone(),
+            expected: D::KIND,
+            found: kind.unwrap_or_default(),
+        }
+    }
+
+    fn take_update(&mut self, position: Position, from: EndpointId, update: Update) {
+        let ledger = &mut self.folded.ledger;
+        if !ledger.reaches(position) || !ledger.takes(position, &update) {
+            return;
+        }
+        if update.kind != D::KIND {
+            return self.fail(self.foreign(Some(update.kind)));
+        }
+        let local = update.replica == self.id;
+        let author = Author { endpoint: from, replica: update.replica, local, position: Some(position) };
+        let is_pending = self.pending.front().is_some_and(|pending| pending.number == update.number);
+        if local && is_pending {
+            return self.take_own();
+        }
+        let taken = self.guarded(|replica| {
+            let fragments =
+                decode_all::<D>(&update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
+            apply_all(&mut replica.folded.document, &fragments)
+        });
+        match taken {
+            Some(Ok(changes)) if self.view.is_none() => {
+                self.event(DocumentEvent::Changed { by: author, changes })
+            }
+            Some(Ok(_)) => self.view_is_stale = true,
+            // It has its place and no effect: its sender is told there.
+            Some(Err(_)) | None => {}
+        }
+    }
+
+    /// One of our own has its place.
+    fn take_own(&mut self) {
+        let Some(pending) = self.pending.pop_front() else { return };
+        self.pending_bytes -= pending.payload.len();
+        if D::MODEL == Model::Ordered {
+            let applied = self.guarded(|replica| apply_all(&mut replica.folded.document, &pending.fragments));
+            if let Some(Err(conflict)) = applied {
+                self.view_is_stale = true;
+                self.event(DocumentEvent::Refused { fragments: pending.fragments.clone(), conflict });
+            }
+            if self.pending.is_empty() && !self.view_is_stale {
+                self.view = None;
+            }
+            self.recent.push_back(pending);
+            if self.recent.len() > MOST_RECENT {
+                self.recent.pop_front();
+            }
+        }
+        if self.pending.is_empty() {
+            self.event(DocumentEvent::Synced);
+        }
+    }
+
+    /// What is pending, on top of what is in order.
+    fn rebuild_view(&mut self) {
+        if self.pending.is_empty() {
+            self.view = None;
+            return;
+        }
+        let mut view = self.folded.document.fork();
+        for pending in &self.pending {
+            // Whether it applies in the end, its place decides.
+            let _ = apply_all(&mut view, &pending.fragments);
+        }
+        self.view = Some(view);
+    }
+
+    fn on_step(&mut self, step: Step) {
+        match step {
+            Step::Wait => {}
+            Step::Say(live) => self.say(MessageKind::FullDocumentRequest, &live),
+            Step::Done(joined) => {
+                self.join = None;
+                self.on_joined(joined);
+                self.settle();
+            }
+        }
+    }
+
+    fn on_joined(&mut self, joined: Joined) {
+        let name = self.config.name.clone();
+        match joined {
+            Joined::State { state, asked, held } => {
+                self.read_only = state.read_only;
+                let found = state.kind.clone();
+                if found.as_ref().is_some_and(|kind| kind != D::KIND) {
+                    return self.fail(self.foreign(found));
+                }
+                match self.guarded(|_| Folded::<D>::of(&state)) {
+                    Some(Ok(folded)) => self.begin(asked, folded, held),
+                    Some(Err(malformed)) => {
+                        self.fail(DocumentError::Malformed { name, reason: malformed.to_string() });
+                    }
+                    None => {}
+                }
+            }
+            Joined::Empty { asked, held, read_only } => {
+                self.read_only = read_only;
+                self.begin_anew(asked, held);
+            }
+            Joined::Nobody { asked, held } if self.begun || self.config.create => {
+                self.begin_anew(asked, held)
+            }
+            Joined::Nobody { .. } => self.fail(DocumentError::Unavailable { name }),
+            Joined::Refused(reason) => self.fail(DocumentError::Refused { name, reason }),
+        }
+    }
+
+    /// There is no document in the cluster; maybe we have one.
+    fn begin_anew(&mut self, asked: Position, held: Vec<Held>) {
+        let has_something = self.begun && self.folded.ledger.kind.is_some();
+        let is_seeded = held.iter().any(|held| matches!(held.live, Live::Seed(_)));
+        if D::MODEL == Model::Ordered && has_something && !is_seeded && !self.read_only {
+            // The first that comes to its place is the document.
+            if let Some(state) = self.guarded(|replica| replica.folded.state()) {
+                self.seeding = true;
+                self.join = Some(Join::holding(self.nonce(), asked, held));
+                self.say(MessageKind::FullDocument, &Live::Seed(state.encode()));
+            }
+            return;
+        }
+        self.begin(asked, Folded::empty(), held);
+    }
+
+    /// From here on there is a document: this one as it was there, with what came meanwhile, and what is ours.
+    fn begin(&mut self, asked: Position, mut folded: Folded<D>, held: Vec<Held>) {
+        folded.ledger.reaches(asked);
+        let first = !std::mem::replace(&mut self.begun, true);
+        match D::MODEL {
+            Model::Commutative if !first => self.come_together(folded),
+            Model::Commutative => self.folded = folded,
+            Model::Ordered => {
+                self.folded = folded;
+                self.bring_back_own();
+            }
+        }
+        self.folded.document.set_replica(self.id);
+        for Held { position, origin, live } in held {
+            self.take(position, origin, live);
+        }
+        self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
+        if self.pending.is_empty() {
+            self.event(DocumentEvent::Synced);
+        }
+    }
+
+    /// A commutative document takes in what the cluster has, and gives it what it lacks.
+    fn come_together(&mut self, folded: Folded<D>) {
+        let Folded { ledger, document } = folded;
+        let merged = self.guarded(|replica| replica.folded.document.merge(document));
+        self.folded.ledger = ledger;
+        self.pending.clear();
+        self.pending_bytes = 0;
+        // As somebody else: what is still on its way from before may yet count.
+        self.id = self.nonce();
+        self.next_number = 1;
+        match merged {
+            Some(Ok(Merged { lacking, .. })) => {
+                if let Some(fragment) = lacking.filter(|_| !self.read_only) {
+                    self.submit(vec![fragment]);
+                }
+            }
+            Some(Err(conflict)) => {
+                let name = self.config.name.clone();
+                self.fail(DocumentError::Malformed { name, reason: conflict.to_string() });
+            }
+            None => {}
+        }
+    }
+
+    /// An ordered document: what of ours is not in the cluster's goes out again.
+    fn bring_back_own(&mut self) {
+        let has = self.folded.ledger.numbers.last(self.id);
+        self.pending.retain(|pending| pending.number > has);
+        let lost: Vec<Pending<D>> = self.recent.drain(..).filter(|recent| recent.number > has).collect();
+        for pending in lost.into_iter().rev() {
+            self.pending.push_front(pending);
+        }
+        match self.pending.front() {
+            Some(first) if first.number != has + 1 => {
+                // Some are gone for good: the others go out under another name, or none would ever count.
+                self.id = self.nonce();
+                let id = self.id;
+                for (pending, number) in self.pending.iter_mut().zip(1..) {
+                    pending.number = number;
+                    pending.payload = encode_update::<D>(id, number, &pending.fragments);
+                }
+                self.next_number = self.pending.len() as u64 + 1;
+            }
+            Some(_) => {}
+            None => self.next_number = has + 1,
+        }
+        self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
+        self.send_again();
+        self.view_is_stale = true;
+    }
+
+    fn submit(&mut self, fragments: Vec<D::Fragment>) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let payload = encode_update::<D>(self.id, number, &fragments);
+        self.pending_bytes += payload.len();
+        self.pending.push_back(Pending { number, fragments, payload: payload.clone() });
+        self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
+    }
+
+    /// Whether there is room for an update.
+    pub(crate) fn may_update(&self) -> Result<(), UpdateError> {
+        let name = || self.config.name.clone();
+        if let Some(error) = &self.failed {
+            return Err(UpdateError::Document(error.clone()));
+        }
+        if !self.begun {
+            return Err(UpdateError::Document(DocumentError::Unavailable { name: name() }));
+        }
+        if self.read_only {
+            return Err(UpdateError::ReadOnly { name: name() });
+        }
+        let (updates, bytes) = self.config.max_unsynced;
+        if self.pending.len() >= updates || self.pending_bytes >= bytes {
+            return Err(UpdateError::Full { name: name(), unsynced: self.pending.len() });
+        }
+        Ok(())
+    }
+
+    /// Changes the document here and now, and lets the change go out. A panic of `change` goes on when that is done.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; then nothing was changed.
+    pub(crate) fn update<R>(
+        &mut self,
+        change: impl FnOnce(&mut Draft<'_, D>) -> R,
+    ) -> Result<R, UpdateError> {
+        self.may_update()?;
+        if D::MODEL == Model::Ordered && self.view.is_none() {
+            match self.guarded(|replica| replica.folded.document.fork()) {
+                Some(fork) => self.view = Some(fork),
+                None => return self.may_update().and_then(|()| unreachable!("it has failed")),
+            }
+        }
+        let document = self.view.as_mut().unwrap_or(&mut self.folded.document);
+        let mut draft = Draft::new(document);
+        let result = catch_unwind(AssertUnwindSafe(|| change(&mut draft)));
+        let parts = draft.finish();
+        if parts.is_empty() {
+            if self.pending.is_empty() {
+                self.view = None;
+            }
+        } else {
+            let (fragments, changes): (Vec<D::Fragment>, Vec<D::Change>) = parts.into_iter().unzip();
+            let size: usize = fragments.iter().map(|fragment| D::encode(fragment).len()).sum();
+            if size > self.config.max_update {
+                let (name, limit) = (self.config.name.clone(), self.config.max_update);
+                match D::MODEL {
+                    Model::Ordered => self.rebuild_view(),
+                    // What was done to it cannot be taken back.
+                    Model::Commutative => {
+                        self.fail(DocumentError::TooLarge { name: name.clone(), size, limit })
+                    }
+                }
+                return Err(UpdateError::TooLarge { name, size, limit });
+            }
+            self.submit(fragments);
+            let author = Author { endpoint: self.config.me, replica: self.id, local: true, position: None };
+            self.event(DocumentEvent::Changed { by: author, changes });
+        }
+        match result {
+            Ok(value) => Ok(value),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+}
+
+fn encode_update<D: Document>(replica: u64, number: u64, fragments: &[D::Fragment]) -> Bytes {
+    let fragments = fragments.iter().map(|fragment| Bytes::from(D::encode(fragment))).collect();
+    Update { kind: D::KIND.to_owned(), replica, number, fragments }.encode()
+}

@@ -1,0 +1,374 @@
+//! What is said about documents, as bytes: changes, requests and answers, and whole documents.
+//!
+//! Everything goes through the cluster's one order. What concerns all that have a document open is said on its topic; what answers one endpoint, on a topic of
+//! that endpoint. Integers are varints where nothing else is said; see docs/protocol.md.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::id::EndpointId;
+use crate::message::{Position, Topic};
+use crate::wire::{Malformed, Reader, put_varint};
+
+use super::fold::Numbers;
+
+/// The longest name of a document, in bytes: with what is around it, a topic holds it.
+pub(crate) const MAX_NAME: usize = 200;
+/// The longest name of a type, in bytes.
+const MAX_KIND: usize = 64;
+/// Where all documents are.
+pub(crate) const ROOT: &str = "doc/";
+
+/// Whether a text can name a document: 1 to 200 bytes, no `/` and no control character, so that no name is the beginning of another's topic.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains('/') && !name.chars().any(char::is_control)
+}
+
+/// What has to do with a document begins with this.
+pub(crate) fn prefix(name: &str) -> String {
+    format!("{ROOT}{name}/")
+}
+
+/// Changes, requests, and what is stored.
+pub(crate) fn live_topic(name: &str) -> String {
+    format!("{ROOT}{name}/f")
+}
+
+/// What is there for a while: cursors, names.
+pub(crate) fn presence_topic(name: &str) -> String {
+    format!("{ROOT}{name}/p")
+}
+
+/// Answers to an endpoint.
+pub(crate) fn answer_topic(id: EndpointId) -> String {
+    format!("doc-to/{id}")
+}
+
+/// The document's name in one of its own topics, and whether it is the one of changes.
+pub(crate) fn name_of(topic: &Topic) -> Option<(&str, bool)> {
+    let (name, rest) = topic.as_str().strip_prefix(ROOT)?.split_once('/')?;
+    match rest {
+        "f" => Some((name, true)),
+        "p" => Some((name, false)),
+        _ => None,
+    }
+}
+
+/// A change: what one call of `update` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Update {
+    /// The type of the document.
+    pub(crate) kind: String,
+    /// Who made it: a random number of an open document.
+    pub(crate) replica: u64,
+    /// 1, 2, 3 … for each replica.
+    pub(crate) number: u64,
+    /// All of them apply, or none.
+    pub(crate) fragments: Vec<Bytes>,
+}
+
+/// A message on a document's topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Live {
+    Update(Update),
+    /// A whole document, for a cluster that has lost it.
+    Seed(Bytes),
+    /// Up to where a keeper has the document where it survives the keeper.
+    Stored(Position),
+    /// Somebody wants the document as it is where this stands in the order.
+    Ask {
+        nonce: u64,
+        /// Of whom; without it, of the host.
+        of: Option<EndpointId>,
+        /// Whoever has it is to say so.
+        anyone: bool,
+    },
+    /// The parts before this one have come.
+    More {
+        nonce: u64,
+        of: EndpointId,
+        next: u64,
+    },
+}
+
+const UPDATE: u8 = 0x01;
+const SEED: u8 = 0x02;
+const STORED: u8 = 0x03;
+const ASK: u8 = 0x10;
+const MORE: u8 = 0x11;
+
+/// A message on an endpoint's topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Of the question.
+    pub(crate) nonce: u64,
+    pub(crate) word: Word,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// A part of the document as it was where the question stands.
+    Part { index: u64, of: u64, bytes: Bytes },
+    /// There is no such document.
+    Empty { read_only: bool },
+    /// Ask me.
+    Offer,
+    /// Not for you, or not at all.
+    Refused(String),
+    /// Ask again later.
+    Busy,
+}
+
+const PART: u8 = 0x20;
+const EMPTY: u8 = 0x21;
+const OFFER: u8 = 0x22;
+const REFUSED: u8 = 0x23;
+const BUSY: u8 = 0x24;
+
+fn put_text(bytes: &mut BytesMut, text: &str) {
+    debug_assert!(text.len() <= 255);
+    bytes.put_u8(text.len() as u8);
+    bytes.put_slice(text.as_bytes());
+}
+
+fn put_bytes(bytes: &mut BytesMut, put: &[u8]) {
+    put_varint(bytes, put.len() as u64);
+    bytes.put_slice(put);
+}
+
+fn put_position(bytes: &mut BytesMut, position: Position) {
+    put_varint(bytes, position.epoch);
+    put_varint(bytes, position.seq);
+}
+
+fn position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {
+    Ok(Position { epoch: reader.varint()?, seq: reader.varint()? })
+}
+
+fn some_bytes(reader: &mut Reader<'_>) -> Result<Bytes, Malformed> {
+    let length = reader.length(usize::MAX, "too long")?;
+    reader.bytes(length)
+}
+
+fn kind(reader: &mut Reader<'_>) -> Result<String, Malformed> {
+    let kind = reader.text()?;
+    if (1..=MAX_KIND).contains(&kind.len()) { Ok(kind.to_owned()) } else { Err(Malformed("no type")) }
+}
+
+impl Update {
+    pub(crate) fn encode(&self) -> Bytes {
+        let room = self.fragments.iter().map(|fragment| fragment.len() + 5).sum::<usize>();
+        let mut bytes = BytesMut::with_capacity(room + self.kind.len() + 24);
+        bytes.put_u8(UPDATE);
+        put_text(&mut bytes, &self.kind);
+        bytes.put_u64(self.replica);
+        put_varint(&mut bytes, self.number);
+        for fragment in &self.fragments {
+            put_bytes(&mut bytes, fragment);
+        }
+        bytes.freeze()
+    }
+
+    fn read(bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let kind = kind(reader)?;
+        let (replica, number) = (reader.u64()?, reader.varint()?);
+        let mut fragments = Vec::new();
+        while reader.position() < bytes.len() {
+            fragments.push(some_bytes(reader)?);
+        }
+        if replica == 0 || number == 0 || fragments.is_empty() {
+            return Err(Malformed("an update of nothing, or of nobody"));
+        }
+        Ok(Self { kind, replica, number, fragments })
+    }
+}
+
+impl Live {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        match self {
+            Self::Update(update) => return update.encode(),
+            Self::Seed(state) => {
+                bytes.put_u8(SEED);
+                bytes.put_slice(state);
+            }
+            Self::Stored(position) => {
+                bytes.put_u8(STORED);
+                put_position(&mut bytes, *position);
+            }
+            Self::Ask { nonce, of, anyone } => {
+                bytes.put_u8(ASK);
+                bytes.put_u64(*nonce);
+                bytes.put_slice(of.unwrap_or(EndpointId::NIL).as_bytes());
+                bytes.put_u8(u8::from(*anyone));
+            }
+            Self::More { nonce, of, next } => {
+                bytes.put_u8(MORE);
+                bytes.put_u64(*nonce);
+                bytes.put_slice(of.as_bytes());
+                put_varint(&mut bytes, *next);
+            }
+        }
+        bytes.freeze()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let live = match reader.u8()? {
+            UPDATE => return Update::read(bytes, &mut reader).map(Self::Update),
+            SEED => return Ok(Self::Seed(bytes.slice(1..))),
+            STORED => Self::Stored(position(&mut reader)?),
+            ASK => Self::Ask {
+                nonce: reader.u64()?,
+                of: Some(reader.id()?).filter(|id| !id.is_nil()),
+                anyone: reader.u8()? != 0,
+            },
+            MORE => Self::More { nonce: reader.u64()?, of: reader.id()?, next: reader.varint()? },
+            _ => return Err(Malformed("unknown type")),
+        };
+        reader.end()?;
+        Ok(live)
+    }
+}
+
+impl Answer {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(match &self.word {
+            Word::Part { .. } => PART,
+            Word::Empty { .. } => EMPTY,
+            Word::Offer => OFFER,
+            Word::Refused(_) => REFUSED,
+            Word::Busy => BUSY,
+        });
+        bytes.put_u64(self.nonce);
+        match &self.word {
+            Word::Part { index, of, bytes: part } => {
+                put_varint(&mut bytes, *index);
+                put_varint(&mut bytes, *of);
+                bytes.put_slice(part);
+            }
+            Word::Empty { read_only } => bytes.put_u8(u8::from(*read_only)),
+            Word::Refused(reason) => bytes.put_slice(reason.as_bytes()),
+            Word::Offer | Word::Busy => {}
+        }
+        bytes.freeze()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let (kind, nonce) = (reader.u8()?, reader.u64()?);
+        let word = match kind {
+            PART => {
+                let (index, of) = (reader.varint()?, reader.varint()?);
+                return Ok(Self {
+                    nonce,
+                    word: Word::Part { index, of, bytes: bytes.slice(reader.position()..) },
+                });
+            }
+            REFUSED => {
+                let reason = std::str::from_utf8(&bytes[reader.position()..]);
+                let reason = reason.map_err(|_| Malformed("text is not UTF-8"))?.to_owned();
+                return Ok(Self { nonce, word: Word::Refused(reason) });
+            }
+            EMPTY => Word::Empty { read_only: reader.u8()? != 0 },
+            OFFER => Word::Offer,
+            BUSY => Word::Busy,
+            _ => return Err(Malformed("unknown type")),
+        };
+        reader.end()?;
+        Ok(Self { nonce, word })
+    }
+}
+
+/// A record of a document: an update, where it stands and who sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) position: Position,
+    pub(crate) origin: EndpointId,
+    /// The encoded update.
+    pub(crate) update: Bytes,
+}
+
+/// A document as a keeper has it and as it travels: a snapshot, and the records after it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct State {
+    /// The type; `None` before the first update.
+    pub(crate) kind: Option<String>,
+    /// Up to where the snapshot goes; `None` where there is none.
+    pub(crate) at: Option<Position>,
+    /// What had been taken of each replica by then.
+    pub(crate) numbers: Numbers,
+    pub(crate) snapshot: Bytes,
+    /// What comes after it.
+    pub(crate) tail: Vec<Entry>,
+    /// Whether whoever gets it may not change it.
+    pub(crate) read_only: bool,
+}
+
+impl State {
+    /// The snapshot and what belongs to it, as it is stored, without the tail.
+    pub(crate) fn encode_base(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(self.snapshot.len() + 64 + self.numbers.len() * 24);
+        self.put_base(&mut bytes);
+        bytes.freeze()
+    }
+
+    fn put_base(&self, bytes: &mut BytesMut) {
+        bytes.put_u8(u8::from(self.read_only));
+        put_text(bytes, self.kind.as_deref().unwrap_or(""));
+        put_position(bytes, self.at.unwrap_or(Position { epoch: 0, seq: 0 }));
+        put_varint(bytes, self.numbers.len() as u64);
+        for (replica, number, position) in self.numbers.iter() {
+            bytes.put_u64(replica);
+            put_varint(bytes, number);
+            put_position(bytes, position);
+        }
+        put_bytes(bytes, &self.snapshot);
+    }
+
+    /// All of it.
+    pub(crate) fn encode(&self) -> Bytes {
+        let tail: usize = self.tail.iter().map(|entry| entry.update.len() + 48).sum();
+        let mut bytes = BytesMut::with_capacity(self.snapshot.len() + tail + 64 + self.numbers.len() * 24);
+        self.put_base(&mut bytes);
+        for entry in &self.tail {
+            put_position(&mut bytes, entry.position);
+            bytes.put_slice(entry.origin.as_bytes());
+            put_bytes(&mut bytes, &entry.update);
+        }
+        bytes.freeze()
+    }
+
+    /// Of [`encode`](Self::encode) or [`encode_base`](Self::encode_base).
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let read_only = reader.u8()? != 0;
+        let kind = Some(reader.text()?).filter(|kind| !kind.is_empty()).map(ToOwned::to_owned);
+        let at = Some(position(&mut reader)?).filter(|at| at.epoch > 0);
+        let mut numbers = Numbers::default();
+        for _ in 0..reader.length(Numbers::MOST, "too many replicas")? {
+            numbers.set(reader.u64()?, reader.varint()?, position(&mut reader)?);
+        }
+        let snapshot = some_bytes(&mut reader)?;
+        let mut tail = Vec::new();
+        while reader.position() < bytes.len() {
+            let (position, origin) = (position(&mut reader)?, reader.id()?);
+            tail.push(Entry { position, origin, update: some_bytes(&mut reader)? });
+        }
+        Ok(Self { kind, at, numbers, snapshot, tail, read_only })
+    }
+}
+
+/// A stored record.
+pub(crate) fn encode_record(origin: EndpointId, update: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(16 + update.len());
+    bytes.put_slice(origin.as_bytes());
+    bytes.put_slice(update);
+    bytes.freeze()
+}
+
+pub(crate) fn decode_record(position: Position, bytes: &Bytes) -> Result<Entry, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let origin = reader.id()?;
+    Ok(Entry { position, origin, update: bytes.slice(reader.position()..) })
+}
