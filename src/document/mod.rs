@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+#[cfg(feature = "crdt")]
+pub mod crdt;
 pub mod store;
 
 /// How fragments of a document get along.
@@ -33,6 +35,12 @@ pub trait Document: Sized + Send + 'static {
 
     /// The state before any fragment.
     fn empty() -> Self;
+
+    /// Tells the replica's number, before it makes fragments: a random one, and no other replica of this document may have it, nor may a later one of the
+    /// same node. Commutative documents name what they make after it. By default nothing happens.
+    fn set_replica(&mut self, number: u64) {
+        let _ = number;
+    }
 
     /// Changes the state. When it fails, nothing has changed.
     ///
@@ -120,6 +128,20 @@ impl<'a, D: Document> Draft<'a, D> {
     #[allow(dead_code)]
     pub(crate) fn new(document: &'a mut D) -> Self {
         Self { document, parts: Vec::new() }
+    }
+
+    /// Changes a document that belongs to no node, as tests do, and gives the fragments, for others to [apply](Document::apply). When the closure fails,
+    /// what it did before stays done, and the fragments are lost: then the document is of no more use.
+    ///
+    /// # Errors
+    /// What the closure fails with.
+    pub fn alone<R, E>(
+        document: &'a mut D,
+        change: impl FnOnce(&mut Self) -> Result<R, E>,
+    ) -> Result<(R, Vec<D::Fragment>), E> {
+        let mut draft = Self::new(document);
+        let result = change(&mut draft)?;
+        Ok((result, draft.finish().into_iter().map(|(fragment, _)| fragment).collect()))
     }
 
     /// Applies a fragment, and lets it go out with this update.
