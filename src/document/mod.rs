@@ -14,6 +14,8 @@ pub use keep::{DocumentInfo, Keeper, KeeperBuilder, KeeperError, KeeperStats};
 pub use keeper::Access;
 pub use presence::Presence;
 
+#[cfg(feature = "crdt")]
+pub mod crdt;
 mod fold;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod handle;
@@ -53,8 +55,11 @@ pub trait Document: Sized + Send + 'static {
     /// The state before any fragment.
     fn empty() -> Self;
 
-    /// Tells a random number that no other replica has, before this one makes fragments: for types that put it into them. By default it is passed over.
-    fn set_replica(&mut self, _replica: u64) {}
+    /// Tells the replica's number, before it makes fragments: a random one, and no other replica of this document may have it, nor may a later one of the
+    /// same node. Commutative documents name what they make after it. By default nothing happens.
+    fn set_replica(&mut self, number: u64) {
+        let _ = number;
+    }
 
     /// Changes the state. When it fails, nothing has changed.
     ///
@@ -325,6 +330,20 @@ impl<'a, D: Document> Draft<'a, D> {
     #[allow(dead_code)]
     pub(crate) fn new(document: &'a mut D) -> Self {
         Self { document, parts: Vec::new() }
+    }
+
+    /// Changes a document that belongs to no node, as tests do, and gives the fragments, for others to [apply](Document::apply). When the closure fails,
+    /// what it did before stays done, and the fragments are lost: then the document is of no more use.
+    ///
+    /// # Errors
+    /// What the closure fails with.
+    pub fn alone<R, E>(
+        document: &'a mut D,
+        change: impl FnOnce(&mut Self) -> Result<R, E>,
+    ) -> Result<(R, Vec<D::Fragment>), E> {
+        let mut draft = Self::new(document);
+        let result = change(&mut draft)?;
+        Ok((result, draft.finish().into_iter().map(|(fragment, _)| fragment).collect()))
     }
 
     /// Applies a fragment, and lets it go out with this update.

@@ -85,7 +85,7 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
     let config = Config {
         name: name.to_owned(),
         me,
-        seed: random(),
+        seed: options.replica.unwrap_or_else(random),
         create: options.create,
         max_unsynced: options.max_unsynced,
         max_update: options.max_update,
@@ -113,6 +113,8 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         sender: endpoint.sender(),
         let_in: 0,
     };
+    // What it has to say from the beginning.
+    shared.with(|_| ());
     tokio::spawn(reader.run());
     tokio::spawn(write(Arc::clone(&shared), endpoint.sender(), queue));
     shared

@@ -36,11 +36,12 @@ pub struct DocumentOptions {
     create: bool,
     max_unsynced: (usize, usize),
     max_update: usize,
+    replica: Option<u64>,
 }
 
 impl Default for DocumentOptions {
     fn default() -> Self {
-        Self { create: false, max_unsynced: (4_096, 8 << 20), max_update: 4 << 20 }
+        Self { create: false, max_unsynced: (4_096, 8 << 20), max_update: 4 << 20, replica: None }
     }
 }
 
@@ -63,6 +64,16 @@ impl DocumentOptions {
     #[must_use]
     pub fn max_unsynced(mut self, updates: usize, bytes: usize) -> Self {
         self.max_unsynced = (updates.max(1), bytes.max(1));
+        self
+    }
+
+    /// The number of the replica, not 0, in place of a random one. For tests that replay what was written by others: the order of what was written at one place at once
+    /// depends on it.
+    #[cfg(any(test, feature = "test-utils"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn replica(mut self, number: u64) -> Self {
+        self.replica = Some(number);
         self
     }
 

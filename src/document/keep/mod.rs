@@ -217,7 +217,7 @@ impl Keeper {
             max_documents: 10_000,
         };
         #[cfg(feature = "crdt")]
-        let builder = super::crdt::known_to(builder);
+        let builder = builder.knows::<super::crdt::Text>();
         builder
     }
 

@@ -87,6 +87,7 @@ pub struct ClientBuilder {
     cluster: String,
     token: Bytes,
     prefixes: BTreeSet<String>,
+    takes_nothing: bool,
     carrier: Carrier,
     echo: bool,
     send_queue: QueueLimit,
@@ -104,6 +105,7 @@ impl Default for ClientBuilder {
             cluster: config::DEFAULT_CLUSTER.to_owned(),
             token: Bytes::new(),
             prefixes: BTreeSet::new(),
+            takes_nothing: false,
             carrier: Carrier::default(),
             echo: false,
             send_queue: QueueLimit { messages: config::SEND_QUEUE_MESSAGES, bytes: config::SEND_QUEUE_BYTES },
@@ -151,6 +153,12 @@ impl ClientBuilder {
     /// Takes only topics of this prefix and of others given in the same way. Default: everything.
     pub fn subscribe(mut self, prefix: impl Into<String>) -> Self {
         self.prefixes.insert(prefix.into());
+        self
+    }
+
+    /// Takes no topic by itself, but what is [subscribed](super::Endpoint::subscribe) to later, and the documents that are opened.
+    pub fn subscribe_to_nothing(mut self) -> Self {
+        self.takes_nothing = true;
         self
     }
 
@@ -255,7 +263,7 @@ impl ClientBuilder {
         prepare: impl FnOnce(&Node) -> T,
     ) -> Result<(Client, T), JoinError> {
         self.check()?;
-        if self.prefixes.is_empty() {
+        if self.prefixes.is_empty() && !self.takes_nothing {
             self.prefixes.insert(String::new());
         }
         let mut seed = [0; 8];

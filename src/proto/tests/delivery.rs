@@ -293,3 +293,19 @@ fn repairs_are_spread_over_time_by_the_members_rate() {
     assert_eq!(world.texts(b).len(), 21);
     assert!(world.resets(b).is_empty());
 }
+
+#[test]
+fn one_that_takes_nothing_can_take_something_later() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &[]));
+    world.run_for(Duration::from_secs(1));
+    world.subscribe(b, &["x"], 1);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.children[b].subscribed, [1]);
+    world.subscribe(b, &["x", "y"], 2);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.children[b].subscribed, [1, 2]);
+    world.submit(a, "xa", &["1"]);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.texts(b), ["1"]);
+}

@@ -1,0 +1,248 @@
+//! Looks through the bytes of an update before yrs gets them. They come from other nodes, and yrs trusts them in places: it reserves what a length says
+//! before it has read the bytes, recurses as deep as values are nested, and adds clocks without a check.
+//!
+//! The verdict depends on the bytes alone, so that all replicas come to the same.
+
+use std::ops::ControlFlow;
+
+use super::super::Malformed;
+
+/// The highest clock of a client that is let in, and the greatest length: half of what fits, so that sums fit.
+pub(super) const MAX_CLOCK: u64 = 1 << 30;
+/// How deep values may nest. JSON parsers stop at 128; nobody comes near.
+pub(super) const MAX_DEPTH: usize = 32;
+/// Client identifiers have 53 bits, for JavaScript's sake.
+pub(super) const MAX_CLIENT: u64 = (1 << 53) - 1;
+
+const HAS_ORIGIN: u8 = 0x80;
+const HAS_RIGHT_ORIGIN: u8 = 0x40;
+const HAS_PARENT_SUB: u8 = 0x20;
+
+/// What a document's items may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// Text, embedded values and marks of formatting; no keys.
+    Text,
+    /// Values and bytes.
+    Values,
+}
+
+/// Checks a Yjs v1 update, and says where its delete set begins.
+pub(super) fn check(update: &[u8], contents: Contents) -> Result<usize, Malformed> {
+    let mut cursor = Cursor { bytes: update, at: 0 };
+    let clients = cursor.count()?;
+    for _ in 0..clients {
+        blocks(&mut cursor, contents)?;
+    }
+    let deletes = cursor.at;
+    let clients = cursor.count()?;
+    for _ in 0..clients {
+        cursor.client()?;
+        for _ in 0..cursor.count()? {
+            cursor.end_of_range()?;
+        }
+    }
+    if cursor.at != update.len() {
+        return Err(Malformed::new("the update goes on after its end"));
+    }
+    Ok(deletes)
+}
+
+fn blocks(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
+    let blocks = cursor.count()?;
+    cursor.client()?;
+    let mut clock = cursor.number()?;
+    for _ in 0..blocks {
+        let info = cursor.byte()?;
+        let length = match info {
+            // Garbage collected; left out.
+            0 | 10 => cursor.number()?,
+            _ => item(cursor, info, contents)?,
+        };
+        clock = clock.saturating_add(length);
+        if length == 0 || clock > MAX_CLOCK {
+            return Err(Malformed::new(format!("a block of length {length} that ends at clock {clock}")));
+        }
+    }
+    Ok(())
+}
+
+fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents) -> Result<u64, Malformed> {
+    if info & HAS_ORIGIN != 0 {
+        cursor.id()?;
+    }
+    if info & HAS_RIGHT_ORIGIN != 0 {
+        cursor.id()?;
+    }
+    if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
+        if cursor.number()? != 1 {
+            return Err(Malformed::new("an item within another: documents of this crate are flat"));
+        }
+        cursor.text()?;
+        if info & HAS_PARENT_SUB != 0 {
+            cursor.text()?;
+        }
+    }
+    if info & HAS_PARENT_SUB != 0 && contents == Contents::Text {
+        return Err(Malformed::new("a key in a text"));
+    }
+    match (info & 0x1f, contents) {
+        (1, _) => cursor.number(),
+        (4, Contents::Text) => Ok(cursor.text()?.encode_utf16().count() as u64),
+        (5, Contents::Text) => {
+            // yrs cannot tell a string from text.
+            if cursor.json()?.trim_start().starts_with('"') {
+                return Err(Malformed::new("an embedded string in a text"));
+            }
+            Ok(1)
+        }
+        (6, Contents::Text) => {
+            cursor.text()?;
+            cursor.json()?;
+            Ok(1)
+        }
+        (3, Contents::Values) => {
+            let length = cursor.count()?;
+            cursor.take(length)?;
+            Ok(1)
+        }
+        (8, Contents::Values) => {
+            let length = cursor.count()?;
+            for _ in 0..length {
+                cursor.value(0)?;
+            }
+            Ok(length as u64)
+        }
+        (kind, _) => {
+            Err(Malformed::new(format!("an item with content of kind {kind}, which has no place here")))
+        }
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        let byte = *self.bytes.get(self.at).ok_or_else(cut)?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let end = self.at.checked_add(length).ok_or_else(cut)?;
+        let taken = self.bytes.get(self.at..end).ok_or_else(cut)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// A whole number of at most 53 bits, 7 bits a byte, the low ones first.
+    fn number(&mut self) -> Result<u64, Malformed> {
+        let mut number = 0_u64;
+        for shift in (0..56).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return if number <= MAX_CLIENT { Ok(number) } else { Err(large()) };
+            }
+        }
+        Err(large())
+    }
+
+    /// A number of things to come, each of one byte at least.
+    fn count(&mut self) -> Result<usize, Malformed> {
+        let count = self.number()?;
+        if count > (self.bytes.len() - self.at) as u64 { Err(cut()) } else { Ok(count as usize) }
+    }
+
+    fn client(&mut self) -> Result<u64, Malformed> {
+        self.number()
+    }
+
+    fn id(&mut self) -> Result<(), Malformed> {
+        self.client()?;
+        if self.number()? > MAX_CLOCK { Err(large()) } else { Ok(()) }
+    }
+
+    fn end_of_range(&mut self) -> Result<(), Malformed> {
+        let end = self.number()?.saturating_add(self.number()?);
+        if end > MAX_CLOCK { Err(large()) } else { Ok(()) }
+    }
+
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        let length = self.count()?;
+        std::str::from_utf8(self.take(length)?).map_err(|_| Malformed::new("a text that is no UTF-8"))
+    }
+
+    /// JSON as text. Only its nesting is looked at; yrs says whether it is JSON.
+    fn json(&mut self) -> Result<&'a str, Malformed> {
+        let json = self.text()?;
+        let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+        let deep = json.bytes().try_for_each(|byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b'[' | b'{' if !quoted => depth += 1,
+                b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > MAX_DEPTH { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if deep.is_break() { Err(nested()) } else { Ok(json) }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<(), Malformed> {
+        if depth > MAX_DEPTH {
+            return Err(nested());
+        }
+        match self.byte()? {
+            // undefined, null, true, false
+            127 | 126 | 121 | 120 => Ok(()),
+            // A whole number: a sign, and 6 bits in the first byte.
+            125 => {
+                for _ in 0..10 {
+                    if self.byte()? < 0x80 {
+                        return Ok(());
+                    }
+                }
+                Err(large())
+            }
+            124 => self.take(4).map(drop),
+            123 | 122 => self.take(8).map(drop),
+            119 => self.text().map(drop),
+            118 => {
+                for _ in 0..self.count()? {
+                    self.text()?;
+                    self.value(depth + 1)?;
+                }
+                Ok(())
+            }
+            117 => {
+                for _ in 0..self.count()? {
+                    self.value(depth + 1)?;
+                }
+                Ok(())
+            }
+            116 => {
+                let length = self.count()?;
+                self.take(length).map(drop)
+            }
+            kind => Err(Malformed::new(format!("a value of kind {kind}, which there is not"))),
+        }
+    }
+}
+
+fn cut() -> Malformed {
+    Malformed::new("the update ends too early")
+}
+
+fn large() -> Malformed {
+    Malformed::new("a number beyond its bound")
+}
+
+fn nested() -> Malformed {
+    Malformed::new(format!("a value nested deeper than {MAX_DEPTH} levels"))
+}
