@@ -1,6 +1,7 @@
 //! Where a keeper keeps documents so that they survive it.
 //!
-//! [`Store`] is what a keeper asks for. [`MemoryStore`] is the simplest one there is: it survives the keeper, and not the process. A store of your own takes the three calls of the trait.
+//! [`Store`] is what a keeper asks for. [`MemoryStore`] is the simplest one there is: it survives the keeper, and not the process. `RedbStore` (feature
+//! `store`) is one file. A store of your own takes the three calls of the trait.
 //!
 //! ```
 //! use zincmq::Position;
@@ -24,12 +25,16 @@
 //! ```
 
 mod memory;
+#[cfg(feature = "store")]
+mod redb;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 
 pub use memory::MemoryStore;
+#[cfg(feature = "store")]
+pub use redb::RedbStore;
 
 use crate::message::Position;
 

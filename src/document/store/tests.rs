@@ -56,6 +56,12 @@ fn positions(store: &mut dyn Store, name: &str) -> (Option<Position>, Vec<Positi
 fn each(check: impl Fn(&dyn Fn() -> Box<dyn Store>)) {
     let memory = MemoryStore::new();
     check(&|| Box::new(memory.clone()));
+    #[cfg(feature = "store")]
+    {
+        let directory = tempfile::tempdir().expect("room");
+        let path = directory.path().join("documents");
+        check(&|| Box::new(RedbStore::open(&path).expect("it opens")));
+    }
 }
 
 #[test]
