@@ -36,7 +36,7 @@ run cargo fmt --check
 step "Lints, with all features and with none (which are the default ones)"
 run cargo clippy --locked --all-targets --all-features -- -D warnings
 run cargo clippy --locked --all-targets -- -D warnings
-for feature in json protobuf fuzzing; do
+for feature in json protobuf store fuzzing; do
     run cargo clippy --locked --features "$feature" -- -D warnings
 done
 

@@ -103,6 +103,11 @@ impl Process {
         self.child.wait().expect("a child of ours");
     }
 
+    /// The lines that nobody has read, of a process that has ended.
+    pub(crate) fn rest(&mut self) -> Vec<Value> {
+        self.lines.iter().collect()
+    }
+
     /// Closes its standard input and waits for an end in order.
     pub(crate) fn ends_well(mut self) {
         drop(self.stdin.take());
