@@ -12,6 +12,7 @@ use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Tr
 
 use super::super::{Conflict, Malformed};
 use super::scan::{self, Contents};
+use crate::proto::Rng;
 
 /// Marks transactions that bring in what others did: undo passes them over.
 const REMOTE: &str = "remote";
@@ -26,6 +27,8 @@ pub(super) trait Shape: Clone + Send + 'static {
     fn attach(doc: &Doc) -> Self;
     /// Puts the roots under undo.
     fn track(&self, doc: &Doc, undo: &mut UndoManager<()>);
+    /// Forgets what the watchers saw.
+    fn forget(&self);
 }
 
 /// See the module.
@@ -65,7 +68,7 @@ impl<S: Shape> Engine<S> {
             return;
         }
         let mut other = Self::new(Some(number));
-        match other.take_in(&self.snapshot()) {
+        match other.take_in(&self.state()) {
             Ok(()) => *self = other,
             Err(_) => self.broken = true,
         }
@@ -73,6 +76,20 @@ impl<S: Shape> Engine<S> {
 
     pub(super) fn read<R>(&self, read: impl FnOnce(&yrs::Transaction<'_>, &S) -> R) -> R {
         read(&self.doc.transact(), &self.shape)
+    }
+
+    /// A name that nothing else in the document has, if it goes into the next edit; so do those of other numbers below its units.
+    pub(super) fn fresh(&self, number: usize) -> String {
+        format!("{:x}.{:x}", self.replica.unwrap_or(0), self.clock() + number)
+    }
+
+    /// Something that no two edits are likely to share.
+    pub(super) fn chance(&self) -> u64 {
+        Rng::new(self.replica.unwrap_or(0) ^ (self.clock() as u64).rotate_left(32)).next()
+    }
+
+    fn clock(&self) -> usize {
+        self.doc.transact().store().get_local_state() as usize
     }
 
     fn usable(&self) -> Result<(), Conflict> {
@@ -105,7 +122,7 @@ impl<S: Shape> Engine<S> {
         }
         let made = caught(|| {
             let result = change(&mut txn, shape);
-            (result, Bytes::from(txn.encode_update_v1()))
+            (result, sorted::<S>(txn.encode_update_v1()))
         });
         let ended = caught(|| drop(txn));
         match (made, ended) {
@@ -140,12 +157,30 @@ impl<S: Shape> Engine<S> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn break_for_test(&mut self) {
+        self.broken = true;
+    }
+
     fn breaks(&mut self) -> Conflict {
         self.broken = true;
         Conflict::new("the fragment broke this document: it makes no sense in it")
     }
 
+    /// The whole state, the same bytes wherever the same fragments were taken in. How a document came to be shows in the pieces yrs keeps it in, and it
+    /// keeps what undo may bring back: a document made of the state in one go has none of that.
     pub(super) fn snapshot(&self) -> Vec<u8> {
+        sorted::<S>(self.fork().state()).into()
+    }
+
+    /// A copy that has no number. An empty one if this one is broken beyond reading.
+    pub(super) fn fork(&self) -> Self {
+        let mut fork = Self::new(None);
+        fork.broken = self.broken || fork.take_in(&self.state()).is_err();
+        fork
+    }
+
+    fn state(&self) -> Vec<u8> {
         caught(|| self.doc.transact().encode_state_as_update_v1(&StateVector::default()))
             .unwrap_or_else(|| vec![0, 0])
     }
@@ -159,7 +194,7 @@ impl<S: Shape> Engine<S> {
     /// Takes in the other's state, and says what it lacks.
     pub(super) fn merge(&mut self, other: &Self) -> Result<Option<Bytes>, Conflict> {
         other.usable()?;
-        self.apply(&other.snapshot())?;
+        self.apply(&other.state())?;
         let theirs = other.doc.transact().snapshot();
         let txn = self.doc.transact();
         let ours = txn.snapshot();
@@ -206,8 +241,8 @@ impl<S: Shape> Engine<S> {
         let mut made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(match made.len() {
             0 => None,
-            1 => made.pop().map(Bytes::from),
-            _ => yrs::merge_updates_v1(&made).ok().map(Bytes::from),
+            1 => made.pop().map(sorted::<S>),
+            _ => yrs::merge_updates_v1(&made).ok().map(sorted::<S>),
         })
     }
 
@@ -242,6 +277,13 @@ impl<S> fmt::Debug for Engine<S> {
 /// A whole update, or a snapshot, if it is one.
 pub(super) fn check<S: Shape>(update: &[u8]) -> Result<(), Malformed> {
     scan::check(update, S::CONTENTS).map(drop)
+}
+
+fn sorted<S: Shape>(mut update: Vec<u8>) -> Bytes {
+    if S::CONTENTS == Contents::Values {
+        scan::sort(&mut update, S::CONTENTS);
+    }
+    update.into()
 }
 
 fn decode<S: Shape>(update: &[u8]) -> Result<Update, Malformed> {

@@ -10,29 +10,74 @@
 //! Two replicas with the same fragments hold the same content, though their snapshots may differ in bytes: those say also how the content came to be in
 //! pieces. `same_history` of each type compares them.
 
+mod array;
+mod axis;
+mod canvas;
 mod engine;
+mod fraction;
+mod map;
 mod scan;
+mod sheet;
 #[cfg(test)]
 mod tests;
 mod text;
 mod undo;
+mod value;
+mod watch;
 
+pub use array::Array;
+pub use axis::Lines;
+pub use canvas::{Canvas, CanvasChange, Shape};
+pub use map::{KeyChange, Map};
+pub use sheet::{Sheet, SheetChange};
 pub use text::{Patch, Text};
 pub use undo::Undo;
+pub use value::Value;
+pub use watch::Splice;
 
-/// What all documents of this kind do alike.
+/// What all documents of this module do alike: the functions of [`Document`](super::Document), by way of `new` and `follow`.
 macro_rules! shared {
-    () => {
+    ($shape:ty) => {
         fn set_replica(&mut self, number: u64) {
             self.engine.set_replica(number);
+            // What was seen on the way is known.
+            self.engine.shape().forget();
+        }
+
+        fn empty() -> Self {
+            Self::new(Engine::new(None))
+        }
+
+        fn apply(&mut self, fragment: &Bytes) -> Result<Self::Change, Conflict> {
+            self.engine.apply(fragment)?;
+            Ok(self.follow())
         }
 
         fn snapshot(&self) -> Vec<u8> {
             self.engine.snapshot()
         }
 
-        fn encode(fragment: &bytes::Bytes) -> Vec<u8> {
+        fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
+            Engine::restore(snapshot).map(Self::new)
+        }
+
+        fn encode(fragment: &Bytes) -> Vec<u8> {
             fragment.to_vec()
+        }
+
+        fn decode(fragment: &[u8]) -> Result<Bytes, Malformed> {
+            engine::check::<$shape>(fragment)?;
+            Ok(Bytes::copy_from_slice(fragment))
+        }
+
+        fn fork(&self) -> Self {
+            Self::new(self.engine.fork())
+        }
+
+        fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
+            let lacking = self.engine.merge(&other.engine)?;
+            let change = self.follow();
+            Ok(Merged { change: (!change.is_empty()).then_some(change), lacking })
         }
     };
 }

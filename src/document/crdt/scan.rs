@@ -3,7 +3,7 @@
 //!
 //! The verdict depends on the bytes alone, so that all replicas come to the same.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::super::Malformed;
 
@@ -29,10 +29,28 @@ pub(super) enum Contents {
 
 /// Checks a Yjs v1 update, and says where its delete set begins.
 pub(super) fn check(update: &[u8], contents: Contents) -> Result<usize, Malformed> {
-    let mut cursor = Cursor { bytes: update, at: 0 };
+    walk(&mut Cursor { bytes: update, at: 0, maps: None }, contents)
+}
+
+/// Puts the entries of maps in the order of their keys: yrs puts them in any. An update that is malformed stays as it is.
+pub(super) fn sort(update: &mut [u8], contents: Contents) {
+    let mut cursor = Cursor { bytes: update, at: 0, maps: Some(Vec::new()) };
+    if walk(&mut cursor, contents).is_err() {
+        return;
+    }
+    // Those within others come first.
+    for mut entries in cursor.maps.unwrap_or_default() {
+        let (Some(first), Some(last)) = (entries.first().cloned(), entries.last().cloned()) else { continue };
+        entries.sort_by(|a, b| update[a.key.clone()].cmp(&update[b.key.clone()]));
+        let sorted: Vec<u8> = entries.into_iter().flat_map(|entry| update[entry.whole].to_vec()).collect();
+        update[first.whole.start..last.whole.end].copy_from_slice(&sorted);
+    }
+}
+
+fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<usize, Malformed> {
     let clients = cursor.count()?;
     for _ in 0..clients {
-        blocks(&mut cursor, contents)?;
+        blocks(cursor, contents)?;
     }
     let deletes = cursor.at;
     let clients = cursor.count()?;
@@ -42,7 +60,7 @@ pub(super) fn check(update: &[u8], contents: Contents) -> Result<usize, Malforme
             cursor.end_of_range()?;
         }
     }
-    if cursor.at != update.len() {
+    if cursor.at != cursor.bytes.len() {
         return Err(Malformed::new("the update goes on after its end"));
     }
     Ok(deletes)
@@ -122,6 +140,14 @@ fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents) -> Result<u64, Ma
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The entries of each map, if they are wanted.
+    maps: Option<Vec<Vec<Entry>>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    key: Range<usize>,
+    whole: Range<usize>,
 }
 
 impl<'a> Cursor<'a> {
@@ -214,9 +240,18 @@ impl<'a> Cursor<'a> {
             123 | 122 => self.take(8).map(drop),
             119 => self.text().map(drop),
             118 => {
+                let mut entries = Vec::new();
                 for _ in 0..self.count()? {
-                    self.text()?;
+                    let start = self.at;
+                    let length = self.text()?.len();
+                    let key = self.at - length..self.at;
                     self.value(depth + 1)?;
+                    if self.maps.is_some() {
+                        entries.push(Entry { key, whole: start..self.at });
+                    }
+                }
+                if let Some(maps) = &mut self.maps {
+                    maps.push(entries);
                 }
                 Ok(())
             }

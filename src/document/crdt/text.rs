@@ -14,7 +14,7 @@ use super::super::{Conflict, Document, Draft, Malformed, Merged, Model};
 use super::engine::{self, Engine, Seen, Shape};
 use super::scan::Contents;
 use super::shared;
-use super::undo::{Undo, sealed};
+use super::undo::{Undo, sealed, undoable};
 
 /// What stands where a Yjs program put a thing that is no text: OBJECT REPLACEMENT CHARACTER.
 const EMBEDDED: &str = "\u{fffc}";
@@ -102,6 +102,10 @@ impl Shape for TextShape {
     fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
         undo.expand_scope(doc, &self.root);
     }
+
+    fn forget(&self) {
+        self.seen.take();
+    }
 }
 
 fn text_of(content: &Out) -> &str {
@@ -111,6 +115,7 @@ fn text_of(content: &Out) -> &str {
 impl Text {
     fn new(engine: Engine<TextShape>) -> Self {
         let mut text = Self { engine, mirror: Rope::new() };
+        text.engine.shape().forget();
         text.catch_up();
         text
     }
@@ -180,6 +185,11 @@ impl Text {
     #[must_use]
     pub fn same_history(&self, other: &Self) -> bool {
         self.engine.same_history(&other.engine)
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_for_test(&mut self) {
+        self.engine.break_for_test();
     }
 
     fn past(&self, position: usize, length: usize) -> Conflict {
@@ -328,54 +338,10 @@ impl Document for Text {
     type Fragment = Bytes;
     type Change = Vec<Patch>;
 
-    shared!();
-
-    fn empty() -> Self {
-        Self::new(Engine::new(None))
-    }
-
-    fn apply(&mut self, fragment: &Bytes) -> Result<Vec<Patch>, Conflict> {
-        let applied = self.engine.apply(fragment);
-        applied.map(|()| self.follow())
-    }
-
-    fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
-        Engine::restore(snapshot).map(Self::new)
-    }
-
-    fn decode(fragment: &[u8]) -> Result<Bytes, Malformed> {
-        engine::check::<TextShape>(fragment)?;
-        Ok(Bytes::copy_from_slice(fragment))
-    }
-
-    fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
-        let lacking = self.engine.merge(&other.engine)?;
-        let patches = self.follow();
-        Ok(Merged { change: (!patches.is_empty()).then_some(patches), lacking })
-    }
+    shared!(TextShape);
 }
 
-impl Undo for Text {
-    fn can_undo(&self) -> bool {
-        self.engine.can_undo(false)
-    }
-
-    fn can_redo(&self) -> bool {
-        self.engine.can_undo(true)
-    }
-}
-
-impl sealed::Undo for Text {
-    fn step_back(&mut self, redo: bool) -> Result<Option<(Bytes, Vec<Patch>)>, Conflict> {
-        let fragment = self.engine.undo(redo)?;
-        let patches = self.follow();
-        Ok(fragment.map(|fragment| (fragment, patches)))
-    }
-
-    fn join_steps(&mut self) {
-        self.engine.join_steps();
-    }
-}
+undoable!(Text);
 
 impl Draft<'_, Text> {
     /// Puts text in at a position, in code points.

@@ -52,3 +52,31 @@ impl<D: Undo> Draft<'_, D> {
         Ok(true)
     }
 }
+
+/// Undo for a type of this module, by way of its engine and `follow`.
+macro_rules! undoable {
+    ($document:ty) => {
+        impl Undo for $document {
+            fn can_undo(&self) -> bool {
+                self.engine.can_undo(false)
+            }
+
+            fn can_redo(&self) -> bool {
+                self.engine.can_undo(true)
+            }
+        }
+
+        impl sealed::Undo for $document {
+            fn step_back(&mut self, redo: bool) -> Result<Option<(Bytes, Self::Change)>, Conflict> {
+                let fragment = self.engine.undo(redo)?;
+                let change = self.follow();
+                Ok(fragment.map(|fragment| (fragment, change)))
+            }
+
+            fn join_steps(&mut self) {
+                self.engine.join_steps();
+            }
+        }
+    };
+}
+pub(super) use undoable;

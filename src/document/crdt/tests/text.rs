@@ -149,37 +149,22 @@ proptest! {
     fn converges(size in 2_usize..5, steps in 1_usize..60, seed: u64) {
         let mut cluster = Cluster::<Text>::new(size, seed);
         let mut models = vec![Vec::new(); size];
-        for _ in 0..steps {
-            let at = cluster.below(size);
-            match cluster.below(8) {
-                0..=2 => {
-                    cluster.deliver(at, &mut |to, patches: Vec<Patch>| follow(&mut models[to], &patches));
-                }
-                choice => {
-                    let length = cluster.replicas[at].len();
-                    let position = cluster.below(length + 1);
-                    let deleted = cluster.below(length - position + 1).min(3) * usize::from(choice > 4);
-                    let inserted = ["x", "🌍y", "", "ab\r\n", "𝄞"][cluster.below(5)];
-                    let mut draft = Draft::new(&mut cluster.replicas[at]);
-                    match choice {
-                        3 => drop(draft.undo().unwrap()),
-                        4 => drop(draft.redo().unwrap()),
-                        _ => draft.replace(position, deleted, inserted).unwrap(),
-                    }
-                    let parts = draft.finish();
-                    for (fragment, patches) in parts {
-                        follow(&mut models[at], &patches);
-                        cluster.send(at, &[fragment]);
-                    }
-                }
-            }
-        }
-        cluster.deliver_all(|to, patches| follow(&mut models[to], &patches));
+        cluster.run(
+            steps,
+            |draft, below| {
+                let length = draft.len();
+                let position = below(length + 1);
+                let deleted = below(length - position + 1).min(3) * below(2);
+                draft.replace(position, deleted, ["x", "🌍y", "", "ab\r\n", "𝄞"][below(5)]).unwrap();
+            },
+            |to, patches| follow(&mut models[to], patches),
+        );
         let first = &cluster.replicas[0];
         for (other, model) in cluster.replicas.iter().zip(&models) {
             prop_assert_eq!(other.to_string(), first.to_string());
             prop_assert_eq!(other.to_string(), model.iter().collect::<String>());
             prop_assert!(first.same_history(other));
+            prop_assert_eq!(other.snapshot(), first.snapshot());
             prop_assert_eq!(Text::restore(&other.snapshot()).unwrap().to_string(), first.to_string());
         }
     }
