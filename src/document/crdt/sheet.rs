@@ -303,7 +303,8 @@ impl Draft<'_, Sheet> {
         let first = self.parts.is_empty();
         let ((), fragment) = self.document.engine.edit(first, units, change)?;
         let change = self.document.follow();
-        if !change.is_empty() {
+        // Whatever was made has to go out, or what is made after it will wait for it; also where nothing seems to change.
+        if *fragment != [0, 0] {
             self.record(fragment, change);
         }
         Ok(())

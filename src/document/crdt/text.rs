@@ -71,6 +71,8 @@ struct TextShape {
 /// What happened to the text, from its beginning on, in UTF-16 units.
 #[derive(Debug)]
 enum Step {
+    /// A transaction begins: from the beginning again.
+    Start,
     Keep(usize),
     Delete(usize),
     Insert(String),
@@ -88,6 +90,7 @@ impl Shape for TextShape {
             if txn.origin().is_none() {
                 return;
             }
+            sink.push(Step::Start);
             for delta in event.delta(txn) {
                 sink.push(match delta {
                     Delta::Retain(length, _) => Step::Keep(*length as usize),
@@ -235,6 +238,10 @@ impl Text {
         let mut lost = false;
         for step in self.engine.shape().seen.take() {
             let patch = match step {
+                Step::Start => {
+                    at = 0;
+                    continue;
+                }
                 Step::Keep(units) => {
                     at += units;
                     continue;
