@@ -27,7 +27,7 @@ pub(super) trait Shape: Clone + Send + 'static {
     /// Makes the roots and watches them.
     fn attach(doc: &Doc) -> Self;
     /// Puts the roots under undo.
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>);
+    fn track(&self, undo: &mut UndoManager<()>);
     /// Forgets what the watchers saw.
     fn forget(&self);
 }
@@ -51,11 +51,9 @@ pub(super) struct Engine<S> {
 impl<S: Shape> Engine<S> {
     pub(super) fn new(replica: Option<u64>) -> Self {
         // The identifier is the same everywhere: a document has no name of its own, and chance has no place here.
-        let client = ClientID::new(replica.unwrap_or(0));
-        let mut options = Options::with_guid_and_client_id("zincmq".into(), client);
+        let mut options =
+            Options::with_guid_and_client_id("zincmq".into(), ClientID::new(replica.unwrap_or(0)));
         options.offset_kind = OffsetKind::Utf16;
-        // Cleaning up deletes marks of formatting that are of no use any more, on each replica by itself and in no fragment.
-        options.cleanup_formatting = false;
         let doc = Doc::with_options(options);
         let shape = S::attach(&doc);
         let undo = replica.map(|_| undo_manager(&shape, &doc, Vec::new()));
@@ -277,7 +275,8 @@ impl<S: Shape> Engine<S> {
         let txn = self.doc.transact();
         let ours = txn.snapshot();
         let blocks = ours.state_map.iter().any(|(client, clock)| *clock > theirs.state_map.get(client));
-        let deletes = ours.delete_set.diff(&theirs.delete_set);
+        let mut deletes = ours.delete_set;
+        deletes.diff_with(&theirs.delete_set);
         if !blocks && deletes.is_empty() {
             return Ok(None);
         }
@@ -302,12 +301,12 @@ impl<S: Shape> Engine<S> {
         let Some(undo) = &mut self.undo else { return Ok(Vec::new()) };
         let made = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&made);
-        let subscribed = self.doc.observe_update_v1("undo", move |_, event| {
+        let subscribed = self.doc.observe_update_v1(move |_, event| {
             sink.lock().unwrap_or_else(PoisonError::into_inner).push(event.update.clone());
         });
         let done = subscribed.is_ok()
-            && caught(|| if redo { undo.redo_blocking() } else { undo.undo_blocking() }).is_some()
-            && self.doc.unobserve_update_v1("undo").is_ok();
+            && caught(|| if redo { undo.redo_blocking() } else { undo.undo_blocking() }).is_some();
+        drop(subscribed);
         if !done {
             return Err(self.breaks());
         }
@@ -350,9 +349,7 @@ pub(super) fn check<S: Shape>(update: &[u8]) -> Result<(), Malformed> {
 }
 
 fn sorted<S: Shape>(mut update: Vec<u8>) -> Bytes {
-    if S::CONTENTS == Contents::Values {
-        scan::sort(&mut update, S::CONTENTS);
-    }
+    scan::sort(&mut update, S::CONTENTS);
     update.into()
 }
 
@@ -370,16 +367,19 @@ fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
 }
 
 fn undo_manager<S: Shape>(shape: &S, doc: &Doc, steps: Vec<yrs::undo::StackItem<()>>) -> UndoManager<()> {
-    let mut undo = UndoManager::with_options(yrs::undo::Options {
-        // No clock: steps end where `reset` says so.
-        capture_timeout_millis: u64::MAX,
-        timestamp: Arc::new(|| 1),
-        init_undo_stack: steps,
-        init_redo_stack: Vec::new(),
-        tracked_origins: Default::default(),
-        capture_transaction: None,
-    });
-    shape.track(doc, &mut undo);
+    let mut undo = UndoManager::with_options(
+        doc,
+        yrs::undo::Options {
+            // No clock: steps end where `reset` says so.
+            capture_timeout_millis: u64::MAX,
+            timestamp: Arc::new(|| 1),
+            init_undo_stack: steps,
+            init_redo_stack: Vec::new(),
+            tracked_origins: Default::default(),
+            capture_transaction: None,
+        },
+    );
+    shape.track(&mut undo);
     undo
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Outline {
     pub brings: Vec<(u64, Range<u64>)>,
     /// Clients, and clocks of theirs that must be there before, or come with it.
     pub needs: Vec<(u64, u64)>,
+    /// Clients of the delete set, and where what it says of them is.
+    deleted: Vec<(u64, Range<usize>)>,
     /// Where the delete set begins.
     pub deletes: usize,
     /// Where it ends.
@@ -85,19 +87,33 @@ pub(super) fn put_length(bytes: &mut Vec<u8>, mut length: usize) {
     bytes.push(length as u8);
 }
 
-/// Puts the entries of maps in the order of their keys: yrs puts them in any. An update that is malformed stays as it is.
+/// Puts the entries of maps in the order of their keys, and the clients of the delete set in that of their numbers: yrs puts them in any. An update that is
+/// malformed stays as it is.
 pub(super) fn sort(update: &mut [u8], contents: Contents) {
     let mut cursor = Cursor { bytes: update, at: 0, maps: Some(Vec::new()), outline: Outline::default() };
     if walk(&mut cursor, contents).is_err() {
         return;
     }
+    let (maps, mut deletes) = (cursor.maps.unwrap_or_default(), cursor.outline.deleted);
     // Those within others come first.
-    for mut entries in cursor.maps.unwrap_or_default() {
-        let (Some(first), Some(last)) = (entries.first().cloned(), entries.last().cloned()) else { continue };
+    for mut entries in maps {
+        let bounds = bounds(entries.iter().map(|entry| &entry.whole));
         entries.sort_by(|a, b| update[a.key.clone()].cmp(&update[b.key.clone()]));
-        let sorted: Vec<u8> = entries.into_iter().flat_map(|entry| update[entry.whole].to_vec()).collect();
-        update[first.whole.start..last.whole.end].copy_from_slice(&sorted);
+        rearrange(update, bounds, entries.into_iter().map(|entry| entry.whole));
     }
+    let bounds = bounds(deletes.iter().map(|(_, whole)| whole));
+    deletes.sort_by_key(|(client, _)| std::cmp::Reverse(*client));
+    rearrange(update, bounds, deletes.into_iter().map(|(_, whole)| whole));
+}
+
+/// From where to where parts go that follow on one another.
+fn bounds<'a>(parts: impl Iterator<Item = &'a Range<usize>>) -> Range<usize> {
+    parts.cloned().reduce(|first, next| first.start..next.end).unwrap_or_default()
+}
+
+fn rearrange(bytes: &mut [u8], bounds: Range<usize>, parts: impl Iterator<Item = Range<usize>>) {
+    let arranged: Vec<u8> = parts.flat_map(|part| bytes[part].to_vec()).collect();
+    bytes[bounds].copy_from_slice(&arranged);
 }
 
 fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
@@ -112,11 +128,13 @@ fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
     cursor.outline.deletes = cursor.at;
     let clients = cursor.count()?;
     for _ in 0..clients {
+        let start = cursor.at;
         let client = cursor.client()?;
         for _ in 0..cursor.count()? {
             let end = cursor.end_of_range()?;
             cursor.outline.needs.push((client, end.saturating_sub(1)));
         }
+        cursor.outline.deleted.push((client, start..cursor.at));
     }
     cursor.outline.end = cursor.at;
     Ok(())

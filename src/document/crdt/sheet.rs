@@ -103,10 +103,10 @@ impl Shape for SheetShape {
         }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.rows);
-        undo.expand_scope(doc, &self.columns);
-        undo.expand_scope(doc, &self.cells);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.rows);
+        undo.expand_scope(&self.columns);
+        undo.expand_scope(&self.cells);
     }
 
     fn forget(&self) {

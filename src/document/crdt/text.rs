@@ -85,7 +85,7 @@ impl Shape for TextShape {
         let root = doc.get_or_insert_text("text");
         let seen = Seen::new();
         let sink = seen.clone();
-        root.observe("watch", move |txn, event| {
+        root.observe_with("watch", move |txn, event| {
             // What is done here is known already.
             if txn.origin().is_none() {
                 return;
@@ -102,8 +102,8 @@ impl Shape for TextShape {
         Self { root, seen }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.root);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.root);
     }
 
     fn forget(&self) {
