@@ -52,8 +52,8 @@ impl Shape for ArrayShape {
         Self { seen: watch_array(&root), root }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.root);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.root);
     }
 
     fn forget(&self) {

@@ -142,10 +142,10 @@ impl engine::Shape for CanvasShape {
         }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.kinds);
-        undo.expand_scope(doc, &self.order);
-        undo.expand_scope(doc, &self.properties);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.kinds);
+        undo.expand_scope(&self.order);
+        undo.expand_scope(&self.properties);
     }
 
     fn forget(&self) {

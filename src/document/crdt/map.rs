@@ -65,8 +65,8 @@ impl Shape for MapShape {
         Self { seen: watch_map(&root), root }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.root);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.root);
     }
 
     fn forget(&self) {

@@ -103,10 +103,10 @@ impl Shape for SheetShape {
         }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.rows);
-        undo.expand_scope(doc, &self.columns);
-        undo.expand_scope(doc, &self.cells);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.rows);
+        undo.expand_scope(&self.columns);
+        undo.expand_scope(&self.cells);
     }
 
     fn forget(&self) {
@@ -303,7 +303,8 @@ impl Draft<'_, Sheet> {
         let first = self.parts.is_empty();
         let ((), fragment) = self.document.engine.edit(first, units, change)?;
         let change = self.document.follow();
-        if !change.is_empty() {
+        // Whatever was made has to go out, or what is made after it will wait for it; also where nothing seems to change.
+        if *fragment != [0, 0] {
             self.record(fragment, change);
         }
         Ok(())

@@ -71,6 +71,8 @@ struct TextShape {
 /// What happened to the text, from its beginning on, in UTF-16 units.
 #[derive(Debug)]
 enum Step {
+    /// A transaction begins: from the beginning again.
+    Start,
     Keep(usize),
     Delete(usize),
     Insert(String),
@@ -83,11 +85,12 @@ impl Shape for TextShape {
         let root = doc.get_or_insert_text("text");
         let seen = Seen::new();
         let sink = seen.clone();
-        root.observe("watch", move |txn, event| {
+        root.observe_with("watch", move |txn, event| {
             // What is done here is known already.
             if txn.origin().is_none() {
                 return;
             }
+            sink.push(Step::Start);
             for delta in event.delta(txn) {
                 sink.push(match delta {
                     Delta::Retain(length, _) => Step::Keep(*length as usize),
@@ -99,8 +102,8 @@ impl Shape for TextShape {
         Self { root, seen }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.root);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.root);
     }
 
     fn forget(&self) {
@@ -235,6 +238,10 @@ impl Text {
         let mut lost = false;
         for step in self.engine.shape().seen.take() {
             let patch = match step {
+                Step::Start => {
+                    at = 0;
+                    continue;
+                }
                 Step::Keep(units) => {
                     at += units;
                     continue;

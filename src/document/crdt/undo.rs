@@ -19,8 +19,10 @@ pub(super) mod sealed {
     use super::{Bytes, Conflict, Document};
 
     pub trait Undo: Document {
-        fn step_back(&mut self, redo: bool) -> Result<Option<(Bytes, Self::Change)>, Conflict>;
+        fn step_back(&mut self, redo: bool) -> Result<(Vec<Bytes>, Self::Change), Conflict>;
         fn join_steps(&mut self);
+        /// The change of a fragment that changes nothing.
+        fn nothing() -> Self::Change;
     }
 }
 
@@ -47,8 +49,12 @@ impl<D: Undo> Draft<'_, D> {
     }
 
     fn step_back(&mut self, redo: bool) -> Result<bool, Conflict> {
-        let Some((fragment, change)) = self.document.step_back(redo)? else { return Ok(false) };
-        self.record(fragment, change);
+        let (mut fragments, change) = self.document.step_back(redo)?;
+        let Some(last) = fragments.pop() else { return Ok(false) };
+        for fragment in fragments {
+            self.record(fragment, D::nothing());
+        }
+        self.record(last, change);
         Ok(true)
     }
 }
@@ -67,10 +73,12 @@ macro_rules! undoable {
         }
 
         impl sealed::Undo for $document {
-            fn step_back(&mut self, redo: bool) -> Result<Option<(Bytes, Self::Change)>, Conflict> {
-                let fragment = self.engine.undo(redo)?;
-                let change = self.follow();
-                Ok(fragment.map(|fragment| (fragment, change)))
+            fn step_back(&mut self, redo: bool) -> Result<(Vec<Bytes>, Self::Change), Conflict> {
+                Ok((self.engine.undo(redo)?, self.follow()))
+            }
+
+            fn nothing() -> Self::Change {
+                Vec::new()
             }
 
             fn join_steps(&mut self) {

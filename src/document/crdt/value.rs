@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use yrs::{Any, Number, Out};
+use yrs::{Any, Out};
 
 use super::super::Conflict;
 use super::scan::MAX_DEPTH;
 
-/// Two to the 63rd: whole numbers reach to here in both directions. The greatest is one less, and on the wire it is this.
-const WHOLE: f64 = 9_223_372_036_854_775_808.0;
+/// The whole numbers that a float holds exactly reach to here, in both directions.
+const EXACT: u64 = (1 << 53) - 1;
 
 /// A value as in JSON, and bytes.
 ///
-/// Numbers are as in JavaScript, since Yjs programs read them: a float without a fraction comes out as the whole number it is, if that has 64 bits. Whole
-/// numbers that no float holds are big integers there. Values nest 32 levels deep at the most.
+/// Numbers are as in JavaScript, since Yjs programs read them: a float without a fraction comes out as the whole number it is, if that has 53 bits. Whole
+/// numbers beyond are big integers there. Values nest 32 levels deep at the most.
 ///
 /// ```
 /// use zincmq::document::crdt::Value;
@@ -86,8 +86,9 @@ impl Value {
         Some(match self {
             Self::Null => Any::Null,
             Self::Bool(truth) => Any::Bool(*truth),
-            Self::Int(number) => Any::Number(Number::Int(*number)),
-            Self::Float(number) => Any::Number(Number::Float(*number)),
+            Self::Int(number) if number.unsigned_abs() <= EXACT => Any::Number(*number as f64),
+            Self::Int(number) => Any::BigInt(*number),
+            Self::Float(number) => Any::Number(*number),
             Self::Text(text) => Any::String(text.as_str().into()),
             Self::Bytes(bytes) => Any::Buffer(bytes.as_ref().into()),
             Self::List(values) => {
@@ -110,11 +111,11 @@ impl Value {
         match any {
             Any::Null | Any::Undefined => Self::Null,
             Any::Bool(truth) => Self::Bool(*truth),
-            Any::Number(Number::Int(number)) => Self::Int(*number),
-            Any::Number(Number::Float(number)) if number.fract() == 0.0 && number.abs() <= WHOLE => {
+            Any::BigInt(number) => Self::Int(*number),
+            Any::Number(number) if number.fract() == 0.0 && number.abs() <= EXACT as f64 => {
                 Self::Int(*number as i64)
             }
-            Any::Number(Number::Float(number)) => Self::Float(*number),
+            Any::Number(number) => Self::Float(*number),
             Any::String(text) => Self::Text(text.to_string()),
             Any::Buffer(bytes) => Self::Bytes(Bytes::copy_from_slice(bytes)),
             Any::Array(values) => Self::List(values.iter().map(Self::of_any).collect()),
@@ -140,7 +141,7 @@ from! {
     i32 => number: Self::Int(number.into());
     u32 => number: Self::Int(number.into());
     i64 => number: Self::Int(number);
-    f64 => number: Self::of_any(&Any::Number(Number::Float(number)));
+    f64 => number: Self::of_any(&Any::Number(number));
     &str => text: Self::Text(text.to_owned());
     String => text: Self::Text(text);
     Bytes => bytes: Self::Bytes(bytes);

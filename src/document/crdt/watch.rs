@@ -24,7 +24,7 @@ pub(super) enum Step {
 pub(super) fn watch_map(map: &MapRef) -> Seen<Entry> {
     let seen = Seen::new();
     let sink = seen.clone();
-    map.observe("watch", move |txn, event| {
+    map.observe_with("watch", move |txn, event| {
         let mut keys: Vec<_> = event.keys(txn).keys().cloned().collect();
         keys.sort_unstable();
         for key in keys {
@@ -38,7 +38,7 @@ pub(super) fn watch_map(map: &MapRef) -> Seen<Entry> {
 pub(super) fn watch_array(array: &ArrayRef) -> Seen<Step> {
     let seen = Seen::new();
     let sink = seen.clone();
-    array.observe("watch", move |txn, event| {
+    array.observe_with("watch", move |txn, event| {
         sink.push(Step::Start);
         for change in event.delta(txn) {
             sink.push(match change {

@@ -124,6 +124,36 @@ fn merging_brings_two_together_and_says_what_each_lacked() {
 }
 
 #[test]
+fn what_comes_too_early_waits_for_all_it_builds_on() {
+    let (mut here, mut there): (Text, Text) = (replica(1), replica(2));
+    let mut fragments = edit(&mut here, |draft| draft.insert(0, "a"));
+    for _ in 0..3 {
+        for fragment in &fragments {
+            there.apply(fragment).unwrap();
+        }
+        fragments.extend(edit(&mut there, |draft| draft.append("b")));
+        here.apply(fragments.last().unwrap()).unwrap();
+        fragments.extend(edit(&mut here, |draft| draft.append("a")));
+        fragments.extend(edit(&mut here, |draft| draft.delete(0, 1)));
+    }
+    let mut late: Text = replica(3);
+    let mut model = Vec::new();
+    for (left, fragment) in fragments.iter().enumerate().rev() {
+        // What waits is not lost with a snapshot, nor by copying.
+        late = Text::restore(&late.snapshot()).unwrap().fork();
+        assert!(late.is_empty() && !late.same_history(&here));
+        late.set_replica(3);
+        let patches = late.apply(fragment).unwrap();
+        assert_eq!(patches.is_empty(), left > 0);
+        follow(&mut model, &patches);
+    }
+    assert_eq!(late.to_string(), here.to_string());
+    assert_eq!(model.iter().collect::<String>(), here.to_string());
+    assert!(late.same_history(&here));
+    assert_eq!(late.snapshot(), here.snapshot());
+}
+
+#[test]
 fn a_new_number_does_not_change_the_text() {
     let mut text: Text = replica(1);
     edit(&mut text, |draft| draft.insert(0, "a🌍b"));

@@ -104,6 +104,20 @@ fn a_cell_stays_with_its_row_and_a_removed_row_takes_its_cells() {
 }
 
 #[test]
+fn an_edit_that_changes_nothing_to_be_seen_goes_out_as_well() {
+    let (mut here, mut there): (Sheet, Sheet) = (replica(1), replica(2));
+    send(&edit(&mut here, |draft| draft.insert_rows(0, 1)), &mut there);
+    send(&edit(&mut here, |draft| draft.insert_columns(0, 1)), &mut there);
+    for _ in 0..2 {
+        send(&edit(&mut here, |draft| draft.set(0, 0, 1)), &mut there);
+        assert!(edit(&mut here, |draft| draft.insert_rows(0, 0)).is_empty());
+    }
+    send(&edit(&mut here, |draft| draft.insert_rows(0, 1)), &mut there);
+    assert_eq!(there.rows(), 2);
+    assert!(here.same_history(&there));
+}
+
+#[test]
 fn a_row_that_two_bring_back_is_there_once() {
     let (mut here, mut there): (Sheet, Sheet) = (replica(1), replica(2));
     send(&edit(&mut here, |draft| draft.insert_rows(0, 3)), &mut there);
