@@ -154,10 +154,7 @@ impl Keeper {
 
     /// The documents: their names, types, and sizes in bytes.
     pub(crate) fn documents(&self) -> impl Iterator<Item = (&str, &str, usize)> {
-        self.documents.iter().filter_map(|(name, kept)| {
-            let kind = kept.ledger.kind.as_deref()?;
-            Some((name.as_str(), kind, kept.size()))
-        })
+        self.documents.iter().filter_map(|(name, kept)| kept.listed(name))
     }
 
     /// A document as it is now.
@@ -174,13 +171,16 @@ impl Keeper {
         self.dropped
     }
 
-    /// A message on a document's topic of changes. `access` says what an endpoint may do with a document.
+    /// A message on a document's topic of changes, or a question for the list of documents. `access` says what an endpoint may do with a document.
     pub(crate) fn on_message(
         &mut self,
         now: Instant,
         message: &Message,
-        access: impl FnOnce(EndpointId, &str) -> Access,
+        access: impl Fn(EndpointId, &str) -> Access,
     ) {
+        if message.topic().as_str() == wire::LIST_TOPIC {
+            return self.on_list(now, message, access);
+        }
         let Some((name, true)) = wire::name_of(message.topic()) else { return };
         let Some(position) = message.position() else { return };
         let from = message.origin();
@@ -240,6 +240,29 @@ impl Keeper {
         }
     }
 
+    /// A question for the list of documents. Those that the asker may not have are not in it.
+    fn on_list(&mut self, now: Instant, message: &Message, access: impl Fn(EndpointId, &str) -> Access) {
+        let from = message.origin();
+        let answers = match Live::decode(message.payload()) {
+            Ok(Live::Ask { nonce, of, .. })
+                if of == Some(self.config.me) || (of.is_none() && self.config.is_hosts) =>
+            {
+                let kept = self.documents.iter().filter_map(|(name, kept)| kept.listed(name));
+                let list = kept.filter(|(name, ..)| !matches!(access(from, name), Access::Denied(_)));
+                self.transfers.begin(now, from, nonce, || wire::encode_list(list))
+            }
+            Ok(Live::More { nonce, of, next }) if of == self.config.me => {
+                self.transfers.more(now, from, nonce, next)
+            }
+            Ok(_) => return,
+            Err(_) => {
+                self.malformed += 1;
+                return;
+            }
+        };
+        self.answer(from, answers);
+    }
+
     /// The document of this name, new where there is room for one more.
     fn kept(&mut self, name: &str) -> Option<&mut Kept> {
         let is_full = self.documents.len() >= self.config.max_documents && !self.documents.contains_key(name);
@@ -259,7 +282,7 @@ impl Keeper {
             Some(kept) if kept.ledger.kind.is_some() => {
                 kept.state.read_only = read_only;
                 kept.state.kind.clone_from(&kept.ledger.kind);
-                self.transfers.begin(now, to, nonce, &kept.state)
+                self.transfers.begin(now, to, nonce, || kept.state.encode())
             }
             None if documents >= self.config.max_documents => {
                 say(Word::Refused(format!("there are {documents} documents already")))
@@ -352,6 +375,11 @@ impl Keeper {
 }
 
 impl Kept {
+    /// The name, the type and the size, if there is a document.
+    fn listed<'a>(&'a self, name: &'a str) -> Option<(&'a str, &'a str, usize)> {
+        Some((name, self.ledger.kind.as_deref()?, self.size()))
+    }
+
     fn size(&self) -> usize {
         self.state.snapshot.len() + self.tail_bytes
     }

@@ -12,6 +12,7 @@ use crate::message::Position;
 pub use handle::{DocumentEvents, DocumentExt, DocumentHandle, DocumentOptions};
 pub use keep::{DocumentInfo, Keeper, KeeperBuilder, KeeperError, KeeperStats};
 pub use keeper::Access;
+pub use list::list;
 pub use presence::Presence;
 
 #[cfg(feature = "crdt")]
@@ -23,6 +24,8 @@ mod join;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod keep;
 mod keeper;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
+mod list;
 mod presence;
 mod replica;
 pub mod store;
@@ -222,11 +225,9 @@ impl<D: Document> fmt::Debug for DocumentEvent<D> {
 #[non_exhaustive]
 pub enum DocumentError {
     /// Nobody answers who has it: no node of the cluster keeps documents, or the one that does cannot be reached. That is another thing than an empty document.
-    #[error(
-        "nobody who answers has the document {name:?}: let the host keep documents, or open it with `create`"
-    )]
+    #[error("{}", unavailable(name))]
     Unavailable {
-        /// The document's name.
+        /// The document's name; empty where a [list](list()) of documents was asked for.
         name: String,
     },
     /// The host does not let this endpoint have it.
@@ -283,6 +284,15 @@ pub enum DocumentError {
         /// The document's name.
         name: String,
     },
+}
+
+fn unavailable(name: &str) -> String {
+    if name.is_empty() {
+        return "nobody who answers keeps documents: let the host keep them".to_owned();
+    }
+    format!(
+        "nobody who answers has the document {name:?}: let the host keep documents, or open it with `create`"
+    )
 }
 
 /// Why a document was not changed.

@@ -331,7 +331,7 @@ impl<D: Document> Replica<D> {
                 say(Word::Busy)
             } else {
                 match self.guarded(|replica| replica.folded.state()) {
-                    Some(state) => self.transfers.begin(now, from, nonce, &state),
+                    Some(state) => self.transfers.begin(now, from, nonce, || state.encode()),
                     None => say(Word::Busy),
                 }
             }

@@ -9,7 +9,7 @@ use crate::id::EndpointId;
 use crate::proto::Instant;
 
 use super::join::PARTS_AT_ONCE;
-use super::wire::{Answer, State, Word};
+use super::wire::{Answer, Word};
 
 /// How large a part is: two of them go into a window, and live traffic never waits for more than one.
 const PART: usize = 30 << 10;
@@ -44,14 +44,20 @@ impl Transfer {
 pub(super) struct Transfers(BTreeMap<(EndpointId, u64), Transfer>);
 
 impl Transfers {
-    /// Begins to send a document; what is to be said at once.
-    pub(super) fn begin(&mut self, now: Instant, to: EndpointId, nonce: u64, state: &State) -> Vec<Answer> {
+    /// Begins to send what `encode` gives, a document mostly; what is to be said at once.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        to: EndpointId,
+        nonce: u64,
+        encode: impl FnOnce() -> Bytes,
+    ) -> Vec<Answer> {
         self.0.retain(|_, transfer| transfer.idle_until > now);
         let held: usize = self.0.values().map(|transfer| transfer.bytes.len()).sum();
         if self.0.len() >= MOST || held >= MOST_BYTES {
             return vec![Answer { nonce, word: Word::Busy }];
         }
-        let transfer = Transfer { bytes: state.encode(), sent: 0, idle_until: now + IDLE };
+        let transfer = Transfer { bytes: encode(), sent: 0, idle_until: now + IDLE };
         self.0.insert((to, nonce), transfer);
         self.advance(now, to, nonce, 2 * PARTS_AT_ONCE)
     }

@@ -43,6 +43,10 @@ pub(crate) fn answer_topic(id: EndpointId) -> String {
     format!("doc-to/{id}")
 }
 
+/// Questions for what documents there are: where a document without a name would have its topics, so that whoever takes all documents takes them, too.
+/// [`Live::Ask`] of the host, and [`Live::More`].
+pub(crate) const LIST_TOPIC: &str = "doc//q";
+
 /// The document's name in one of its own topics, and whether it is the one of changes.
 pub(crate) fn name_of(topic: &Topic) -> Option<(&str, bool)> {
     let (name, rest) = topic.as_str().strip_prefix(ROOT)?.split_once('/')?;
@@ -357,6 +361,40 @@ impl State {
         }
         Ok(Self { kind, at, numbers, snapshot, tail, read_only })
     }
+}
+
+/// A document in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) size: u64,
+}
+
+/// A list of documents, as it travels in parts on the asker's topic. Of each document: its name and its type, each with its length in one byte before it, and
+/// its size as a varint. Nothing else, and nothing at all where there is no document.
+pub(crate) fn encode_list<'a>(documents: impl Iterator<Item = (&'a str, &'a str, usize)>) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for (name, kind, size) in documents {
+        put_text(&mut bytes, name);
+        put_text(&mut bytes, kind);
+        put_varint(&mut bytes, size as u64);
+    }
+    bytes.freeze()
+}
+
+pub(crate) fn decode_list(bytes: &Bytes) -> Result<Vec<Listed>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut list = Vec::new();
+    while reader.position() < bytes.len() {
+        let name = reader.text()?;
+        if !is_name(name) {
+            return Err(Malformed("no name of a document"));
+        }
+        let name = name.to_owned();
+        list.push(Listed { name, kind: kind(&mut reader)?, size: reader.varint()? });
+    }
+    Ok(list)
 }
 
 /// A stored record.

@@ -126,7 +126,7 @@ fn stream_options(me: EndpointId, name: &str) -> StreamOptions {
 }
 
 /// A number of the system's generator; where that fails, of the process's hasher.
-fn random() -> u64 {
+pub(in crate::document) fn random() -> u64 {
     let mut bytes = [0; 8];
     match getrandom::fill(&mut bytes) {
         Ok(()) => u64::from_ne_bytes(bytes).max(1),
@@ -201,9 +201,9 @@ impl<D: Document> Shared<D> {
             return Err(self.closed_error().into());
         }
         // A panic in `change` must not keep what was done before it from going out.
-        let result =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lock(&self.replica).update(change)));
-        self.with(|_| ());
+        let result = self.with(|replica| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replica.update(change)))
+        });
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
@@ -248,6 +248,13 @@ impl<D: Document> Shared<D> {
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<DocumentEvent<D>> {
         self.events.subscribe()
+    }
+
+    /// Events are passed on while the machine is locked: none falls between the two.
+    pub(super) fn watch<R>(&self, read: impl FnOnce(&D) -> R) -> (R, broadcast::Receiver<DocumentEvent<D>>) {
+        let replica = lock(&self.replica);
+        let events = self.events.subscribe();
+        (read(replica.document()), events)
     }
 
     pub(super) fn set_presence(&self, state: Bytes) {

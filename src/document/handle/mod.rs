@@ -23,6 +23,8 @@ use super::wire;
 use super::{Document, DocumentError, DocumentEvent, Draft, UpdateError};
 use driver::Shared;
 
+pub(super) use driver::random;
+
 /// How a document is opened.
 ///
 /// ```
@@ -241,6 +243,12 @@ impl<D: Document> DocumentHandle<D> {
         DocumentEvents::new(self.shared().subscribe())
     }
 
+    /// Looks at the document, as [`read`](Self::read) does, and gives [what happens to it](Self::changes) from exactly there on: for those that follow it change by change.
+    pub fn watch<R>(&self, read: impl FnOnce(&D) -> R) -> (R, DocumentEvents<D>) {
+        let (seen, events) = self.shared().watch(read);
+        (seen, DocumentEvents::new(events))
+    }
+
     /// How many updates of this handle have no place in the order yet.
     #[must_use]
     pub fn unsynced(&self) -> usize {
@@ -337,7 +345,7 @@ impl<D: Document> Stream for DocumentEvents<D> {
 }
 
 /// What kept the document's topic from being taken.
-fn subscribe_error(name: &str, error: &SubscribeError) -> DocumentError {
+pub(super) fn subscribe_error(name: &str, error: &SubscribeError) -> DocumentError {
     match error {
         SubscribeError::Closed => DocumentError::Closed { name: name.to_owned() },
         error => DocumentError::Refused { name: name.to_owned(), reason: error.to_string() },

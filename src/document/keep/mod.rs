@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
@@ -217,7 +218,10 @@ impl Keeper {
             max_documents: 10_000,
         };
         #[cfg(feature = "crdt")]
-        let builder = builder.knows::<super::crdt::Text>();
+        let builder = {
+            use super::crdt::{Array, Canvas, Map, Sheet, Text};
+            builder.knows::<Text>().knows::<Map>().knows::<Array>().knows::<Sheet>().knows::<Canvas>()
+        };
         builder
     }
 
@@ -268,7 +272,7 @@ impl Keeper {
         }
     }
 
-    /// Ends the keeper, when all that it was told is stored.
+    /// Ends the keeper, when all that is in order by now is stored. When the host is to end, too, let it end first: then nothing is in order that is not stored.
     pub async fn close(self) {
         self.guard.0.closing.cancel();
         self.guard.0.done.cancelled().await;
@@ -344,6 +348,11 @@ impl Driver {
             lock(&shared.machine).handle_timeout(shared.now());
             self.perform();
         }
+        // What is in order already has been told to it.
+        while let Some(Some(Ok(batch))) = self.messages.next_batch().now_or_never() {
+            self.take(batch);
+        }
+        self.perform();
         if let Some(storing) = self.storing.take() {
             storing.end().await;
         }
