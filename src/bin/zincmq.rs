@@ -1,4 +1,4 @@
-//! The `zincmq` command line: a host, a subscriber, a publisher and a guided tour.
+//! The `zincmq` command line: a host, a subscriber, a publisher, documents and an editor for them, and a guided tour.
 //!
 //! Each subcommand is a module with one entry, `run`; [`args`] is what the user typed, [`line`] what is printed about it.
 #![allow(
@@ -8,6 +8,8 @@
 
 #[path = "zincmq/args.rs"]
 mod args;
+#[path = "zincmq/doc.rs"]
+mod doc;
 #[path = "zincmq/failure.rs"]
 mod failure;
 #[path = "zincmq/flow.rs"]
@@ -41,6 +43,9 @@ use args::{Args, Command};
 use failure::Failure;
 use output::Output;
 
+/// The exit code of a line of input that makes no sense, as of other wrong usage.
+const USAGE: u8 = 2;
+
 /// The exit code of an endpoint that was evicted and is not to come back.
 const EVICTED: u8 = 3;
 
@@ -62,6 +67,10 @@ fn main() -> ExitCode {
             failure::tell(&message, advice.as_deref());
             ExitCode::FAILURE
         }
+        Err(Failure::Usage { message, advice }) => {
+            failure::tell(&message, advice.as_deref());
+            ExitCode::from(USAGE)
+        }
         Err(Failure::Evicted { message, advice }) => {
             failure::tell(&message, advice.as_deref());
             ExitCode::from(EVICTED)
@@ -75,6 +84,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Host(args) => host::run(args, output).await,
         Command::Sub(args) => subscribe::run(args, output).await,
         Command::Pub(args) => publish::run(args, output).await,
+        Command::Doc { command } => doc::run(command, output).await,
         Command::Tour => tour::run(output).await,
     }
 }

@@ -23,6 +23,7 @@ Examples:
   zincmq host --bind tcp://127.0.0.1:5555                   start a host
   zincmq sub tcp://127.0.0.1:5555                           print what is said there
   echo hello | zincmq pub tcp://127.0.0.1:5555 --topic hi   say something
+  zincmq doc watch tcp://127.0.0.1:5555 minutes             see a text change that others write
 
 Exit codes:
   0  done
@@ -59,6 +60,19 @@ pub(crate) enum Command {
     Host(HostArgs),
     Sub(SubArgs),
     Pub(PubArgs),
+    /// Read, change and watch texts that many share
+    ///
+    /// The host keeps them. A text that nobody has written to is empty.
+    #[command(after_help = "\
+Examples:
+  echo '[0, 0, \"Hello\"]' | zincmq doc edit tcp://127.0.0.1:5555 minutes
+  zincmq doc get tcp://127.0.0.1:5555 minutes
+  zincmq doc watch tcp://127.0.0.1:5555 minutes
+  zincmq doc list tcp://127.0.0.1:5555")]
+    Doc {
+        #[command(subcommand)]
+        command: DocCommand,
+    },
     /// Show what zincmq does: a host and three clients in this process, over real TCP, in a few seconds
     ///
     /// Every claim it makes is checked while it runs; exit code 1 if one does not hold.
@@ -66,7 +80,7 @@ pub(crate) enum Command {
     Tour,
 }
 
-/// Start a host: it admits members, orders their messages and publishes them
+/// Start a host: it admits members, orders their messages and publishes them, and keeps documents
 ///
 /// Prints where it listens, then who comes and goes, and who was sent away for being too slow. Ctrl-c ends it in order:
 /// members are told, and what was sent to it gets its place.
@@ -76,6 +90,7 @@ Examples:
   zincmq host --bind tcp://127.0.0.1:5555                   for this machine only
   zincmq host --bind tcp://0.0.0.0:5555 --token-file token  for others who have the token
   zincmq host --bind ipc:///tmp/cluster                     over Unix sockets
+  zincmq host --store documents.zincmq                      documents survive the host
   zincmq host --hwm-messages 10000 --hwm-age 1000           send slow members away early
   zincmq host --policy drop-oldest --conflatable sensor.    of sensors, only the newest values count")]
 pub(crate) struct HostArgs {
@@ -109,8 +124,56 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "ADDR", value_parser = joinable)]
     pub(crate) advertise: Option<Address>,
 
+    /// Keep documents in this file, so that they survive the host; made if it is not there [default: in memory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Keep no documents
+    #[arg(long, conflicts_with = "store")]
+    pub(crate) no_documents: bool,
+
     #[command(flatten)]
     pub(crate) flow: FlowArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DocCommand {
+    /// Change a text by lines of standard input
+    ///
+    /// Each line is a JSON array [position, deleted, "inserted"]: at a position, so many characters go and others come in
+    /// their place. Positions and numbers count code points (Unicode scalar values), in the text as the line before left
+    /// it and others changed it meanwhile. Ends when all changes have their places; ctrl-c ends the input. A line that
+    /// makes no sense, or names a place that is not in the text, ends it with exit code 2; the lines before it count.
+    #[command(after_help = "\
+Example:
+  echo '[0, 0, \"Hello\"]' | zincmq doc edit tcp://127.0.0.1:5555 minutes")]
+    Edit(TextArgs),
+    /// Print a text
+    ///
+    /// Just as it is, without a line break behind it but on a terminal.
+    #[command(after_help = "Example:\n  zincmq doc get tcp://127.0.0.1:5555 minutes > minutes.txt")]
+    Get(TextArgs),
+    /// Print a text, and then each change of it
+    ///
+    /// A change is a list of patches [position, deleted, "inserted"], in code points, each in the text as the one before
+    /// left it. Where no list tells what has happened, after a lost connection say, the whole text comes again. Ctrl-c
+    /// ends it.
+    #[command(after_help = "Example:\n  zincmq --json doc watch tcp://127.0.0.1:5555 minutes")]
+    Watch(TextArgs),
+    /// Print the names, types and sizes of all documents
+    #[command(after_help = "Example:\n  zincmq doc list tcp://127.0.0.1:5555")]
+    List(JoinArgs),
+}
+
+/// A text in a cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TextArgs {
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+
+    /// The document's name: 1 to 200 bytes, without `/`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
 }
 
 /// Join a cluster and print what is said there

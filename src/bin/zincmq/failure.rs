@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use zincmq::document::store::StoreError;
+use zincmq::document::{DocumentError, KeeperError, UpdateError};
 use zincmq::{
     EvictReason, Eviction, HostError, JoinError, ReceiptError, RecvError, RefusalReason, SendError,
     SubscribeError, TopicError,
@@ -14,6 +16,8 @@ pub(crate) enum Failure {
     NobodyReads,
     /// What to say on standard error.
     Told { message: String, advice: Option<String> },
+    /// The same of input that makes no sense.
+    Usage { message: String, advice: Option<String> },
     /// The same of an endpoint that was evicted, and is not to come back.
     Evicted { message: String, advice: Option<String> },
 }
@@ -116,6 +120,35 @@ impl From<HostError> for Failure {
     }
 }
 
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        match &error {
+            DocumentError::Unavailable { name } if name.is_empty() => {
+                Self::with_advice("no host that answers keeps documents", KEEPS_NONE)
+            }
+            DocumentError::Unavailable { name } => {
+                Self::with_advice(format!("nobody who answers has the document {name:?}"), KEEPS_NONE)
+            }
+            DocumentError::Kind { .. } => {
+                Self::with_advice(error.to_string(), "this command is for texts: see zincmq doc list")
+            }
+            _ => Self::new(error.to_string()),
+        }
+    }
+}
+
+/// What to do where nobody answers who has a document.
+const KEEPS_NONE: &str = "start the host with zincmq host, and without --no-documents";
+
+impl From<UpdateError> for Failure {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::Document(error) => error.into(),
+            error => Self::new(error.to_string()),
+        }
+    }
+}
+
 /// Errors that say all there is to say.
 macro_rules! told_as_they_are {
     ($($error:ty),* $(,)?) => {
@@ -127,4 +160,13 @@ macro_rules! told_as_they_are {
     };
 }
 
-told_as_they_are!(SendError, ReceiptError, RecvError, SubscribeError, TopicError, tokio::task::JoinError);
+told_as_they_are!(
+    SendError,
+    ReceiptError,
+    RecvError,
+    SubscribeError,
+    TopicError,
+    KeeperError,
+    StoreError,
+    tokio::task::JoinError,
+);

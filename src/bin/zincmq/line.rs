@@ -6,6 +6,7 @@ use std::io::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
+use zincmq::document::crdt::Patch;
 use zincmq::{
     Address, Codec, EndpointId, Event, Eviction, LeaveReason, Message, MessageKind, Position, RefusalReason,
     Role, ShutdownReport, Stats,
@@ -31,6 +32,12 @@ pub(crate) enum Line<'a> {
     SubscriberCut { address: String },
     Lagged { missed: u64 },
     EventsMissed { missed: u64 },
+    Keeping { store: String, documents: usize },
+    StoreFailed { reason: String },
+    Change(ChangeLine),
+    Edited { document: &'a str, updates: u64 },
+    Text { document: &'a str, text: &'a str },
+    Document { name: String, kind: String, size: u64 },
     Done { sent: u64, first: Option<Position>, last: Option<Position> },
     Closed(Closed),
 }
@@ -47,6 +54,42 @@ pub(crate) struct Closed {
 impl Closed {
     pub(crate) fn new(report: ShutdownReport, stats: Stats) -> Self {
         Self { unsent: report.unsent, unknown: report.unknown, members: report.members, stats }
+    }
+}
+
+/// What has become of a text: a list of patches by somebody, or all of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChangeLine {
+    origin: Option<EndpointId>,
+    /// Position, code points that went, what came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patches: Option<Vec<(usize, usize, String)>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
+impl ChangeLine {
+    pub(crate) fn whole(text: String) -> Self {
+        Self { origin: None, patches: None, text: Some(text) }
+    }
+
+    pub(crate) fn by(origin: EndpointId, patches: impl IntoIterator<Item = Patch>) -> Self {
+        let patches = patches.into_iter().map(|patch| (patch.position, patch.deleted, patch.inserted));
+        Self { origin: Some(origin), patches: Some(patches.collect()), text: None }
+    }
+
+    fn write_text(&self, out: &mut impl Write, paint: Paint) -> std::io::Result<()> {
+        if let Some(text) = &self.text {
+            return write!(out, "{} {text:?}", paint.bold("text   "));
+        }
+        write!(out, "{}", paint.good("changed"))?;
+        for (position, deleted, inserted) in self.patches.iter().flatten() {
+            write!(out, " [{position}, {deleted}, {inserted:?}]")?;
+        }
+        match self.origin {
+            Some(origin) => write!(out, "  {}", paint.dim(&format!("by {origin}"))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -281,6 +324,26 @@ impl Line<'_> {
                     paint.warn(&format!("{} not shown: too fast to print", counted(*missed, "event")))
                 )
             }
+            Self::Keeping { store, documents } => {
+                let documents = counted(*documents as u64, "document");
+                write!(out, "{}", paint.dim(&format!("  keeping documents in {store}: {documents}")))
+            }
+            Self::StoreFailed { reason } => {
+                let text = format!("documents are kept in memory only from now on: {}", printable(reason));
+                write!(out, "{}", paint.warn(&text))
+            }
+            Self::Change(change) => change.write_text(out, paint),
+            Self::Edited { updates: 0, .. } => write!(out, "nothing to change"),
+            Self::Edited { document, updates } => {
+                write!(out, "{} to {}", counted(*updates, "change"), printable(document))
+            }
+            Self::Text { text, .. } => write!(out, "{}", printable(text)),
+            Self::Document { name, kind, size } => write!(
+                out,
+                "{}  {}",
+                paint.bold(&printable(name)),
+                paint.dim(&format!("({}, {})", printable(kind), counted(*size, "byte")))
+            ),
             Self::Done { sent: 0, .. } => write!(out, "nothing to send"),
             Self::Done { sent, first, last } => {
                 write!(out, "{} sent, all in order", counted(*sent, "message"))?;
@@ -330,7 +393,7 @@ impl MessageLine<'_> {
 }
 
 /// Text without control characters, which could do anything to a terminal.
-fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| c.is_control() && c != '\t') {
         return text.into();
     }

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, IsTerminal, Stdout, Write};
 
 use crate::failure::Failure;
-use crate::line::Line;
+use crate::line::{Line, printable};
 
 /// How much is collected before it is written, in bytes (a guess: as much as a pipe holds on Linux).
 const BUFFER: usize = 64 * 1024;
@@ -50,6 +50,19 @@ impl Output {
     pub(crate) fn object(&mut self, object: &impl serde::Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.stdout, object).map_err(std::io::Error::from)?;
         Ok(self.stdout.write_all(b"\n")?)
+    }
+
+    /// Prints text as it is, and at once; on a terminal it ends with a line break, and does nothing to it.
+    pub(crate) fn raw(&mut self, text: &str) -> Result<(), Failure> {
+        if !std::io::stdout().is_terminal() {
+            self.stdout.write_all(text.as_bytes())?;
+            return self.flush();
+        }
+        for line in text.lines() {
+            self.stdout.write_all(printable(line).as_bytes())?;
+            self.stdout.write_all(b"\n")?;
+        }
+        self.flush()
     }
 
     /// Prints text that only people read, at once.

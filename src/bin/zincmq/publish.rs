@@ -83,7 +83,7 @@ fn unsendable(sent: u64, error: &SendError) -> Failure {
 }
 
 /// Waits until the host has been away for too long, or this endpoint, whatever the host let it wait for.
-async fn host_gone(mut events: Events, timeout: Duration) -> Failure {
+pub(crate) async fn host_gone(mut events: Events, timeout: Duration) -> Failure {
     loop {
         let Some(event) = events.next().await else {
             // The endpoint has ended, and the sending side says why.
