@@ -32,7 +32,7 @@ mod time;
 
 #[cfg(any(test, feature = "test-utils"))]
 pub use mutant::Mutant;
-#[cfg(any(test, feature = "test-utils"))]
+#[cfg(any(test, feature = "crdt", feature = "test-utils"))]
 pub(crate) use rng::Rng;
 pub(crate) use time::Instant;
 

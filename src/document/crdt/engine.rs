@@ -1,5 +1,6 @@
 //! A yrs document and what all types do with it: edits, fragments, snapshots, merging, undo.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,8 @@ use yrs::updates::encoder::Encode;
 use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionMut, Update};
 
 use super::super::{Conflict, Malformed};
-use super::scan::{self, Contents};
+use super::scan::{self, Contents, Outline};
+use crate::proto::Rng;
 
 /// Marks transactions that bring in what others did: undo passes them over.
 const REMOTE: &str = "remote";
@@ -25,7 +27,9 @@ pub(super) trait Shape: Clone + Send + 'static {
     /// Makes the roots and watches them.
     fn attach(doc: &Doc) -> Self;
     /// Puts the roots under undo.
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>);
+    fn track(&self, undo: &mut UndoManager<()>);
+    /// Forgets what the watchers saw.
+    fn forget(&self);
 }
 
 /// See the module.
@@ -37,21 +41,32 @@ pub(super) struct Engine<S> {
     replica: Option<u64>,
     /// The next step of undo goes with the one before.
     joined: bool,
+    /// The clock of each client, up to which all it made is here.
+    clocks: BTreeMap<u64, u64>,
+    /// Fragments that came too early, by a client and a clock of it that they wait for.
+    waiting: BTreeMap<(u64, u64), BTreeSet<Bytes>>,
     broken: bool,
 }
 
 impl<S: Shape> Engine<S> {
     pub(super) fn new(replica: Option<u64>) -> Self {
         // The identifier is the same everywhere: a document has no name of its own, and chance has no place here.
-        let client = ClientID::new(replica.unwrap_or(0));
-        let mut options = Options::with_guid_and_client_id("zincmq".into(), client);
+        let mut options =
+            Options::with_guid_and_client_id("zincmq".into(), ClientID::new(replica.unwrap_or(0)));
         options.offset_kind = OffsetKind::Utf16;
-        // Cleaning up deletes marks of formatting that are of no use any more, on each replica by itself and in no fragment.
-        options.cleanup_formatting = false;
         let doc = Doc::with_options(options);
         let shape = S::attach(&doc);
         let undo = replica.map(|_| undo_manager(&shape, &doc, Vec::new()));
-        Self { undo, shape, doc, replica, joined: false, broken: false }
+        Self {
+            undo,
+            shape,
+            doc,
+            replica,
+            joined: false,
+            clocks: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            broken: false,
+        }
     }
 
     pub(super) fn shape(&self) -> &S {
@@ -64,15 +79,25 @@ impl<S: Shape> Engine<S> {
         if self.replica == Some(number) || self.broken {
             return;
         }
-        let mut other = Self::new(Some(number));
-        match other.take_in(&self.snapshot()) {
-            Ok(()) => *self = other,
-            Err(_) => self.broken = true,
-        }
+        *self = self.copy(Some(number));
     }
 
     pub(super) fn read<R>(&self, read: impl FnOnce(&yrs::Transaction<'_>, &S) -> R) -> R {
         read(&self.doc.transact(), &self.shape)
+    }
+
+    /// A name that nothing else in the document has, if it goes into the next edit; so do those of other numbers below its units.
+    pub(super) fn fresh(&self, number: usize) -> String {
+        format!("{:x}.{:x}", self.replica.unwrap_or(0), self.clock() + number)
+    }
+
+    /// Something that no two edits are likely to share.
+    pub(super) fn chance(&self) -> u64 {
+        Rng::new(self.replica.unwrap_or(0) ^ (self.clock() as u64).rotate_left(32)).next()
+    }
+
+    fn clock(&self) -> usize {
+        self.doc.transact().store().get_local_state() as usize
     }
 
     fn usable(&self) -> Result<(), Conflict> {
@@ -105,11 +130,12 @@ impl<S: Shape> Engine<S> {
         }
         let made = caught(|| {
             let result = change(&mut txn, shape);
-            (result, Bytes::from(txn.encode_update_v1()))
+            (result, sorted::<S>(txn.encode_update_v1()))
         });
         let ended = caught(|| drop(txn));
         match (made, ended) {
             (Some(made), Some(())) => {
+                self.tick();
                 self.forget_old_steps();
                 Ok(made)
             }
@@ -120,22 +146,60 @@ impl<S: Shape> Engine<S> {
     /// Takes in a fragment of any replica.
     pub(super) fn apply(&mut self, update: &[u8]) -> Result<(), Conflict> {
         self.usable()?;
-        let update = decode::<S>(update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
         self.integrate(update)
     }
 
-    fn take_in(&mut self, update: &[u8]) -> Result<(), Malformed> {
-        let update = decode::<S>(update)?;
-        self.integrate(update).map_err(|conflict| Malformed::new(conflict.to_string()))
+    fn integrate(&mut self, fragment: &[u8]) -> Result<(), Conflict> {
+        let mut ready = self.advance(Bytes::copy_from_slice(fragment))?;
+        while let Some(fragment) = ready.pop() {
+            match self.advance(fragment) {
+                Ok(more) => ready.extend(more),
+                Err(conflict) if self.broken => return Err(conflict),
+                // It came before, and was no good.
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
-    fn integrate(&mut self, update: Update) -> Result<(), Conflict> {
+    /// Takes in a fragment, or lets it wait, and gives those that waited for it.
+    fn advance(&mut self, fragment: Bytes) -> Result<Vec<Bytes>, Conflict> {
+        let malformed = |malformed: Malformed| Conflict::new(malformed.to_string());
+        let outline = scan::check(&fragment, S::CONTENTS).map_err(malformed)?;
+        let update = decode(&fragment).map_err(malformed)?;
+        // yrs would let it wait, too, but forgets some of what waits, and leaves gaps.
+        if let Some(missing) = outline.needs.iter().find(|need| !self.has(&outline, **need)) {
+            self.waiting.entry(*missing).or_default().insert(fragment);
+            return Ok(Vec::new());
+        }
+        self.take_in(update)?;
+        let mut ready = Vec::new();
+        for (client, clocks) in outline.brings {
+            let clock = self.clocks.entry(client).or_default();
+            *clock = clocks.end.max(*clock);
+            if !self.waiting.is_empty() {
+                let mut later = self.waiting.split_off(&(client, 0));
+                let mut rest = later.split_off(&(client, *clock));
+                ready.extend(later.into_values().flatten());
+                self.waiting.append(&mut rest);
+            }
+        }
+        Ok(ready)
+    }
+
+    fn has(&self, outline: &Outline, (client, clock): (u64, u64)) -> bool {
+        self.clocks.get(&client).is_some_and(|known| clock < *known) || outline.has(client, clock)
+    }
+
+    fn take_in(&mut self, update: Update) -> Result<(), Conflict> {
         let mut txn = self.doc.transact_mut_with(REMOTE);
-        let integrated = caught(|| txn.apply_update(update));
+        // Nothing waits in yrs: what builds on something missing does not come here. What does wait goes round in a circle, and yrs would leave a gap.
+        let integrated =
+            caught(|| txn.apply_update(update).is_ok() && txn.store().pending_update().is_none());
         // Not while a panic unwinds: it may panic once more.
         let ended = caught(|| drop(txn));
         match (integrated, ended) {
-            (Some(Ok(())), Some(())) => Ok(()),
+            (Some(true), Some(())) => Ok(()),
             _ => Err(self.breaks()),
         }
     }
@@ -145,70 +209,110 @@ impl<S: Shape> Engine<S> {
         Conflict::new("the fragment broke this document: it makes no sense in it")
     }
 
+    /// The clock after a local change.
+    fn tick(&mut self) {
+        if let Some(replica) = self.replica {
+            let clock = self.clock() as u64;
+            self.clocks.insert(replica, clock);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_for_test(&mut self) {
+        self.broken = true;
+    }
+
+    /// The whole state, the same bytes wherever the same fragments were taken in. How a document came to be shows in the pieces yrs keeps it in, and it
+    /// keeps what undo may bring back: a document made of the state in one go has none of that.
+    ///
+    /// Fragments that came too early are behind it, each with its length before it. Yjs does not look there.
     pub(super) fn snapshot(&self) -> Vec<u8> {
-        caught(|| self.doc.transact().encode_state_as_update_v1(&StateVector::default()))
-            .unwrap_or_else(|| vec![0, 0])
+        let mut snapshot: Vec<u8> = sorted::<S>(self.fork().state()).into();
+        let mut early: Vec<_> = self.waiting.values().flatten().collect();
+        early.sort_unstable();
+        for fragment in early {
+            scan::put_length(&mut snapshot, fragment.len());
+            snapshot.extend_from_slice(fragment);
+        }
+        snapshot
+    }
+
+    /// A copy that has no number. An empty one if this one is broken beyond reading.
+    pub(super) fn fork(&self) -> Self {
+        self.copy(None)
+    }
+
+    fn copy(&self, replica: Option<u64>) -> Self {
+        let mut copy = Self::new(replica);
+        copy.broken = self.broken || copy.integrate(&self.state()).is_err();
+        copy.waiting.clone_from(&self.waiting);
+        copy
+    }
+
+    fn state(&self) -> Vec<u8> {
+        caught(|| self.doc.transact().encode_diff_v1(&StateVector::default())).unwrap_or_else(|| vec![0, 0])
     }
 
     pub(super) fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
         let mut engine = Self::new(None);
-        engine.take_in(snapshot)?;
+        let malformed = |conflict: Conflict| Malformed::new(conflict.to_string());
+        let (outline, mut rest) = scan::check_first(snapshot, S::CONTENTS)?;
+        engine.integrate(&snapshot[..outline.end]).map_err(malformed)?;
+        while !rest.is_empty() {
+            let (fragment, others) = scan::split(rest)?;
+            engine.integrate(fragment).map_err(malformed)?;
+            rest = others;
+        }
         Ok(engine)
     }
 
-    /// Takes in the other's state, and says what it lacks.
+    /// Takes in the other's state, and says what it lacks. What came too early here it gets as this one did.
     pub(super) fn merge(&mut self, other: &Self) -> Result<Option<Bytes>, Conflict> {
         other.usable()?;
-        self.apply(&other.snapshot())?;
+        self.apply(&other.state())?;
+        other.waiting.values().flatten().try_for_each(|fragment| self.apply(fragment))?;
         let theirs = other.doc.transact().snapshot();
         let txn = self.doc.transact();
         let ours = txn.snapshot();
-        let pending = txn.store().pending_update().is_some() || txn.store().pending_ds().is_some();
         let blocks = ours.state_map.iter().any(|(client, clock)| *clock > theirs.state_map.get(client));
-        let deletes = ours.delete_set.diff(&theirs.delete_set);
-        if !blocks && deletes.is_empty() && !pending {
+        let mut deletes = ours.delete_set;
+        deletes.diff_with(&theirs.delete_set);
+        if !blocks && deletes.is_empty() {
             return Ok(None);
         }
-        let update = txn.encode_state_as_update_v1(&theirs.state_map);
-        if pending {
-            return Ok(Some(update.into()));
-        }
+        let update = txn.encode_diff_v1(&theirs.state_map);
         // yrs puts all deletions there ever were in: what the other lacks will do.
-        let Ok(end) = scan::check(&update, S::CONTENTS) else { return Ok(Some(update.into())) };
-        let mut lacking = update[..end].to_vec();
+        let Ok(outline) = scan::check(&update, S::CONTENTS) else { return Ok(Some(update.into())) };
+        let mut lacking = update[..outline.deletes].to_vec();
         lacking.extend_from_slice(&deletes.encode_v1());
-        Ok(Some(lacking.into()))
+        Ok(Some(sorted::<S>(lacking)))
     }
 
     /// Whether both have taken in the same, all of it: no fragment waits for one before it.
     pub(super) fn same_history(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.doc.transact(), other.doc.transact());
-        ours.store().pending_update().is_none()
-            && theirs.store().pending_update().is_none()
-            && ours.snapshot() == theirs.snapshot()
+        self.waiting.is_empty()
+            && other.waiting.is_empty()
+            && self.doc.transact().snapshot() == other.doc.transact().snapshot()
     }
 
-    /// Undoes the last step, or does the last one undone again. The watchers see what changed.
-    pub(super) fn undo(&mut self, redo: bool) -> Result<Option<Bytes>, Conflict> {
+    /// Undoes the last step, or does the last one undone again. The watchers see what changed. Of several fragments, the first ones bring nothing to light.
+    pub(super) fn undo(&mut self, redo: bool) -> Result<Vec<Bytes>, Conflict> {
         self.usable()?;
-        let Some(undo) = &mut self.undo else { return Ok(None) };
+        let Some(undo) = &mut self.undo else { return Ok(Vec::new()) };
         let made = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&made);
-        let subscribed = self.doc.observe_update_v1("undo", move |_, event| {
+        let subscribed = self.doc.observe_update_v1(move |_, event| {
             sink.lock().unwrap_or_else(PoisonError::into_inner).push(event.update.clone());
         });
         let done = subscribed.is_ok()
-            && caught(|| if redo { undo.redo_blocking() } else { undo.undo_blocking() }).is_some()
-            && self.doc.unobserve_update_v1("undo").is_ok();
+            && caught(|| if redo { undo.redo_blocking() } else { undo.undo_blocking() }).is_some();
+        drop(subscribed);
         if !done {
             return Err(self.breaks());
         }
-        let mut made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(match made.len() {
-            0 => None,
-            1 => made.pop().map(Bytes::from),
-            _ => yrs::merge_updates_v1(&made).ok().map(Bytes::from),
-        })
+        self.tick();
+        let made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(made.into_iter().map(sorted::<S>).collect())
     }
 
     pub(super) fn join_steps(&mut self) {
@@ -244,8 +348,12 @@ pub(super) fn check<S: Shape>(update: &[u8]) -> Result<(), Malformed> {
     scan::check(update, S::CONTENTS).map(drop)
 }
 
-fn decode<S: Shape>(update: &[u8]) -> Result<Update, Malformed> {
-    scan::check(update, S::CONTENTS)?;
+fn sorted<S: Shape>(mut update: Vec<u8>) -> Bytes {
+    scan::sort(&mut update, S::CONTENTS);
+    update.into()
+}
+
+fn decode(update: &[u8]) -> Result<Update, Malformed> {
     match caught(|| Update::decode_v1(update)) {
         Some(Ok(update)) => Ok(update),
         Some(Err(error)) => Err(Malformed::new(error.to_string())),
@@ -259,16 +367,19 @@ fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
 }
 
 fn undo_manager<S: Shape>(shape: &S, doc: &Doc, steps: Vec<yrs::undo::StackItem<()>>) -> UndoManager<()> {
-    let mut undo = UndoManager::with_options(yrs::undo::Options {
-        // No clock: steps end where `reset` says so.
-        capture_timeout_millis: u64::MAX,
-        timestamp: Arc::new(|| 1),
-        init_undo_stack: steps,
-        init_redo_stack: Vec::new(),
-        tracked_origins: Default::default(),
-        capture_transaction: None,
-    });
-    shape.track(doc, &mut undo);
+    let mut undo = UndoManager::with_options(
+        doc,
+        yrs::undo::Options {
+            // No clock: steps end where `reset` says so.
+            capture_timeout_millis: u64::MAX,
+            timestamp: Arc::new(|| 1),
+            init_undo_stack: steps,
+            init_redo_stack: Vec::new(),
+            tracked_origins: Default::default(),
+            capture_transaction: None,
+        },
+    );
+    shape.track(&mut undo);
     undo
 }
 

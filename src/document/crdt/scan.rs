@@ -3,7 +3,7 @@
 //!
 //! The verdict depends on the bytes alone, so that all replicas come to the same.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::super::Malformed;
 
@@ -14,6 +14,10 @@ pub(super) const MAX_DEPTH: usize = 32;
 /// Client identifiers have 53 bits, for JavaScript's sake.
 pub(super) const MAX_CLIENT: u64 = (1 << 53) - 1;
 
+/// A block that was deleted, and of which but its length is left.
+const GARBAGE: u8 = 0;
+/// A block that is left out.
+const SKIP: u8 = 10;
 const HAS_ORIGIN: u8 = 0x80;
 const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_PARENT_SUB: u8 = 0x20;
@@ -27,52 +31,151 @@ pub(super) enum Contents {
     Values,
 }
 
-/// Checks a Yjs v1 update, and says where its delete set begins.
-pub(super) fn check(update: &[u8], contents: Contents) -> Result<usize, Malformed> {
-    let mut cursor = Cursor { bytes: update, at: 0 };
-    let clients = cursor.count()?;
-    for _ in 0..clients {
-        blocks(&mut cursor, contents)?;
-    }
-    let deletes = cursor.at;
-    let clients = cursor.count()?;
-    for _ in 0..clients {
-        cursor.client()?;
-        for _ in 0..cursor.count()? {
-            cursor.end_of_range()?;
-        }
-    }
-    if cursor.at != update.len() {
-        return Err(Malformed::new("the update goes on after its end"));
-    }
-    Ok(deletes)
+/// What an update brings, and what it builds on.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    /// Clients, and from which clock to before which it has something of them.
+    pub brings: Vec<(u64, Range<u64>)>,
+    /// Clients, and clocks of theirs that must be there before, or come with it.
+    pub needs: Vec<(u64, u64)>,
+    /// Clients of the delete set, and where what it says of them is.
+    deleted: Vec<(u64, Range<usize>)>,
+    /// Where the delete set begins.
+    pub deletes: usize,
+    /// Where it ends.
+    pub end: usize,
 }
 
-fn blocks(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
+impl Outline {
+    /// Whether it brings this. Clients come from the greatest to the least.
+    pub(super) fn has(&self, client: u64, clock: u64) -> bool {
+        let at = self.brings.partition_point(|(of, _)| *of > client);
+        self.brings[at..]
+            .iter()
+            .take_while(|(of, _)| *of == client)
+            .any(|(_, clocks)| clocks.contains(&clock))
+    }
+}
+
+/// Checks a Yjs v1 update.
+pub(super) fn check(update: &[u8], contents: Contents) -> Result<Outline, Malformed> {
+    let (outline, rest) = check_first(update, contents)?;
+    if rest.is_empty() { Ok(outline) } else { Err(Malformed::new("the update goes on after its end")) }
+}
+
+/// Checks a Yjs v1 update that something else comes after.
+pub(super) fn check_first(update: &[u8], contents: Contents) -> Result<(Outline, &[u8]), Malformed> {
+    let mut cursor = Cursor { bytes: update, at: 0, maps: None, outline: Outline::default() };
+    walk(&mut cursor, contents)?;
+    Ok((cursor.outline, &update[cursor.at..]))
+}
+
+/// A text of so many bytes, as its length says, and what comes after.
+pub(super) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut cursor = Cursor { bytes, at: 0, maps: None, outline: Outline::default() };
+    let length = cursor.count()?;
+    let taken = cursor.take(length)?;
+    Ok((taken, &bytes[cursor.at..]))
+}
+
+/// A length as [`split`] reads it.
+pub(super) fn put_length(bytes: &mut Vec<u8>, mut length: usize) {
+    while length >= 0x80 {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+}
+
+/// Puts the entries of maps in the order of their keys, and the clients of the delete set in that of their numbers: yrs puts them in any. An update that is
+/// malformed stays as it is.
+pub(super) fn sort(update: &mut [u8], contents: Contents) {
+    let mut cursor = Cursor { bytes: update, at: 0, maps: Some(Vec::new()), outline: Outline::default() };
+    if walk(&mut cursor, contents).is_err() {
+        return;
+    }
+    let (maps, mut deletes) = (cursor.maps.unwrap_or_default(), cursor.outline.deleted);
+    // Those within others come first.
+    for mut entries in maps {
+        let bounds = bounds(entries.iter().map(|entry| &entry.whole));
+        entries.sort_by(|a, b| update[a.key.clone()].cmp(&update[b.key.clone()]));
+        rearrange(update, bounds, entries.into_iter().map(|entry| entry.whole));
+    }
+    let bounds = bounds(deletes.iter().map(|(_, whole)| whole));
+    deletes.sort_by_key(|(client, _)| std::cmp::Reverse(*client));
+    rearrange(update, bounds, deletes.into_iter().map(|(_, whole)| whole));
+}
+
+/// From where to where parts go that follow on one another.
+fn bounds<'a>(parts: impl Iterator<Item = &'a Range<usize>>) -> Range<usize> {
+    parts.cloned().reduce(|first, next| first.start..next.end).unwrap_or_default()
+}
+
+fn rearrange(bytes: &mut [u8], bounds: Range<usize>, parts: impl Iterator<Item = Range<usize>>) {
+    let arranged: Vec<u8> = parts.flat_map(|part| bytes[part].to_vec()).collect();
+    bytes[bounds].copy_from_slice(&arranged);
+}
+
+fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
+    // yrs would put blocks into one another that come twice, and then use what it has freed.
+    let mut last = None;
+    for _ in 0..cursor.count()? {
+        let client = blocks(cursor, contents)?;
+        if last.replace(client).is_some_and(|last| last <= client) {
+            return Err(Malformed::new(format!("client {client} after one that is not greater")));
+        }
+    }
+    cursor.outline.deletes = cursor.at;
+    let clients = cursor.count()?;
+    for _ in 0..clients {
+        let start = cursor.at;
+        let client = cursor.client()?;
+        for _ in 0..cursor.count()? {
+            let end = cursor.end_of_range()?;
+            cursor.outline.needs.push((client, end.saturating_sub(1)));
+        }
+        cursor.outline.deleted.push((client, start..cursor.at));
+    }
+    cursor.outline.end = cursor.at;
+    Ok(())
+}
+
+fn blocks(cursor: &mut Cursor<'_>, contents: Contents) -> Result<u64, Malformed> {
     let blocks = cursor.count()?;
-    cursor.client()?;
-    let mut clock = cursor.number()?;
+    let client = cursor.client()?;
+    let mut start = cursor.number()?;
+    let mut clock = start;
     for _ in 0..blocks {
         let info = cursor.byte()?;
         let length = match info {
-            // Garbage collected; left out.
-            0 | 10 => cursor.number()?,
-            _ => item(cursor, info, contents)?,
+            GARBAGE | SKIP => cursor.number()?,
+            _ => item(cursor, info, contents, (client, clock))?,
         };
+        if info == SKIP {
+            cursor.bring(client, start..clock);
+            start = clock.saturating_add(length);
+        }
         clock = clock.saturating_add(length);
         if length == 0 || clock > MAX_CLOCK {
             return Err(Malformed::new(format!("a block of length {length} that ends at clock {clock}")));
         }
     }
-    Ok(())
+    cursor.bring(client, start..clock);
+    Ok(client)
 }
 
-fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents) -> Result<u64, Malformed> {
-    if info & HAS_ORIGIN != 0 {
-        cursor.id()?;
-    }
-    if info & HAS_RIGHT_ORIGIN != 0 {
-        cursor.id()?;
+fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents, own: (u64, u64)) -> Result<u64, Malformed> {
+    for flag in [HAS_ORIGIN, HAS_RIGHT_ORIGIN] {
+        if info & flag != 0 {
+            let (client, clock) = cursor.id()?;
+            if client == own.0 && clock >= own.1 {
+                return Err(Malformed::new("an item beside one that was made after it"));
+            }
+            // What its own client made before is there if this may come.
+            if client != own.0 {
+                cursor.outline.needs.push((client, clock));
+            }
+        }
     }
     if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
         if cursor.number()? != 1 {
@@ -122,6 +225,15 @@ fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents) -> Result<u64, Ma
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The entries of each map, if they are wanted.
+    maps: Option<Vec<Vec<Entry>>>,
+    outline: Outline,
+}
+
+#[derive(Clone)]
+struct Entry {
+    key: Range<usize>,
+    whole: Range<usize>,
 }
 
 impl<'a> Cursor<'a> {
@@ -161,14 +273,24 @@ impl<'a> Cursor<'a> {
         self.number()
     }
 
-    fn id(&mut self) -> Result<(), Malformed> {
-        self.client()?;
-        if self.number()? > MAX_CLOCK { Err(large()) } else { Ok(()) }
+    fn id(&mut self) -> Result<(u64, u64), Malformed> {
+        let (client, clock) = (self.client()?, self.number()?);
+        if clock > MAX_CLOCK { Err(large()) } else { Ok((client, clock)) }
     }
 
-    fn end_of_range(&mut self) -> Result<(), Malformed> {
+    fn end_of_range(&mut self) -> Result<u64, Malformed> {
         let end = self.number()?.saturating_add(self.number()?);
-        if end > MAX_CLOCK { Err(large()) } else { Ok(()) }
+        if end > MAX_CLOCK { Err(large()) } else { Ok(end) }
+    }
+
+    fn bring(&mut self, client: u64, clocks: Range<u64>) {
+        if clocks.is_empty() {
+            return;
+        }
+        if clocks.start > 0 {
+            self.outline.needs.push((client, clocks.start - 1));
+        }
+        self.outline.brings.push((client, clocks));
     }
 
     fn text(&mut self) -> Result<&'a str, Malformed> {
@@ -214,9 +336,18 @@ impl<'a> Cursor<'a> {
             123 | 122 => self.take(8).map(drop),
             119 => self.text().map(drop),
             118 => {
+                let mut entries = Vec::new();
                 for _ in 0..self.count()? {
-                    self.text()?;
+                    let start = self.at;
+                    let length = self.text()?.len();
+                    let key = self.at - length..self.at;
                     self.value(depth + 1)?;
+                    if self.maps.is_some() {
+                        entries.push(Entry { key, whole: start..self.at });
+                    }
+                }
+                if let Some(maps) = &mut self.maps {
+                    maps.push(entries);
                 }
                 Ok(())
             }

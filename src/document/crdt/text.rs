@@ -14,7 +14,7 @@ use super::super::{Conflict, Document, Draft, Malformed, Merged, Model};
 use super::engine::{self, Engine, Seen, Shape};
 use super::scan::Contents;
 use super::shared;
-use super::undo::{Undo, sealed};
+use super::undo::{Undo, sealed, undoable};
 
 /// What stands where a Yjs program put a thing that is no text: OBJECT REPLACEMENT CHARACTER.
 const EMBEDDED: &str = "\u{fffc}";
@@ -71,6 +71,8 @@ struct TextShape {
 /// What happened to the text, from its beginning on, in UTF-16 units.
 #[derive(Debug)]
 enum Step {
+    /// A transaction begins: from the beginning again.
+    Start,
     Keep(usize),
     Delete(usize),
     Insert(String),
@@ -83,11 +85,12 @@ impl Shape for TextShape {
         let root = doc.get_or_insert_text("text");
         let seen = Seen::new();
         let sink = seen.clone();
-        root.observe("watch", move |txn, event| {
+        root.observe_with("watch", move |txn, event| {
             // What is done here is known already.
             if txn.origin().is_none() {
                 return;
             }
+            sink.push(Step::Start);
             for delta in event.delta(txn) {
                 sink.push(match delta {
                     Delta::Retain(length, _) => Step::Keep(*length as usize),
@@ -99,8 +102,12 @@ impl Shape for TextShape {
         Self { root, seen }
     }
 
-    fn track(&self, doc: &Doc, undo: &mut UndoManager<()>) {
-        undo.expand_scope(doc, &self.root);
+    fn track(&self, undo: &mut UndoManager<()>) {
+        undo.expand_scope(&self.root);
+    }
+
+    fn forget(&self) {
+        self.seen.take();
     }
 }
 
@@ -111,6 +118,7 @@ fn text_of(content: &Out) -> &str {
 impl Text {
     fn new(engine: Engine<TextShape>) -> Self {
         let mut text = Self { engine, mirror: Rope::new() };
+        text.engine.shape().forget();
         text.catch_up();
         text
     }
@@ -182,6 +190,11 @@ impl Text {
         self.engine.same_history(&other.engine)
     }
 
+    #[cfg(test)]
+    pub(super) fn break_for_test(&mut self) {
+        self.engine.break_for_test();
+    }
+
     fn past(&self, position: usize, length: usize) -> Conflict {
         let text = Size(self);
         Conflict::new(if length == 0 {
@@ -225,6 +238,10 @@ impl Text {
         let mut lost = false;
         for step in self.engine.shape().seen.take() {
             let patch = match step {
+                Step::Start => {
+                    at = 0;
+                    continue;
+                }
                 Step::Keep(units) => {
                     at += units;
                     continue;
@@ -328,54 +345,10 @@ impl Document for Text {
     type Fragment = Bytes;
     type Change = Vec<Patch>;
 
-    shared!();
-
-    fn empty() -> Self {
-        Self::new(Engine::new(None))
-    }
-
-    fn apply(&mut self, fragment: &Bytes) -> Result<Vec<Patch>, Conflict> {
-        let applied = self.engine.apply(fragment);
-        applied.map(|()| self.follow())
-    }
-
-    fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
-        Engine::restore(snapshot).map(Self::new)
-    }
-
-    fn decode(fragment: &[u8]) -> Result<Bytes, Malformed> {
-        engine::check::<TextShape>(fragment)?;
-        Ok(Bytes::copy_from_slice(fragment))
-    }
-
-    fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
-        let lacking = self.engine.merge(&other.engine)?;
-        let patches = self.follow();
-        Ok(Merged { change: (!patches.is_empty()).then_some(patches), lacking })
-    }
+    shared!(TextShape);
 }
 
-impl Undo for Text {
-    fn can_undo(&self) -> bool {
-        self.engine.can_undo(false)
-    }
-
-    fn can_redo(&self) -> bool {
-        self.engine.can_undo(true)
-    }
-}
-
-impl sealed::Undo for Text {
-    fn step_back(&mut self, redo: bool) -> Result<Option<(Bytes, Vec<Patch>)>, Conflict> {
-        let fragment = self.engine.undo(redo)?;
-        let patches = self.follow();
-        Ok(fragment.map(|fragment| (fragment, patches)))
-    }
-
-    fn join_steps(&mut self) {
-        self.engine.join_steps();
-    }
-}
+undoable!(Text);
 
 impl Draft<'_, Text> {
     /// Puts text in at a position, in code points.

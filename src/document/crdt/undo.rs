@@ -19,8 +19,10 @@ pub(super) mod sealed {
     use super::{Bytes, Conflict, Document};
 
     pub trait Undo: Document {
-        fn step_back(&mut self, redo: bool) -> Result<Option<(Bytes, Self::Change)>, Conflict>;
+        fn step_back(&mut self, redo: bool) -> Result<(Vec<Bytes>, Self::Change), Conflict>;
         fn join_steps(&mut self);
+        /// The change of a fragment that changes nothing.
+        fn nothing() -> Self::Change;
     }
 }
 
@@ -47,8 +49,42 @@ impl<D: Undo> Draft<'_, D> {
     }
 
     fn step_back(&mut self, redo: bool) -> Result<bool, Conflict> {
-        let Some((fragment, change)) = self.document.step_back(redo)? else { return Ok(false) };
-        self.record(fragment, change);
+        let (mut fragments, change) = self.document.step_back(redo)?;
+        let Some(last) = fragments.pop() else { return Ok(false) };
+        for fragment in fragments {
+            self.record(fragment, D::nothing());
+        }
+        self.record(last, change);
         Ok(true)
     }
 }
+
+/// Undo for a type of this module, by way of its engine and `follow`.
+macro_rules! undoable {
+    ($document:ty) => {
+        impl Undo for $document {
+            fn can_undo(&self) -> bool {
+                self.engine.can_undo(false)
+            }
+
+            fn can_redo(&self) -> bool {
+                self.engine.can_undo(true)
+            }
+        }
+
+        impl sealed::Undo for $document {
+            fn step_back(&mut self, redo: bool) -> Result<(Vec<Bytes>, Self::Change), Conflict> {
+                Ok((self.engine.undo(redo)?, self.follow()))
+            }
+
+            fn nothing() -> Self::Change {
+                Vec::new()
+            }
+
+            fn join_steps(&mut self) {
+                self.engine.join_steps();
+            }
+        }
+    };
+}
+pub(super) use undoable;

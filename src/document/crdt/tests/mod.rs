@@ -1,5 +1,6 @@
 mod hostile;
 mod text;
+mod values;
 
 use super::super::{Conflict, Document, Draft};
 use crate::proto::Rng;
@@ -57,6 +58,36 @@ impl<D: Document<Fragment = Bytes>> Cluster<D> {
         let fragment = if again { inbox[index].clone() } else { inbox.swap_remove(index) };
         followed(to, self.replicas[to].apply(&fragment).unwrap());
         true
+    }
+
+    /// Edits and deliveries in any order, then all that is left on the way. `change` gets its choice of what to do.
+    pub(super) fn run(
+        &mut self,
+        steps: usize,
+        mut change: impl FnMut(&mut Draft<'_, D>, &mut dyn FnMut(usize) -> usize),
+        mut followed: impl FnMut(usize, &D::Change),
+    ) where
+        D: super::Undo,
+    {
+        for _ in 0..steps {
+            let at = self.below(self.replicas.len());
+            if self.below(3) == 0 {
+                self.deliver(at, &mut |to, change| followed(to, &change));
+                continue;
+            }
+            let mut rng = Rng::new(self.rng.next());
+            let mut draft = Draft::new(&mut self.replicas[at]);
+            match self.rng.next() % 8 {
+                0 => draft.undo().map(drop).unwrap(),
+                1 => draft.redo().map(drop).unwrap(),
+                _ => change(&mut draft, &mut |bound| (rng.next() % bound.max(1) as u64) as usize),
+            }
+            for (fragment, change) in draft.finish() {
+                followed(at, &change);
+                self.send(at, &[D::decode(&D::encode(&fragment)).unwrap()]);
+            }
+        }
+        self.deliver_all(|to, change| followed(to, &change));
     }
 
     pub(super) fn deliver_all(&mut self, mut followed: impl FnMut(usize, D::Change)) {

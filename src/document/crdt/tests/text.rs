@@ -124,6 +124,36 @@ fn merging_brings_two_together_and_says_what_each_lacked() {
 }
 
 #[test]
+fn what_comes_too_early_waits_for_all_it_builds_on() {
+    let (mut here, mut there): (Text, Text) = (replica(1), replica(2));
+    let mut fragments = edit(&mut here, |draft| draft.insert(0, "a"));
+    for _ in 0..3 {
+        for fragment in &fragments {
+            there.apply(fragment).unwrap();
+        }
+        fragments.extend(edit(&mut there, |draft| draft.append("b")));
+        here.apply(fragments.last().unwrap()).unwrap();
+        fragments.extend(edit(&mut here, |draft| draft.append("a")));
+        fragments.extend(edit(&mut here, |draft| draft.delete(0, 1)));
+    }
+    let mut late: Text = replica(3);
+    let mut model = Vec::new();
+    for (left, fragment) in fragments.iter().enumerate().rev() {
+        // What waits is not lost with a snapshot, nor by copying.
+        late = Text::restore(&late.snapshot()).unwrap().fork();
+        assert!(late.is_empty() && !late.same_history(&here));
+        late.set_replica(3);
+        let patches = late.apply(fragment).unwrap();
+        assert_eq!(patches.is_empty(), left > 0);
+        follow(&mut model, &patches);
+    }
+    assert_eq!(late.to_string(), here.to_string());
+    assert_eq!(model.iter().collect::<String>(), here.to_string());
+    assert!(late.same_history(&here));
+    assert_eq!(late.snapshot(), here.snapshot());
+}
+
+#[test]
 fn a_new_number_does_not_change_the_text() {
     let mut text: Text = replica(1);
     edit(&mut text, |draft| draft.insert(0, "a🌍b"));
@@ -149,37 +179,22 @@ proptest! {
     fn converges(size in 2_usize..5, steps in 1_usize..60, seed: u64) {
         let mut cluster = Cluster::<Text>::new(size, seed);
         let mut models = vec![Vec::new(); size];
-        for _ in 0..steps {
-            let at = cluster.below(size);
-            match cluster.below(8) {
-                0..=2 => {
-                    cluster.deliver(at, &mut |to, patches: Vec<Patch>| follow(&mut models[to], &patches));
-                }
-                choice => {
-                    let length = cluster.replicas[at].len();
-                    let position = cluster.below(length + 1);
-                    let deleted = cluster.below(length - position + 1).min(3) * usize::from(choice > 4);
-                    let inserted = ["x", "🌍y", "", "ab\r\n", "𝄞"][cluster.below(5)];
-                    let mut draft = Draft::new(&mut cluster.replicas[at]);
-                    match choice {
-                        3 => drop(draft.undo().unwrap()),
-                        4 => drop(draft.redo().unwrap()),
-                        _ => draft.replace(position, deleted, inserted).unwrap(),
-                    }
-                    let parts = draft.finish();
-                    for (fragment, patches) in parts {
-                        follow(&mut models[at], &patches);
-                        cluster.send(at, &[fragment]);
-                    }
-                }
-            }
-        }
-        cluster.deliver_all(|to, patches| follow(&mut models[to], &patches));
+        cluster.run(
+            steps,
+            |draft, below| {
+                let length = draft.len();
+                let position = below(length + 1);
+                let deleted = below(length - position + 1).min(3) * below(2);
+                draft.replace(position, deleted, ["x", "🌍y", "", "ab\r\n", "𝄞"][below(5)]).unwrap();
+            },
+            |to, patches| follow(&mut models[to], patches),
+        );
         let first = &cluster.replicas[0];
         for (other, model) in cluster.replicas.iter().zip(&models) {
             prop_assert_eq!(other.to_string(), first.to_string());
             prop_assert_eq!(other.to_string(), model.iter().collect::<String>());
             prop_assert!(first.same_history(other));
+            prop_assert_eq!(other.snapshot(), first.snapshot());
             prop_assert_eq!(Text::restore(&other.snapshot()).unwrap().to_string(), first.to_string());
         }
     }
