@@ -252,6 +252,26 @@ async fn a_silent_peer_is_asked_and_then_cut_off() {
     let mut raw = Raw::introduced(port, "PUSH").await;
     assert_eq!(raw.frame().await, (COMMAND, b"\x04PING\x02\x8f".to_vec()));
     assert_eq!(end_of(&mut monitor, raw.port()).await, DisconnectReason::Violation(Violation::Silent));
+#[tokio::test]
+async fn who_is_refused_is_named_in_the_event() {
+    let router = RouterSocket::new();
+    let mut monitor = router.monitor();
+    let port = bind!(router);
+    let mut first = Raw::connect(port).await;
+    first.introduce(&ready_as("DEALER", b"one")).await;
+    until_peers(&mut monitor, 1).await;
+    let mut second = Raw::connect(port).await;
+    second.introduce(&ready_as("DEALER", b"one")).await;
+    let end = until(&mut monitor, |event| match event {
+        MonitorEvent::Disconnected { identity, reason, .. } => Some((identity, reason)),
+        _ => None,
+    });
+    assert_eq!(end.await, ("one".into(), DisconnectReason::IdentityInUse));
+    // The first has its name still.
+    assert_eq!((router.peers(), router.backlog(b"one").is_some()), (1, true));
+    first.is_served().await;
+}
+
     raw.closed().await;
 }
 

@@ -180,14 +180,14 @@ impl Hub {
             // Held to the end, so that a subscription made meanwhile is sent once.
             let subscriptions = lock(&self.subscriptions);
             let mut peers = lock(&self.peers);
+        // It is set once: a connection introduces itself once. Whether or not it may stay, so that who is refused has a name.
+        let _ = peer.ready.set(Introduced { info, identity: identity.clone() });
             if peers.by_identity.contains_key(&identity) {
                 return Err(DisconnectReason::IdentityInUse);
             }
             if self.kind == SocketType::Pair && !peers.list.is_empty() {
                 return Err(DisconnectReason::Occupied);
             }
-            // It is set once: a connection introduces itself once.
-            let _ = peer.ready.set(Introduced { info, identity: identity.clone() });
             peers.by_identity.insert(identity, Arc::clone(peer));
             peers.list.push(Arc::clone(peer));
             if let Some(publisher) = &self.publisher {

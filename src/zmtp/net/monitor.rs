@@ -50,7 +50,7 @@ pub enum MonitorEvent {
     Disconnected {
         /// Where its peer was.
         address: PeerAddress,
-        /// Its peer's identity; empty for none, or where it had not come to that.
+        /// Its peer's identity, be it one that is refused; empty for none, or where it had not come to that.
         identity: Bytes,
         /// Why.
         reason: DisconnectReason,
