@@ -351,6 +351,22 @@ async fn half_a_message_comes_to_nothing() {
             subject.serves_the_honest().await;
         }
     }
+#[tokio::test]
+async fn a_peer_is_read_again_as_soon_as_what_it_sent_was_taken() {
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1, 1);
+    let mut pull = PullSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    for messages in [&["only"][..], &["first", "second"]] {
+        raw.send(&messages.iter().flat_map(|text| message(&[text])).collect::<Vec<_>>()).await;
+        for text in messages {
+            assert_eq!(soon(pull.recv()).await.unwrap().first(), text);
+        }
+        // Nobody asks for more than that.
+        raw.is_served().await;
+    }
+}
+
 }
 
 #[tokio::test]
