@@ -302,7 +302,8 @@ impl Connection {
                 _ => Err(Violation::OutOfTurn("another command than READY")),
             };
         }
-        // Nothing may stand between the frames of a message but signs of life.
+        // RFC 37 has commands between messages only. Between the frames of one they are taken all the same, whichever they are, and are no part of
+        // it: libzmq puts its signs of life there.
         match command {
             Command::Ready(_) => return Err(Violation::OutOfTurn("a second READY")),
             Command::Error(reason) => return Err(Violation::Refused(reason)),
