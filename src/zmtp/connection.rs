@@ -12,6 +12,8 @@ use super::{Heartbeat, Limits, Message, SocketType, greeting};
 
 /// How many commands may wait to be sent: far more than a peer that reads lets wait (a guess).
 pub(super) const MAX_TRANSMITS: usize = 64;
+/// How often a peer that is not read is given a sign of life: libzmq waits for one as long as it pauses between two PINGs, which is seconds (a guess).
+pub(super) const SIGN_PACE: Duration = Duration::from_millis(500);
 
 /// What a connection is told at its start.
 #[derive(Debug, Clone)]
@@ -107,6 +109,10 @@ pub struct Connection {
     /// After how long of silence the peer wants to be taken for dead.
     peer_ttl: Option<Duration>,
     next_ping: Option<Instant>,
+    /// Whether the peer has asked for signs of life.
+    asks: bool,
+    /// Since when it may have asked, and neither was that read nor did it get a sign of life.
+    unanswered_since: Instant,
     /// When nothing must have been heard since a PING for the peer to be dead.
     answer_due: Option<Instant>,
     pub(super) transmits: VecDeque<Bytes>,
@@ -127,6 +133,8 @@ impl Connection {
             heard_at: now,
             peer_ttl: None,
             next_ping: None,
+            asks: false,
+            unanswered_since: now,
             answer_due: None,
             transmits: VecDeque::from([ours]),
             events: VecDeque::new(),
@@ -179,16 +187,24 @@ impl Connection {
         {
             self.next_ping = Some(now + heartbeat.interval);
             self.answer_due.get_or_insert(now + heartbeat.timeout);
+            self.unanswered_since = now;
             self.transmit(command::ping(heartbeat.wire_ttl()));
         }
         Ok(())
     }
 
-    /// Tells that octets of the peer's may have come that are not read, since what came before was not taken yet: that it is silent is not known.
-    /// Due before [`handle_timeout`](Self::handle_timeout) as long as it is so.
+    /// Tells that octets of the peer's may have come that are not read, since what came before was not taken yet: that it is silent is not known. If it has
+    /// asked for signs of life before, it may have asked again, and is given one now and then. Due before [`handle_timeout`](Self::handle_timeout) and twice a
+    /// second as long as it is so.
     pub fn handle_unread(&mut self, now: Instant) {
         self.heard_at = now;
         self.answer_due = None;
+        // Not to one that never asked: where it has closed, and its system has not sent all yet, that is lost with the first octets that arrive there.
+        if self.asks && now >= self.unanswered_since + SIGN_PACE {
+            self.unanswered_since = now;
+            // Whatever comes counts (RFC 37): it need not answer a question that was read.
+            self.transmit(command::pong(b""));
+        }
     }
 
     /// Takes what is complete out of the buffer. Limits are checked on what a frame declares, before its body has come.
@@ -197,6 +213,7 @@ impl Connection {
     /// [`Violation`]: the connection is to be closed.
     pub fn handle_bytes(&mut self, now: Instant, buffer: &mut BytesMut) -> Result<(), Violation> {
         self.heard_at = now;
+        self.unanswered_since = now;
         self.answer_due = None;
         if matches!(self.state, State::Greeting) {
             let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
@@ -309,6 +326,7 @@ impl Connection {
             Command::Error(reason) => return Err(Violation::Refused(reason)),
             Command::Ping(ttl, context) => {
                 self.peer_ttl = (ttl > 0).then(|| Duration::from_millis(u64::from(ttl) * 100));
+                self.asks = true;
                 self.transmit(command::pong(&context));
             }
             Command::Subscribe(prefix) if self.config.kind.publishes() => {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::net::TcpListener;
 use zincmq::zmtp::{
-    Bound, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options, PubSocket,
-    PullSocket, PushSocket, RefusedBy, RouterSocket, SendError, SubSocket, TrySendError, Violation,
+    Bound, DealerSocket, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options,
+    PubSocket, PullSocket, PushSocket, RefusedBy, RouterSocket, SendError, TrySendError, Violation,
     XpubSocket,
 };
 
@@ -349,6 +349,127 @@ async fn a_peer_is_not_dead_because_the_application_does_not_receive() {
         message = pull.recv() => panic!("{message:?}"),
     };
     assert_eq!(reason, DisconnectReason::Violation(Violation::Silent));
+}
+
+#[tokio::test]
+async fn a_peer_is_read_again_as_soon_as_what_it_sent_was_taken() {
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1, 1);
+    let mut pull = PullSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    for messages in [&["only"][..], &["first", "second"]] {
+        raw.send(&messages.iter().flat_map(|text| message(&[text])).collect::<Vec<_>>()).await;
+        for text in messages {
+            assert_eq!(soon(pull.recv()).await.unwrap().first(), text);
+        }
+        // Nobody asks for more than that.
+        raw.is_served().await;
+    }
+}
+
+/// What `much` has twice.
+const LARGE: usize = 40_000;
+
+/// For a socket that reads no more than it must.
+fn held_back() -> Options {
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1, 1);
+    options
+}
+
+/// More than is read at once, so that some of it is not read, and no more than the system takes at once.
+fn much(last: &str) -> Vec<u8> {
+    let body = vec![7; LARGE];
+    [message(&[&body[..]]), message(&[&body[..]]), message(&[last])].concat()
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_is_told_that_we_live_though_the_application_does_not_receive() {
+    let mut pull = PullSocket::with_options(held_back());
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    raw.is_served().await;
+    raw.send(&much("end")).await;
+    for _ in 0..3 {
+        raw.send(&ping(0, b"behind it")).await;
+        assert_eq!(raw.frame().await, (COMMAND, b"\x04PONG".to_vec()));
+    }
+    for _ in 0..3 {
+        soon(pull.recv()).await.unwrap();
+    }
+    while raw.frame().await != (COMMAND, b"\x04PONGbehind it".to_vec()) {}
+}
+
+#[tokio::test]
+async fn the_end_of_a_peer_is_noticed_though_the_application_does_not_receive_and_nothing_it_said_is_lost() {
+    for heartbeat in [None, Some(Duration::from_millis(10))] {
+        let mut options = held_back();
+        let timeout = Duration::from_secs(600);
+        options.heartbeat = heartbeat.map(|interval| Heartbeat { interval, timeout, ttl: Duration::ZERO });
+        let mut router = RouterSocket::with_options(options);
+        let mut monitor = router.monitor();
+        let port = bind!(router);
+        let mut raw = Raw::connect(port).await;
+        raw.introduce(&ready_as("DEALER", b"one")).await;
+        raw.send(&much("end")).await;
+        if heartbeat.is_some() {
+            // What it does not read makes its end a reset, which our next PING runs into.
+            raw.frame().await;
+        }
+        let from = raw.port();
+        drop(raw);
+        let reason = end_of(&mut monitor, from).await;
+        assert!(heartbeat.is_some() || reason == DisconnectReason::Closed, "{reason:?}");
+        assert_eq!(router.peers(), 0);
+        // Nothing goes there any more, and nobody waits for it.
+        let to = Message::from_frames(["one", "too late"]).unwrap();
+        assert_eq!(soon(router.send(to.clone())).await, Err(SendError::Unroutable(to)));
+        // What it said still comes: its name is not given to another before.
+        let mut early = Raw::connect(port).await;
+        early.introduce(&ready_as("DEALER", b"one")).await;
+        assert_eq!(end_of(&mut monitor, early.port()).await, DisconnectReason::IdentityInUse);
+        for length in [LARGE, LARGE, 3] {
+            let message = soon(router.recv()).await.unwrap();
+            assert_eq!((&message.frames()[0][..], message.frames()[1].len()), (&b"one"[..], length));
+        }
+        soon(async {
+            loop {
+                let mut next = Raw::connect(port).await;
+                next.introduce(&ready_as("DEALER", b"one")).await;
+                next.send(&message(&["again"])).await;
+                let came = tokio::time::timeout(Duration::from_millis(50), router.recv()).await;
+                if let Ok(message) = came {
+                    assert_eq!(message.unwrap().frames(), ["one", "again"]);
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_made_again_though_what_came_before_was_not_received() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = held_back();
+    options.reconnect = (Duration::from_millis(1), Duration::from_millis(10));
+    let mut dealer = DealerSocket::with_options(options);
+    dealer.connect(&*endpoint(listener.local_addr().unwrap().port())).unwrap();
+    for life in ["one", "two"] {
+        let mut raw = Raw::of(soon(listener.accept()).await.unwrap().0);
+        raw.introduce(&ready("ROUTER")).await;
+        raw.send(&much(life)).await;
+    }
+    let mut raw = Raw::of(soon(listener.accept()).await.unwrap().0);
+    raw.introduce(&ready("ROUTER")).await;
+    soon(dealer.send("to who is there")).await.unwrap();
+    assert_eq!(raw.message().await, [b"to who is there"]);
+    let mut ends = Vec::new();
+    for _ in 0..6 {
+        ends.push(soon(dealer.recv()).await.unwrap().into_frames().remove(0));
+    }
+    ends.retain(|frame| frame.len() == 3);
+    ends.sort_unstable();
+    assert_eq!(ends, ["one", "two"]);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ pub enum MonitorEvent {
         /// Its socket's type.
         kind: SocketType,
     },
-    /// A connection has ended.
+    /// A connection has ended. What its peer said before may be received after this.
     Disconnected {
         /// Where its peer was.
         address: PeerAddress,
