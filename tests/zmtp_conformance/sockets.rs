@@ -473,6 +473,32 @@ async fn a_connection_is_made_again_though_what_came_before_was_not_received() {
 }
 
 #[tokio::test]
+async fn large_messages_count_in_full_against_the_mark_though_they_come_in_many_reads() {
+    const LARGE: usize = 4 << 20;
+    /// More than the system holds for a connection.
+    const MANY: usize = 7;
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1_000, 1 << 20);
+    // So that a read takes little.
+    options.tcp_recv_buffer = Some(32 << 10);
+    let mut pull = PullSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    let mut count = 0;
+    let message = message(&[vec![7; LARGE]]);
+    let sending = async {
+        while count < MANY {
+            raw.send(&message).await;
+            count += 1;
+        }
+    };
+    let sent = tokio::time::timeout(Duration::from_secs(2), sending).await;
+    assert!(sent.is_err(), "{MANY} of them were taken, and nobody received");
+    for _ in 0..count {
+        assert_eq!(soon(pull.recv()).await.unwrap().bytes(), LARGE);
+    }
+}
+
+#[tokio::test]
 async fn a_peer_is_not_dead_because_this_process_had_no_turn() {
     let mut options = Options::default();
     let millis = Duration::from_millis;

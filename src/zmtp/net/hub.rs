@@ -317,9 +317,6 @@ impl Hub {
 
     /// Messages came from a peer. Those that this socket does not take are dropped, and counted.
     pub(super) fn on_messages(&self, peer: &Arc<Peer>, messages: Vec<Message>, bytes: usize) {
-        if messages.is_empty() {
-            return;
-        }
         if self.kind.receives() {
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {

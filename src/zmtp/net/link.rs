@@ -36,6 +36,8 @@ struct Link {
     connection: Box<Connection>,
     buffer: BytesMut,
     chunk: usize,
+    /// How many octets were read that no message was counted with yet.
+    uncounted: usize,
     /// What is being written, in order.
     pending: VecDeque<Bytes>,
     /// Whether there may be something to read.
@@ -73,6 +75,7 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         stream,
         buffer: BytesMut::new(),
         chunk: READ.0,
+        uncounted: 0,
         pending: VecDeque::new(),
         is_readable: true,
         is_ready: false,
@@ -344,7 +347,8 @@ impl Link {
                 self.chunk = (self.chunk / 2).max(READ.0);
             }
             let outcome = self.connection.handle_bytes(Instant::now(), &mut self.buffer);
-            self.take_events(read)?;
+            self.uncounted += read;
+            self.take_events()?;
             outcome.map_err(DisconnectReason::Violation)?;
             if !is_full {
                 // That was all: the system says when there is more.
@@ -366,7 +370,7 @@ impl Link {
         }
     }
 
-    fn take_events(&mut self, read: usize) -> Result<(), DisconnectReason> {
+    fn take_events(&mut self) -> Result<(), DisconnectReason> {
         let mut messages = Vec::new();
         let mut result = Ok(());
         while let Some(event) = self.connection.poll_event() {
@@ -384,7 +388,10 @@ impl Link {
                 break;
             }
         }
-        self.hub.on_messages(&self.peer, messages, read);
+        if !messages.is_empty() {
+            // A large one came in many reads.
+            self.hub.on_messages(&self.peer, messages, std::mem::take(&mut self.uncounted));
+        }
         result
     }
 
