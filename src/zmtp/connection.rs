@@ -15,6 +15,14 @@ pub(super) const MAX_TRANSMITS: usize = 64;
 /// How often a peer that is not read is given a sign of life: libzmq waits for one as long as it pauses between two PINGs, which is seconds (a guess).
 pub(super) const SIGN_PACE: Duration = Duration::from_millis(500);
 
+/// What takes so long never happens: 30 years (as in tokio).
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment so long after another; what cannot be counted is as good as never.
+pub(super) fn later(moment: Instant, duration: Duration) -> Instant {
+    moment.checked_add(duration).unwrap_or_else(|| moment + NEVER)
+}
+
 /// What a connection is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -125,7 +133,7 @@ impl Connection {
     pub fn new(config: Config, now: Instant) -> Self {
         let ours = Bytes::copy_from_slice(&greeting::ours());
         Self {
-            deadline: now + config.limits.handshake,
+            deadline: later(now, config.limits.handshake),
             config,
             state: State::Greeting,
             partial: Vec::new(),
@@ -185,8 +193,8 @@ impl Connection {
         if let (Some(heartbeat), Some(due)) = (self.config.heartbeat, self.next_ping)
             && due <= now
         {
-            self.next_ping = Some(now + heartbeat.interval);
-            self.answer_due.get_or_insert(now + heartbeat.timeout);
+            self.next_ping = Some(later(now, heartbeat.interval));
+            self.answer_due.get_or_insert(later(now, heartbeat.timeout));
             self.unanswered_since = now;
             self.transmit(command::ping(heartbeat.wire_ttl()));
         }
@@ -348,7 +356,7 @@ impl Connection {
             return Err(Violation::Incompatible { ours, theirs });
         }
         let peer = PeerInfo { kind: theirs, identity: metadata.identity, minor };
-        self.next_ping = self.config.heartbeat.map(|heartbeat| now + heartbeat.interval);
+        self.next_ping = self.config.heartbeat.map(|heartbeat| later(now, heartbeat.interval));
         self.state = State::Up(peer.clone());
         self.events.push_back(Event::Ready(peer));
         Ok(())

@@ -211,6 +211,17 @@ fn a_peer_is_asked_at_each_interval_and_dead_when_it_does_not_answer() {
 }
 
 #[test]
+fn what_may_last_for_ever_is_no_reason_to_panic() {
+    let start = Instant::now();
+    let heartbeat = Heartbeat { interval: Duration::MAX, timeout: Duration::MAX, ttl: Duration::MAX };
+    let mut patient = Config { heartbeat: Some(heartbeat), ..config(SocketType::Pull) };
+    patient.limits.handshake = Duration::MAX;
+    let mut connection = introduced(patient, start);
+    assert!(connection.poll_timeout().is_some_and(|due| due > start + Duration::from_secs(1 << 29)));
+    connection.handle_timeout(start).unwrap();
+}
+
+#[test]
 fn a_peer_that_is_not_read_is_asked_and_not_dead() {
     let start = Instant::now();
     let second = Duration::from_secs(1);

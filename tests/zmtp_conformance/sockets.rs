@@ -499,6 +499,17 @@ async fn large_messages_count_in_full_against_the_mark_though_they_come_in_many_
 }
 
 #[tokio::test]
+async fn closing_may_wait_for_ever() {
+    let mut options = Options::default();
+    options.linger = Duration::MAX;
+    let push = PushSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(push), "PULL").await;
+    soon(push.send("last")).await.unwrap();
+    let (left, last) = futures::future::join(soon(push.close()), raw.message()).await;
+    assert_eq!((left, last), (0, vec![b"last".to_vec()]));
+}
+
+#[tokio::test]
 async fn a_peer_is_not_dead_because_this_process_had_no_turn() {
     let mut options = Options::default();
     let millis = Duration::from_millis;

@@ -19,6 +19,7 @@ use super::publisher::{Change, Publisher};
 use super::queue::PeerQueue;
 use crate::sync::lock;
 use crate::zmtp::command::{MAX_IDENTITY, subscription};
+use crate::zmtp::connection::later;
 use crate::zmtp::{Message, PeerInfo, SocketType, Violation};
 
 /// One connection, and what waits for it and from it.
@@ -393,7 +394,8 @@ impl Hub {
     /// From now on, connections tell when they have written all.
     pub(super) fn begin_closing(&self) {
         // Only the first call counts: a socket is closed once.
-        let _ = self.closing.set(Instant::now() + self.options.linger);
+        let until = later(Instant::now().into_std(), self.options.linger);
+        let _ = self.closing.set(Instant::from_std(until));
         self.listening.cancel();
         self.flush();
         lock(&self.peers).list.iter().for_each(|peer| peer.queue.nudge());
