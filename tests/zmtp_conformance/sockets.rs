@@ -8,8 +8,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::net::TcpListener;
 use zincmq::zmtp::{
     Bound, DealerSocket, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options,
-    PubSocket, PullSocket, PushSocket, RefusedBy, RouterSocket, SendError, TrySendError, Violation,
-    XpubSocket,
+    PubSocket, PullSocket, PushSocket, RefusedBy, RepSocket, ReqSocket, RouterSocket, SendError,
+    TrySendError, Violation, XpubSocket,
 };
 
 use crate::common::soon;
@@ -507,6 +507,46 @@ async fn closing_may_wait_for_ever() {
     soon(push.send("last")).await.unwrap();
     let (left, last) = futures::future::join(soon(push.close()), raw.message()).await;
     assert_eq!((left, last), (0, vec![b"last".to_vec()]));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_given_up_is_still_due() {
+    let mut options = Options::default();
+    options.send_hwm = Bound::new(1, 1);
+    options.tcp_send_buffer = Some(16 << 10);
+    let mut rep = RepSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(rep), "DEALER").await;
+    raw.send(&[message(&["", "one"]), message(&["", "two"])].concat()).await;
+    assert_eq!(soon(rep.recv()).await.unwrap().first(), "one");
+    // More than the system takes while nobody reads.
+    let large = vec![7; 16 << 20];
+    soon(rep.send(large.clone())).await.unwrap();
+    assert_eq!(soon(rep.recv()).await.unwrap().first(), "two");
+    let given_up = tokio::time::timeout(Duration::from_millis(50), rep.send("two's")).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let reading = async { [raw.message().await, raw.message().await] };
+    let (sent, read) = futures::future::join(soon(rep.send("two's")), reading).await;
+    sent.unwrap();
+    assert!(read == [vec![vec![], large], vec![vec![], b"two's".to_vec()]]);
+}
+
+#[tokio::test]
+async fn a_question_is_asked_or_not_however_its_asking_is_given_up() {
+    let mut req = ReqSocket::new();
+    let mut raw = Raw::introduced(bind!(req), "REP").await;
+    raw.is_served().await;
+    let mut asked = 0;
+    // It gives others a turn now and then: that is when it may be given up though it has asked.
+    for _ in 0..600_u32 {
+        if req.send("?").now_or_never().is_none() {
+            assert!(matches!(req.send("?").await, Err(SendError::OutOfTurn(_))), "it has asked");
+            asked += 1;
+        }
+        assert_eq!(raw.message().await, [&b""[..], b"?"]);
+        raw.send(&message(&["", "!"])).await;
+        assert_eq!(soon(req.recv()).await.unwrap().first(), "!");
+    }
+    assert_eq!(asked, 2);
 }
 
 #[tokio::test]
