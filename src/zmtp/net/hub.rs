@@ -149,11 +149,12 @@ impl Hub {
         if let (Some(most), PeerAddress::Tcp(tcp), false) =
             (limits.per_address, &address, is_ours || address.is_local())
         {
-            let count = census.by_address.entry(tcp.ip().to_canonical()).or_default();
-            if *count >= most {
+            let address = tcp.ip().to_canonical();
+            let count = census.by_address.get(&address).copied().unwrap_or_default();
+            if count >= most {
                 return Err(RefusedBy::PerAddress);
             }
-            *count += 1;
+            census.by_address.insert(address, count + 1);
         }
         census.all += 1;
         if !is_ours {
