@@ -82,7 +82,8 @@ pub(super) struct Hub {
     publisher: Option<Publisher>,
     /// What a subscribing socket subscribes to, and how often.
     subscriptions: Mutex<BTreeMap<Bytes, usize>>,
-    events: broadcast::Sender<MonitorEvent>,
+    /// Made for the first who listens: it has room for all that it may hold from the beginning.
+    events: OnceLock<broadcast::Sender<MonitorEvent>>,
     /// Told when there is a peer more, or room at one that was full.
     pub(super) room: Notify,
     next_key: AtomicU64,
@@ -113,7 +114,7 @@ impl Hub {
             inbound: Inbound::default(),
             publisher,
             subscriptions: Mutex::default(),
-            events: broadcast::Sender::new(CAPACITY),
+            events: OnceLock::new(),
             room: Notify::new(),
             next_key: AtomicU64::new(1),
             unrouted: AtomicU64::new(0),
@@ -128,12 +129,14 @@ impl Hub {
 
     pub(super) fn emit(&self, event: MonitorEvent) {
         tracing::debug!(socket = %self.kind, ?event, "zmtp");
-        // Nobody listening is no error.
-        let _ = self.events.send(event);
+        if let Some(events) = self.events.get() {
+            // Nobody listening any more is no error.
+            let _ = events.send(event);
+        }
     }
 
     pub(super) fn listen(&self) -> broadcast::Receiver<MonitorEvent> {
-        self.events.subscribe()
+        self.events.get_or_init(|| broadcast::Sender::new(CAPACITY)).subscribe()
     }
 
     /// Admits a connection, or says which limit it meets. One that is asked for by this side is not counted by address, nor as half open.
