@@ -13,7 +13,7 @@ use crate::proto::Instant;
 use super::fold::{Folded, apply_all, decode_all};
 use super::join::{Held, Join, Joined, Step};
 use super::transfer::Transfers;
-use super::wire::{Answer, Live, State, Update, Word};
+use super::wire::{Answer, Live, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
 
 /// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them (a guess).
@@ -167,17 +167,9 @@ impl<D: Document> Replica<D> {
         self.folded.ledger.at
     }
 
+    /// Malformed messages on the document's topics, passed over.
     pub(crate) fn malformed(&self) -> u64 {
         self.malformed
-    }
-
-    /// The document in order, as it travels: what a snapshot at [`position`](Self::position) is. `None` while it is being asked for, and for a commutative
-    /// document that holds what is not in order yet.
-    #[cfg(any(test, feature = "test-utils"))]
-    pub(crate) fn state(&self) -> Option<State> {
-        let exact =
-            self.begun && self.join.is_none() && (D::MODEL == Model::Ordered || self.pending.is_empty());
-        exact.then(|| self.folded.state())
     }
 
     fn nonce(&mut self) -> u64 {
@@ -615,7 +607,10 @@ impl<D: Document> Replica<D> {
         if D::MODEL == Model::Ordered && self.view.is_none() {
             match self.guarded(|replica| replica.folded.document.fork()) {
                 Some(fork) => self.view = Some(fork),
-                None => return self.may_update().and_then(|()| unreachable!("it has failed")),
+                None => {
+                    let name = self.config.name.clone();
+                    return Err(UpdateError::Document(DocumentError::Panicked { name }));
+                }
             }
         }
         let document = self.view.as_mut().unwrap_or(&mut self.folded.document);

@@ -217,7 +217,12 @@ impl Keeper {
             max_documents: 10_000,
         };
         #[cfg(feature = "crdt")]
-        let builder = builder.knows::<super::crdt::Text>();
+        let builder = builder
+            .knows::<super::crdt::Text>()
+            .knows::<super::crdt::Map>()
+            .knows::<super::crdt::Array>()
+            .knows::<super::crdt::Sheet>()
+            .knows::<super::crdt::Canvas>();
         builder
     }
 
