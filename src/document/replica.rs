@@ -487,7 +487,7 @@ impl<D: Document> Replica<D> {
             if let Some(state) = self.guarded(|replica| replica.folded.state()) {
                 self.seeding = true;
                 self.join = Some(Join::holding(self.nonce(), asked, held));
-                self.say(MessageKind::FullDocument, &Live::Seed(state.encode()));
+                self.say(MessageKind::DocumentFragment, &Live::Seed(state.encode()));
             }
             return;
         }
