@@ -116,10 +116,12 @@ async fn own_steps_show_at_once_and_the_order_decides() {
     soon(second.synced()).await.expect("of use");
     let refused = async {
         loop {
-            tokio::select! {
-                Some(DocumentEvent::Refused { fragments, .. }) = mine.next() => return fragments,
-                Some(DocumentEvent::Refused { fragments, .. }) = changes.next() => return fragments,
-                else => panic!("the documents are open"),
+            let event = tokio::select! {
+                event = mine.next() => event,
+                event = changes.next() => event,
+            };
+            if let DocumentEvent::Refused { fragments, .. } = event.expect("the documents are open") {
+                return fragments;
             }
         }
     };

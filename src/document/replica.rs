@@ -500,15 +500,15 @@ impl<D: Document> Replica<D> {
         let first = !std::mem::replace(&mut self.begun, true);
         match D::MODEL {
             Model::Commutative if !first => self.come_together(folded),
-            Model::Commutative => self.folded = folded,
-            Model::Ordered => {
-                self.folded = folded;
-                self.bring_back_own();
-            }
+            _ => self.folded = folded,
         }
         self.folded.document.set_replica(self.id);
         for Held { position, origin, live } in held {
             self.take(position, origin, live);
+        }
+        // Not before a seed was taken: it may hold them.
+        if D::MODEL == Model::Ordered {
+            self.bring_back_own();
         }
         self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
         if self.pending.is_empty() {
