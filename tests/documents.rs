@@ -26,7 +26,7 @@ use zincmq::{Address, Carrier};
 
 const NAME: &str = "typed";
 /// The second half of a replay, and what the machine may be busy with.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn carrier(name: &str) -> Carrier {
     match name {
