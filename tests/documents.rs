@@ -26,7 +26,7 @@ use zincmq::{Address, Carrier};
 
 const NAME: &str = "typed";
 /// The second half of a replay, and what the machine may be busy with.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn carrier(name: &str) -> Carrier {
     match name {
@@ -70,7 +70,7 @@ async fn typist(role: Role) {
     let agent = role.number("agent") as usize;
     let others = trace.of_agent(1 - agent).len() as u64;
     let client =
-        join(&role.text("address").parse().expect("an address"), carrier(&role.text("carrier"))).await;
+        join(&role.text("address").parse().expect("an address"), carrier(role.text("carrier"))).await;
     // In a few places both typed at once, and the first one's text came first: that is for the replicas' numbers to say, with bare yrs, too.
     let options = DocumentOptions::new().replica((agent as u64 + 1) << 32);
     let document = client.document_with::<Text>(NAME, options).await.expect("open");

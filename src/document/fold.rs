@@ -123,11 +123,10 @@ impl<D: Document> Folded<D> {
         let Ok(Live::Update(update)) = Live::decode(&entry.update) else {
             return Err(Malformed::new("a record that is no update"));
         };
-        if self.ledger.reaches(entry.position) && self.ledger.takes(entry.position, &update) {
-            if let Ok(fragments) = decode_all::<D>(&update) {
-                // A conflict has its place in the order, and no effect.
-                let _ = apply_all(&mut self.document, &fragments);
-            }
+        let counts = self.ledger.reaches(entry.position) && self.ledger.takes(entry.position, &update);
+        if counts && let Ok(fragments) = decode_all::<D>(&update) {
+            // A conflict has its place in the order, and no effect.
+            let _ = apply_all(&mut self.document, &fragments);
         }
         Ok(())
     }

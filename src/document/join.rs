@@ -152,7 +152,7 @@ impl Join {
                         Err(malformed) => Step::Done(Joined::Refused(malformed.to_string())),
                     };
                 }
-                if self.next % PARTS_AT_ONCE == 0 {
+                if self.next.is_multiple_of(PARTS_AT_ONCE) {
                     return Step::Say(Live::More { nonce: self.nonce, of: from, next: self.next });
                 }
                 Step::Wait

@@ -13,7 +13,7 @@ use crate::proto::Instant;
 use super::fold::{Folded, apply_all, decode_all};
 use super::join::{Held, Join, Joined, Step};
 use super::transfer::Transfers;
-use super::wire::{Answer, Live, State, Update, Word};
+use super::wire::{Answer, Live, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
 
 /// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them (a guess).
@@ -167,17 +167,9 @@ impl<D: Document> Replica<D> {
         self.folded.ledger.at
     }
 
+    /// Malformed messages on the document's topics, passed over.
     pub(crate) fn malformed(&self) -> u64 {
         self.malformed
-    }
-
-    /// The document in order, as it travels: what a snapshot at [`position`](Self::position) is. `None` while it is being asked for, and for a commutative
-    /// document that holds what is not in order yet.
-    #[cfg(any(test, feature = "test-utils"))]
-    pub(crate) fn state(&self) -> Option<State> {
-        let exact =
-            self.begun && self.join.is_none() && (D::MODEL == Model::Ordered || self.pending.is_empty());
-        exact.then(|| self.folded.state())
     }
 
     fn nonce(&mut self) -> u64 {
@@ -495,7 +487,7 @@ impl<D: Document> Replica<D> {
             if let Some(state) = self.guarded(|replica| replica.folded.state()) {
                 self.seeding = true;
                 self.join = Some(Join::holding(self.nonce(), asked, held));
-                self.say(MessageKind::FullDocument, &Live::Seed(state.encode()));
+                self.say(MessageKind::DocumentFragment, &Live::Seed(state.encode()));
             }
             return;
         }
@@ -508,15 +500,15 @@ impl<D: Document> Replica<D> {
         let first = !std::mem::replace(&mut self.begun, true);
         match D::MODEL {
             Model::Commutative if !first => self.come_together(folded),
-            Model::Commutative => self.folded = folded,
-            Model::Ordered => {
-                self.folded = folded;
-                self.bring_back_own();
-            }
+            _ => self.folded = folded,
         }
         self.folded.document.set_replica(self.id);
         for Held { position, origin, live } in held {
             self.take(position, origin, live);
+        }
+        // Not before a seed was taken: it may hold them.
+        if D::MODEL == Model::Ordered {
+            self.bring_back_own();
         }
         self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
         if self.pending.is_empty() {
@@ -615,7 +607,10 @@ impl<D: Document> Replica<D> {
         if D::MODEL == Model::Ordered && self.view.is_none() {
             match self.guarded(|replica| replica.folded.document.fork()) {
                 Some(fork) => self.view = Some(fork),
-                None => return self.may_update().and_then(|()| unreachable!("it has failed")),
+                None => {
+                    let name = self.config.name.clone();
+                    return Err(UpdateError::Document(DocumentError::Panicked { name }));
+                }
             }
         }
         let document = self.view.as_mut().unwrap_or(&mut self.folded.document);

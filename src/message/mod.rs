@@ -35,7 +35,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// What a message is for. Everything but data is for documents, which come with a later version: until then it is carried like data.
+/// What a message is for. Everything but data is for [documents](crate::document); it is carried like data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 #[repr(u8)]

@@ -12,6 +12,16 @@ use super::{Heartbeat, Limits, Message, SocketType, greeting};
 
 /// How many commands may wait to be sent: far more than a peer that reads lets wait (a guess).
 pub(super) const MAX_TRANSMITS: usize = 64;
+/// How often a peer that is not read is given a sign of life: libzmq waits for one as long as it pauses between two PINGs, which is seconds (a guess).
+pub(super) const SIGN_PACE: Duration = Duration::from_millis(500);
+
+/// What takes so long never happens: 30 years (as in tokio).
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment so long after another; what cannot be counted is as good as never.
+pub(super) fn later(moment: Instant, duration: Duration) -> Instant {
+    moment.checked_add(duration).unwrap_or_else(|| moment + NEVER)
+}
 
 /// What a connection is told at its start.
 #[derive(Debug, Clone)]
@@ -107,6 +117,10 @@ pub struct Connection {
     /// After how long of silence the peer wants to be taken for dead.
     peer_ttl: Option<Duration>,
     next_ping: Option<Instant>,
+    /// Whether the peer has asked for signs of life.
+    asks: bool,
+    /// Since when it may have asked, and neither was that read nor did it get a sign of life.
+    unanswered_since: Instant,
     /// When nothing must have been heard since a PING for the peer to be dead.
     answer_due: Option<Instant>,
     pub(super) transmits: VecDeque<Bytes>,
@@ -119,7 +133,7 @@ impl Connection {
     pub fn new(config: Config, now: Instant) -> Self {
         let ours = Bytes::copy_from_slice(&greeting::ours());
         Self {
-            deadline: now + config.limits.handshake,
+            deadline: later(now, config.limits.handshake),
             config,
             state: State::Greeting,
             partial: Vec::new(),
@@ -127,6 +141,8 @@ impl Connection {
             heard_at: now,
             peer_ttl: None,
             next_ping: None,
+            asks: false,
+            unanswered_since: now,
             answer_due: None,
             transmits: VecDeque::from([ours]),
             events: VecDeque::new(),
@@ -177,18 +193,26 @@ impl Connection {
         if let (Some(heartbeat), Some(due)) = (self.config.heartbeat, self.next_ping)
             && due <= now
         {
-            self.next_ping = Some(now + heartbeat.interval);
-            self.answer_due.get_or_insert(now + heartbeat.timeout);
+            self.next_ping = Some(later(now, heartbeat.interval));
+            self.answer_due.get_or_insert(later(now, heartbeat.timeout));
+            self.unanswered_since = now;
             self.transmit(command::ping(heartbeat.wire_ttl()));
         }
         Ok(())
     }
 
-    /// Tells that octets of the peer's may have come that are not read, since what came before was not taken yet: that it is silent is not known.
-    /// Due before [`handle_timeout`](Self::handle_timeout) as long as it is so.
+    /// Tells that octets of the peer's may have come that are not read, since what came before was not taken yet: that it is silent is not known. If it has
+    /// asked for signs of life before, it may have asked again, and is given one now and then. Due before [`handle_timeout`](Self::handle_timeout) and twice a
+    /// second as long as it is so.
     pub fn handle_unread(&mut self, now: Instant) {
         self.heard_at = now;
         self.answer_due = None;
+        // Not to one that never asked: where it has closed, and its system has not sent all yet, that is lost with the first octets that arrive there.
+        if self.asks && now >= self.unanswered_since + SIGN_PACE {
+            self.unanswered_since = now;
+            // Whatever comes counts (RFC 37): it need not answer a question that was read.
+            self.transmit(command::pong(b""));
+        }
     }
 
     /// Takes what is complete out of the buffer. Limits are checked on what a frame declares, before its body has come.
@@ -197,6 +221,7 @@ impl Connection {
     /// [`Violation`]: the connection is to be closed.
     pub fn handle_bytes(&mut self, now: Instant, buffer: &mut BytesMut) -> Result<(), Violation> {
         self.heard_at = now;
+        self.unanswered_since = now;
         self.answer_due = None;
         if matches!(self.state, State::Greeting) {
             let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
@@ -302,12 +327,14 @@ impl Connection {
                 _ => Err(Violation::OutOfTurn("another command than READY")),
             };
         }
-        // Nothing may stand between the frames of a message but signs of life.
+        // RFC 37 has commands between messages only. Between the frames of one they are taken all the same, whichever they are, and are no part of
+        // it: libzmq puts its signs of life there.
         match command {
             Command::Ready(_) => return Err(Violation::OutOfTurn("a second READY")),
             Command::Error(reason) => return Err(Violation::Refused(reason)),
             Command::Ping(ttl, context) => {
                 self.peer_ttl = (ttl > 0).then(|| Duration::from_millis(u64::from(ttl) * 100));
+                self.asks = true;
                 self.transmit(command::pong(&context));
             }
             Command::Subscribe(prefix) if self.config.kind.publishes() => {
@@ -329,7 +356,7 @@ impl Connection {
             return Err(Violation::Incompatible { ours, theirs });
         }
         let peer = PeerInfo { kind: theirs, identity: metadata.identity, minor };
-        self.next_ping = self.config.heartbeat.map(|heartbeat| now + heartbeat.interval);
+        self.next_ping = self.config.heartbeat.map(|heartbeat| later(now, heartbeat.interval));
         self.state = State::Up(peer.clone());
         self.events.push_back(Event::Ready(peer));
         Ok(())

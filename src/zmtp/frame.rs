@@ -64,14 +64,17 @@ pub(super) fn put_head(buffer: &mut BytesMut, flags: u8, length: usize) {
 /// Up to which length a frame is copied beside others, rather than handed on as it is: a copy of so many bytes costs less than a part more in each vectored
 /// write (a guess).
 const COPIED: usize = 4 * 1024;
-/// How large the piece of memory is that small frames are collected in (a guess: what a socket takes at once).
-const PIECE: usize = 64 * 1024;
+/// How large the pieces of memory are that small frames are collected in, at first and at most (guesses: a page, and what a socket takes at once). They grow
+/// with what is added until it is taken, and shrink with what does not fill a quarter: a queue keeps its last one, and one that waits keeps all of it.
+const PIECE: (usize, usize) = (4 * 1024, 64 * 1024);
 
 /// Messages as they go out: small frames copied one behind the other, large ones shared.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
     parts: Vec<Bytes>,
     open: BytesMut,
+    /// How large the last piece was.
+    piece: usize,
     messages: usize,
     bytes: usize,
 }
@@ -99,7 +102,10 @@ impl Encoded {
             let copied = if frame.len() <= COPIED { frame.len() } else { 0 };
             if self.open.capacity() - self.open.len() < head + copied {
                 self.seal();
-                self.open.reserve(PIECE);
+                // The first one did not do.
+                self.piece = if self.parts.is_empty() { self.piece } else { self.piece * 2 };
+                self.piece = self.piece.clamp(PIECE.0, PIECE.1);
+                self.open.reserve(self.piece.max(head + copied));
             }
             put_head(&mut self.open, more, frame.len());
             if frame.len() <= COPIED {
@@ -121,6 +127,12 @@ impl Encoded {
     /// Takes all that was added: its parts in order, how many messages they are, and their bytes.
     pub(super) fn take(&mut self) -> (Vec<Bytes>, usize, usize) {
         self.seal();
+        if self.bytes < self.piece / 4 {
+            self.piece = (self.piece / 2).max(PIECE.0);
+            if self.open.capacity() > self.piece {
+                self.open = BytesMut::new();
+            }
+        }
         (std::mem::take(&mut self.parts), std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes))
     }
 }
@@ -157,5 +169,23 @@ mod tests {
         assert_eq!(bytes, parts.iter().map(Bytes::len).sum::<usize>());
         assert_eq!(&parts[0][..], [&[0, 1, b'a', MORE, 1, b'b', LONG][..], &4097_u64.to_be_bytes()].concat());
         assert!(encoded.is_empty());
+    }
+
+    #[test]
+    fn pieces_are_as_large_as_what_is_added_until_it_is_taken() {
+        let mut encoded = Encoded::default();
+        let mut run = |messages: usize| {
+            (0..messages).for_each(|_| encoded.push(&Message::from("a message of some octets")));
+            (encoded.take().0.len(), encoded.open.capacity())
+        };
+        let (parts, left) = run(1);
+        assert!(parts == 1 && left <= PIECE.0, "{left}");
+        // 64 KiB, and after that in pieces of that size.
+        assert_eq!([run(2_500).0, run(2_500).0], [5, 2]);
+        for _ in 0..8 {
+            run(1);
+        }
+        let (parts, left) = run(1);
+        assert!(parts == 1 && left <= PIECE.0, "{left}");
     }
 }

@@ -1,7 +1,7 @@
 """zmtp_subject.py TYPE [OPTION=NUMBER ...]: a libzmq socket under test, bound to a port that the kernel chooses.
 
 Says `bound PORT`; then `message HEX ...` for each message that it receives, a word for each frame (`-` for an empty one). It is told
-`subscribe HEX` and `send HEX ...`. It ends with its standard input.
+`subscribe HEX`, `unsubscribe HEX` and `send HEX ...`. It ends with its standard input.
 """
 
 import sys
@@ -52,9 +52,9 @@ while True:
         order, *rest = orders.recv_string().split()
         if order == "end":
             break
-        if order == "subscribe":
-            socket.setsockopt(zmq.SUBSCRIBE, *frames(rest))
-            say("subscribed")
+        if order in ("subscribe", "unsubscribe"):
+            socket.setsockopt(getattr(zmq, order.upper()), *frames(rest))
+            say("done")
         elif order == "send":
             socket.send_multipart(frames(rest))
             say("sent")

@@ -211,6 +211,17 @@ fn a_peer_is_asked_at_each_interval_and_dead_when_it_does_not_answer() {
 }
 
 #[test]
+fn what_may_last_for_ever_is_no_reason_to_panic() {
+    let start = Instant::now();
+    let heartbeat = Heartbeat { interval: Duration::MAX, timeout: Duration::MAX, ttl: Duration::MAX };
+    let mut patient = Config { heartbeat: Some(heartbeat), ..config(SocketType::Pull) };
+    patient.limits.handshake = Duration::MAX;
+    let mut connection = introduced(patient, start);
+    assert!(connection.poll_timeout().is_some_and(|due| due > start + Duration::from_secs(1 << 29)));
+    connection.handle_timeout(start).unwrap();
+}
+
+#[test]
 fn a_peer_that_is_not_read_is_asked_and_not_dead() {
     let start = Instant::now();
     let second = Duration::from_secs(1);
@@ -220,8 +231,29 @@ fn a_peer_that_is_not_read_is_asked_and_not_dead() {
         connection.handle_unread(start + second * turn);
         connection.handle_timeout(start + second * turn).unwrap();
         assert_eq!(connection.poll_transmit().as_deref(), Some(&ping(0, b"")[..]));
+        assert_eq!(connection.poll_transmit(), None);
     }
     assert_eq!(connection.handle_timeout(start + second * 11), Err(Violation::Silent));
+}
+
+#[test]
+fn a_peer_that_is_not_read_and_has_asked_before_is_told_twice_a_second_that_this_side_lives() {
+    let start = Instant::now();
+    let at = |tenths: u32| start + Duration::from_millis(100) * tenths;
+    let mut connection = introduced(config(SocketType::Pull), start);
+    let told = |connection: &mut Connection, tenths| {
+        connection.handle_unread(at(tenths));
+        std::iter::from_fn(|| connection.poll_transmit()).collect::<Vec<_>>()
+    };
+    assert!(told(&mut connection, 100).is_empty(), "it never asked");
+    connection.handle_bytes(at(101), &mut BytesMut::from(&ping(0, b"?")[..])).unwrap();
+    assert_eq!(connection.poll_transmit().as_deref(), Some(&command(b"PONG", b"?")[..]));
+    for (tenths, signs) in [(102, 0), (105, 0), (106, 1), (107, 0), (110, 0), (111, 1), (200, 1)] {
+        assert_eq!(told(&mut connection, tenths), vec![command(b"PONG", b""); signs], "after {tenths}");
+    }
+    // Where it is read, it is answered.
+    connection.handle_bytes(at(204), &mut BytesMut::from(&message(&["any"])[..])).unwrap();
+    assert!(told(&mut connection, 206).is_empty());
 }
 
 #[test]

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::net::TcpListener;
 use zincmq::zmtp::{
-    Bound, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options, PubSocket,
-    PullSocket, PushSocket, RefusedBy, RouterSocket, SendError, SubSocket, TrySendError, Violation,
-    XpubSocket,
+    Bound, DealerSocket, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options,
+    PubSocket, PullSocket, PushSocket, RefusedBy, RepSocket, ReqSocket, RouterSocket, SendError,
+    TrySendError, Violation, XpubSocket,
 };
 
 use crate::common::soon;
-use crate::subject::{Kind, Subject, port_of, python};
+use crate::subject::{Kind, Subject, Subscriber, port_of, python};
 use crate::wire::{
     COMMAND, MORE, Raw, command, frame, greeting, greeting_of, message, ping, ready, ready_as,
 };
@@ -118,30 +118,79 @@ async fn nothing_is_sent_before_both_have_introduced_themselves() {
     assert_eq!(raw.message().await, [b"work"]);
 }
 
-/// What a subscriber sends to a publisher of this minor version: a subscription and its end.
-async fn subscriptions_to(minor: u8) -> Vec<(u8, Vec<u8>)> {
-    let subscriber = SubSocket::new();
-    let port = bind!(subscriber);
-    subscriber.subscribe("before");
+/// A subscription, or its end, as a publisher of this minor version is told.
+fn told(minor: u8, subscribe: bool, prefix: &str) -> (u8, Vec<u8>) {
+    match (minor, subscribe) {
+        (0, _) => (0, [&[u8::from(subscribe)][..], prefix.as_bytes()].concat()),
+        (_, true) => (COMMAND, [b"\x09SUBSCRIBE", prefix.as_bytes()].concat()),
+        (_, false) => (COMMAND, [b"\x06CANCEL", prefix.as_bytes()].concat()),
+    }
+}
+
+/// What a publisher of this minor version is told by a subscriber, up to a subscription to `end`.
+async fn hear(raw: &mut Raw, minor: u8) -> Vec<(u8, Vec<u8>)> {
+    let mut heard = Vec::new();
+    while heard.last() != Some(&told(minor, true, "end")) {
+        heard.push(raw.frame().await);
+    }
+    heard
+}
+
+async fn publisher(port: u16, minor: u8) -> Raw {
     let mut raw = Raw::connect(port).await;
     raw.send(&[greeting_of(3, minor, b"NULL"), ready("PUB")].concat()).await;
     assert!(raw.is_introduced().await);
-    let mut sent = vec![raw.frame().await];
-    subscriber.subscribe("after");
-    sent.push(raw.frame().await);
-    subscriber.unsubscribe("before");
-    sent.push(raw.frame().await);
-    sent
+    raw
 }
 
 #[tokio::test]
 async fn subscriptions_go_out_as_messages_to_3_0_and_as_commands_to_3_1() {
-    let sent = subscriptions_to(0).await;
-    let due = [&b"\x01before"[..], b"\x01after", b"\0before"].map(|body| (0, body.to_vec()));
-    assert_eq!(sent, due);
-    let sent = subscriptions_to(1).await;
-    let due = [&b"\x09SUBSCRIBEbefore"[..], b"\x09SUBSCRIBEafter", b"\x06CANCELbefore"];
-    assert_eq!(sent, due.map(|body| (COMMAND, body.to_vec())));
+    for minor in [0, 1] {
+        for is_xsub in [false, true] {
+            let mut subscribers = vec![(Subscriber::engine(is_xsub).await, false)];
+            if let Some(python) = python() {
+                subscribers.push((Subscriber::libzmq(python, is_xsub).await, true));
+            }
+            for (mut subscriber, is_libzmq) in subscribers {
+                for prefix in ["b", "a", "a", "ab", ""] {
+                    subscriber.change(true, prefix).await;
+                }
+                let mut first = publisher(subscriber.port, minor).await;
+                // What there was before, each once and in the order of the alphabet.
+                for prefix in ["", "a", "ab", "b"] {
+                    assert_eq!(first.frame().await, told(minor, true, prefix));
+                }
+                let changes = [
+                    (true, "c"),
+                    (true, "c"),
+                    (false, "c"),
+                    (true, "d"),
+                    (false, "c"),
+                    (false, "a"),
+                    (false, "nothing"),
+                    (false, ""),
+                    (true, "end"),
+                ];
+                for (subscribe, prefix) in changes {
+                    subscriber.change(subscribe, prefix).await;
+                }
+                let mut due = vec![(true, "c"), (true, "d"), (false, "c"), (false, ""), (true, "end")];
+                // What an application of libzmq's gives its XSUB to send goes out as it is.
+                let minor_now = if is_libzmq && is_xsub { 0 } else { minor };
+                if is_libzmq {
+                    // It tells each subscription, and of their ends the last only: one that was made twice and taken back twice stays with a publisher
+                    // that counts.
+                    due.insert(1, (true, "c"));
+                }
+                let due: Vec<_> = due.into_iter().map(|(on, prefix)| told(minor_now, on, prefix)).collect();
+                assert_eq!(hear(&mut first, minor_now).await, due);
+                // Another one is told what there is now.
+                let mut second = publisher(subscriber.port, minor).await;
+                let due = ["a", "ab", "b", "d", "end"].map(|prefix| told(minor, true, prefix));
+                assert_eq!(hear(&mut second, minor).await, due);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -201,6 +250,26 @@ async fn the_identity_of_a_live_peer_is_not_taken_over() {
         // libzmq does not close what it does not listen to.
         assert_eq!(second.is_closed(), !subject.is_libzmq());
     }
+}
+
+#[tokio::test]
+async fn who_is_refused_is_named_in_the_event() {
+    let router = RouterSocket::new();
+    let mut monitor = router.monitor();
+    let port = bind!(router);
+    let mut first = Raw::connect(port).await;
+    first.introduce(&ready_as("DEALER", b"one")).await;
+    until_peers(&mut monitor, 1).await;
+    let mut second = Raw::connect(port).await;
+    second.introduce(&ready_as("DEALER", b"one")).await;
+    let end = until(&mut monitor, |event| match event {
+        MonitorEvent::Disconnected { identity, reason, .. } => Some((identity, reason)),
+        _ => None,
+    });
+    assert_eq!(end.await, ("one".into(), DisconnectReason::IdentityInUse));
+    // The first has its name still.
+    assert_eq!((router.peers(), router.backlog(b"one").is_some()), (1, true));
+    first.is_served().await;
 }
 
 #[tokio::test]
@@ -280,6 +349,204 @@ async fn a_peer_is_not_dead_because_the_application_does_not_receive() {
         message = pull.recv() => panic!("{message:?}"),
     };
     assert_eq!(reason, DisconnectReason::Violation(Violation::Silent));
+}
+
+#[tokio::test]
+async fn a_peer_is_read_again_as_soon_as_what_it_sent_was_taken() {
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1, 1);
+    let mut pull = PullSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    for messages in [&["only"][..], &["first", "second"]] {
+        raw.send(&messages.iter().flat_map(|text| message(&[text])).collect::<Vec<_>>()).await;
+        for text in messages {
+            assert_eq!(soon(pull.recv()).await.unwrap().first(), text);
+        }
+        // Nobody asks for more than that.
+        raw.is_served().await;
+    }
+}
+
+/// What `much` has twice.
+const LARGE: usize = 40_000;
+
+/// For a socket that reads no more than it must.
+fn held_back() -> Options {
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1, 1);
+    options
+}
+
+/// More than is read at once, so that some of it is not read, and no more than the system takes at once.
+fn much(last: &str) -> Vec<u8> {
+    let body = vec![7; LARGE];
+    [message(&[&body[..]]), message(&[&body[..]]), message(&[last])].concat()
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_is_told_that_we_live_though_the_application_does_not_receive() {
+    let mut pull = PullSocket::with_options(held_back());
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    raw.is_served().await;
+    raw.send(&much("end")).await;
+    for _ in 0..3 {
+        raw.send(&ping(0, b"behind it")).await;
+        assert_eq!(raw.frame().await, (COMMAND, b"\x04PONG".to_vec()));
+    }
+    for _ in 0..3 {
+        soon(pull.recv()).await.unwrap();
+    }
+    while raw.frame().await != (COMMAND, b"\x04PONGbehind it".to_vec()) {}
+}
+
+#[tokio::test]
+async fn the_end_of_a_peer_is_noticed_though_the_application_does_not_receive_and_nothing_it_said_is_lost() {
+    for heartbeat in [None, Some(Duration::from_millis(10))] {
+        let mut options = held_back();
+        let timeout = Duration::from_secs(600);
+        options.heartbeat = heartbeat.map(|interval| Heartbeat { interval, timeout, ttl: Duration::ZERO });
+        let mut router = RouterSocket::with_options(options);
+        let mut monitor = router.monitor();
+        let port = bind!(router);
+        let mut raw = Raw::connect(port).await;
+        raw.introduce(&ready_as("DEALER", b"one")).await;
+        raw.send(&much("end")).await;
+        if heartbeat.is_some() {
+            // What it does not read makes its end a reset, which our next PING runs into.
+            raw.frame().await;
+        }
+        let from = raw.port();
+        drop(raw);
+        let reason = end_of(&mut monitor, from).await;
+        assert!(heartbeat.is_some() || reason == DisconnectReason::Closed, "{reason:?}");
+        assert_eq!(router.peers(), 0);
+        // Nothing goes there any more, and nobody waits for it.
+        let to = Message::from_frames(["one", "too late"]).unwrap();
+        assert_eq!(soon(router.send(to.clone())).await, Err(SendError::Unroutable(to)));
+        // What it said still comes: its name is not given to another before.
+        let mut early = Raw::connect(port).await;
+        early.introduce(&ready_as("DEALER", b"one")).await;
+        assert_eq!(end_of(&mut monitor, early.port()).await, DisconnectReason::IdentityInUse);
+        for length in [LARGE, LARGE, 3] {
+            let message = soon(router.recv()).await.unwrap();
+            assert_eq!((&message.frames()[0][..], message.frames()[1].len()), (&b"one"[..], length));
+        }
+        soon(async {
+            loop {
+                let mut next = Raw::connect(port).await;
+                next.introduce(&ready_as("DEALER", b"one")).await;
+                next.send(&message(&["again"])).await;
+                let came = tokio::time::timeout(Duration::from_millis(50), router.recv()).await;
+                if let Ok(message) = came {
+                    assert_eq!(message.unwrap().frames(), ["one", "again"]);
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_made_again_though_what_came_before_was_not_received() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = held_back();
+    options.reconnect = (Duration::from_millis(1), Duration::from_millis(10));
+    let mut dealer = DealerSocket::with_options(options);
+    dealer.connect(&*endpoint(listener.local_addr().unwrap().port())).unwrap();
+    for life in ["one", "two"] {
+        let mut raw = Raw::of(soon(listener.accept()).await.unwrap().0);
+        raw.introduce(&ready("ROUTER")).await;
+        raw.send(&much(life)).await;
+    }
+    let mut raw = Raw::of(soon(listener.accept()).await.unwrap().0);
+    raw.introduce(&ready("ROUTER")).await;
+    soon(dealer.send("to who is there")).await.unwrap();
+    assert_eq!(raw.message().await, [b"to who is there"]);
+    let mut ends = Vec::new();
+    for _ in 0..6 {
+        ends.push(soon(dealer.recv()).await.unwrap().into_frames().remove(0));
+    }
+    ends.retain(|frame| frame.len() == 3);
+    ends.sort_unstable();
+    assert_eq!(ends, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn large_messages_count_in_full_against_the_mark_though_they_come_in_many_reads() {
+    const LARGE: usize = 4 << 20;
+    /// More than the system holds for a connection.
+    const MANY: usize = 7;
+    let mut options = Options::default();
+    options.recv_hwm = Bound::new(1_000, 1 << 20);
+    // So that a read takes little.
+    options.tcp_recv_buffer = Some(32 << 10);
+    let mut pull = PullSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(pull), "PUSH").await;
+    let mut count = 0;
+    let message = message(&[vec![7; LARGE]]);
+    let sending = async {
+        while count < MANY {
+            raw.send(&message).await;
+            count += 1;
+        }
+    };
+    let sent = tokio::time::timeout(Duration::from_secs(2), sending).await;
+    assert!(sent.is_err(), "{MANY} of them were taken, and nobody received");
+    for _ in 0..count {
+        assert_eq!(soon(pull.recv()).await.unwrap().bytes(), LARGE);
+    }
+}
+
+#[tokio::test]
+async fn closing_may_wait_for_ever() {
+    let mut options = Options::default();
+    options.linger = Duration::MAX;
+    let push = PushSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(push), "PULL").await;
+    soon(push.send("last")).await.unwrap();
+    let (left, last) = futures::future::join(soon(push.close()), raw.message()).await;
+    assert_eq!((left, last), (0, vec![b"last".to_vec()]));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_given_up_is_still_due() {
+    let mut options = Options::default();
+    options.send_hwm = Bound::new(1, 1);
+    options.tcp_send_buffer = Some(16 << 10);
+    let mut rep = RepSocket::with_options(options);
+    let mut raw = Raw::introduced(bind!(rep), "DEALER").await;
+    raw.send(&[message(&["", "one"]), message(&["", "two"])].concat()).await;
+    assert_eq!(soon(rep.recv()).await.unwrap().first(), "one");
+    // More than the system takes while nobody reads.
+    let large = vec![7; 16 << 20];
+    soon(rep.send(large.clone())).await.unwrap();
+    assert_eq!(soon(rep.recv()).await.unwrap().first(), "two");
+    let given_up = tokio::time::timeout(Duration::from_millis(50), rep.send("two's")).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let reading = async { [raw.message().await, raw.message().await] };
+    let (sent, read) = futures::future::join(soon(rep.send("two's")), reading).await;
+    sent.unwrap();
+    assert!(read == [vec![vec![], large], vec![vec![], b"two's".to_vec()]]);
+}
+
+#[tokio::test]
+async fn a_question_is_asked_or_not_however_its_asking_is_given_up() {
+    let mut req = ReqSocket::new();
+    let mut raw = Raw::introduced(bind!(req), "REP").await;
+    raw.is_served().await;
+    let mut asked = 0;
+    // It gives others a turn now and then: that is when it may be given up though it has asked.
+    for _ in 0..600_u32 {
+        if req.send("?").now_or_never().is_none() {
+            assert!(matches!(req.send("?").await, Err(SendError::OutOfTurn(_))), "it has asked");
+            asked += 1;
+        }
+        assert_eq!(raw.message().await, [&b""[..], b"?"]);
+        raw.send(&message(&["", "!"])).await;
+        assert_eq!(soon(req.recv()).await.unwrap().first(), "!");
+    }
+    assert_eq!(asked, 2);
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use zincmq::zmtp::{
-    DisconnectReason, Message, Monitor, MonitorEvent, Options, PullSocket, RouterSocket, XpubSocket,
+    DisconnectReason, Message, Monitor, MonitorEvent, Options, PullSocket, RouterSocket, SubSocket,
+    XpubSocket, XsubSocket,
 };
 
 use crate::common::soon;
@@ -236,6 +237,61 @@ impl Engine {
                 }
                 MonitorEvent::Lagged(missed) => panic!("{missed} events were missed"),
                 _ => {}
+            }
+        }
+    }
+}
+
+/// A bound SUB or XSUB socket, which subscribes as it is told to.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) port: u16,
+    of: SubscriberOf,
+}
+
+#[derive(Debug)]
+enum SubscriberOf {
+    Sub(SubSocket),
+    Xsub(XsubSocket),
+    /// Whether it is an XSUB socket.
+    Libzmq(Box<Libzmq>, bool),
+}
+
+impl Subscriber {
+    pub(crate) async fn engine(is_xsub: bool) -> Self {
+        const AT: &str = "tcp://127.0.0.1:0";
+        let (of, at) = if is_xsub {
+            let socket = XsubSocket::new();
+            let at = socket.bind(AT).await;
+            (SubscriberOf::Xsub(socket), at)
+        } else {
+            let socket = SubSocket::new();
+            let at = socket.bind(AT).await;
+            (SubscriberOf::Sub(socket), at)
+        };
+        Self { port: port_of(&at.expect("a free port").to_string()), of }
+    }
+
+    pub(crate) async fn libzmq(python: &Path, is_xsub: bool) -> Self {
+        let (libzmq, port) = Libzmq::start(python, &[if is_xsub { "XSUB" } else { "SUB" }]).await;
+        Self { port, of: SubscriberOf::Libzmq(Box::new(libzmq), is_xsub) }
+    }
+
+    /// Subscribes to a prefix, or takes that back.
+    pub(crate) async fn change(&mut self, subscribe: bool, prefix: &'static str) {
+        let message = [&[u8::from(subscribe)][..], prefix.as_bytes()].concat();
+        match &mut self.of {
+            SubscriberOf::Sub(socket) if subscribe => socket.subscribe(prefix),
+            SubscriberOf::Sub(socket) => socket.unsubscribe(prefix),
+            SubscriberOf::Xsub(socket) => socket.send(message),
+            SubscriberOf::Libzmq(libzmq, true) => {
+                libzmq.tell(&format!("send {}", words(&[&message]))).await;
+                assert_eq!(libzmq.line().await, "sent");
+            }
+            SubscriberOf::Libzmq(libzmq, false) => {
+                let order = if subscribe { "subscribe" } else { "unsubscribe" };
+                libzmq.tell(&format!("{order} {}", words(&[prefix.as_bytes()]))).await;
+                assert_eq!(libzmq.line().await, "done");
             }
         }
     }

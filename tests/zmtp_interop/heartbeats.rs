@@ -160,3 +160,39 @@ async fn a_reader_that_takes_its_time_does_not_make_its_peers_dead() {
         stays(&mut monitor).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_takes_its_time_is_not_dead_to_a_libzmq_that_asks() {
+    const MESSAGES: usize = 300;
+    const ASKS: Duration = Duration::from_secs(1);
+    /// As much as a busy machine may need.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    for python in pythons() {
+        let mut options = Options::default();
+        options.recv_hwm = Bound::new(5, 1 << 20);
+        let mut pull = PullSocket::with_options(options);
+        let mut monitor = pull.monitor();
+        let at = pull.bind("tcp://127.0.0.1:0").await.expect("bound").to_string();
+        let setting = json!({ "connect": [at], "SNDHWM": 0, "HEARTBEAT_IVL": millis(ASKS), "HEARTBEAT_TIMEOUT": millis(PATIENCE) });
+        let (mut push, _) = Python::with(python, "PUSH", setting).await;
+        push.send(&["first".into()]).await;
+        assert_eq!(soon("it", pull.recv()).await.expect("open").first(), "first");
+        // It has asked once.
+        tokio::time::sleep(2 * ASKS).await;
+        for i in 0..MESSAGES {
+            push.send(&[counting((i % 251) as u8, 20_000)]).await;
+        }
+        let gone = event(&mut monitor, "it is given up", |event| match event {
+            MonitorEvent::Disconnected { reason, .. } => Some(reason),
+            _ => None,
+        });
+        let gone = tokio::time::timeout(2 * ASKS + PATIENCE, gone).await;
+        assert!(gone.is_err(), "{gone:?}");
+        for i in 0..MESSAGES {
+            assert!(
+                *soon("it", pull.recv()).await.expect("open").first() == counting((i % 251) as u8, 20_000)
+            );
+        }
+    }
+}

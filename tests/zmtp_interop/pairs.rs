@@ -171,18 +171,30 @@ async fn all_that_talk_to_each_other_do_among_the_engines_own() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_that_talk_to_each_other_do_with_the_zeromq_crate() {
+async fn all_pairs_with_the_crate(place: Place<'_>) {
     for (one, other) in pairs() {
         if let Some(peer) = Party::of_crate(other, "other") {
             println!("{one} of the engine binds, {other} of the crate connects");
-            converse(Party::engine(one, "one"), peer, "tcp://127.0.0.1:0", MESSAGES).await;
+            let endpoint = place.endpoint(&format!("{one}{other}"));
+            converse(Party::engine(one, "one"), peer, &endpoint, MESSAGES).await;
         }
         if let Some(peer) = Party::of_crate(one, "one") {
             println!("{one} of the crate binds, {other} of the engine connects");
-            converse(peer, Party::engine(other, "other"), "tcp://127.0.0.1:0", MESSAGES).await;
+            let endpoint = place.endpoint(&format!("crate{one}{other}"));
+            converse(peer, Party::engine(other, "other"), &endpoint, MESSAGES).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_talk_to_each_other_do_with_the_zeromq_crate_over_tcp() {
+    all_pairs_with_the_crate(Place::Tcp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_talk_to_each_other_do_with_the_zeromq_crate_over_ipc() {
+    let folder = tempfile::tempdir().expect("a folder");
+    all_pairs_with_the_crate(Place::Ipc(folder.path())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

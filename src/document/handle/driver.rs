@@ -192,6 +192,10 @@ impl<D: Document> Shared<D> {
         lock(&self.replica).position()
     }
 
+    pub(super) fn malformed(&self) -> u64 {
+        lock(&self.replica).malformed()
+    }
+
     pub(super) fn read<R>(&self, read: impl FnOnce(&D) -> R) -> R {
         read(lock(&self.replica).document())
     }

@@ -269,6 +269,12 @@ impl<D: Document> DocumentHandle<D> {
         self.shared().position()
     }
 
+    /// How many malformed messages came on the document's topics. They were passed over.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.shared().malformed()
+    }
+
     /// Up to where a keeper has said that it has the document where it survives the keeper; `None` where none has said anything.
     #[must_use]
     pub fn stored(&self) -> Option<Position> {

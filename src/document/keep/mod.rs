@@ -218,10 +218,12 @@ impl Keeper {
             max_documents: 10_000,
         };
         #[cfg(feature = "crdt")]
-        let builder = {
-            use super::crdt::{Array, Canvas, Map, Sheet, Text};
-            builder.knows::<Text>().knows::<Map>().knows::<Array>().knows::<Sheet>().knows::<Canvas>()
-        };
+        let builder = builder
+            .knows::<super::crdt::Text>()
+            .knows::<super::crdt::Map>()
+            .knows::<super::crdt::Array>()
+            .knows::<super::crdt::Sheet>()
+            .knows::<super::crdt::Canvas>();
         builder
     }
 

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
@@ -307,6 +308,20 @@ impl Stream {
     /// Tells the peer that nothing more comes.
     pub(super) fn shut_down_writing(&self) -> io::Result<()> {
         either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
+    }
+
+    /// Whether the peer has ended its side, as far as tokio has heard. What came before may be unread.
+    ///
+    /// # Errors
+    /// The connection has failed.
+    pub(super) fn is_ended(&self) -> io::Result<bool> {
+        let look = either!(self, stream => stream.ready(Interest::READABLE | Interest::ERROR).now_or_never());
+        let Some(ready) = look.transpose()? else { return Ok(false) };
+        if ready.is_error() {
+            let error = either!(self, stream => stream.take_error())?;
+            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+        }
+        Ok(ready.is_read_closed())
     }
 
     /// Waits until there is something to read. Only the last caller is woken.

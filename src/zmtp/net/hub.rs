@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,6 +19,7 @@ use super::publisher::{Change, Publisher};
 use super::queue::PeerQueue;
 use crate::sync::lock;
 use crate::zmtp::command::{MAX_IDENTITY, subscription};
+use crate::zmtp::connection::later;
 use crate::zmtp::{Message, PeerInfo, SocketType, Violation};
 
 /// One connection, and what waits for it and from it.
@@ -30,6 +31,8 @@ pub(crate) struct Peer {
     pub(super) queue: PeerQueue,
     pub(super) credit: Credit,
     ready: OnceLock<Introduced>,
+    /// Whether its connection has ended. It keeps its identity until all that it said is read.
+    is_over: AtomicBool,
 }
 
 /// What is known of a peer that has introduced itself.
@@ -54,8 +57,9 @@ impl Peer {
 /// The peers that have introduced themselves.
 #[derive(Debug, Default)]
 struct Peers {
+    /// Those, too, whose connection has ended, and who were not heard out.
     by_identity: HashMap<Bytes, Arc<Peer>>,
-    /// In the order in which they came; messages are dealt out from `next` on.
+    /// Those that are connected, in the order in which they came; messages are dealt out from `next` on.
     list: Vec<Arc<Peer>>,
     next: usize,
 }
@@ -78,7 +82,8 @@ pub(super) struct Hub {
     publisher: Option<Publisher>,
     /// What a subscribing socket subscribes to, and how often.
     subscriptions: Mutex<BTreeMap<Bytes, usize>>,
-    events: broadcast::Sender<MonitorEvent>,
+    /// Made for the first who listens: it has room for all that it may hold from the beginning.
+    events: OnceLock<broadcast::Sender<MonitorEvent>>,
     /// Told when there is a peer more, or room at one that was full.
     pub(super) room: Notify,
     next_key: AtomicU64,
@@ -109,7 +114,7 @@ impl Hub {
             inbound: Inbound::default(),
             publisher,
             subscriptions: Mutex::default(),
-            events: broadcast::Sender::new(CAPACITY),
+            events: OnceLock::new(),
             room: Notify::new(),
             next_key: AtomicU64::new(1),
             unrouted: AtomicU64::new(0),
@@ -124,12 +129,14 @@ impl Hub {
 
     pub(super) fn emit(&self, event: MonitorEvent) {
         tracing::debug!(socket = %self.kind, ?event, "zmtp");
-        // Nobody listening is no error.
-        let _ = self.events.send(event);
+        if let Some(events) = self.events.get() {
+            // Nobody listening any more is no error.
+            let _ = events.send(event);
+        }
     }
 
     pub(super) fn listen(&self) -> broadcast::Receiver<MonitorEvent> {
-        self.events.subscribe()
+        self.events.get_or_init(|| broadcast::Sender::new(CAPACITY)).subscribe()
     }
 
     /// Admits a connection, or says which limit it meets. One that is asked for by this side is not counted by address, nor as half open.
@@ -145,11 +152,12 @@ impl Hub {
         if let (Some(most), PeerAddress::Tcp(tcp), false) =
             (limits.per_address, &address, is_ours || address.is_local())
         {
-            let count = census.by_address.entry(tcp.ip().to_canonical()).or_default();
-            if *count >= most {
+            let address = tcp.ip().to_canonical();
+            let count = census.by_address.get(&address).copied().unwrap_or_default();
+            if count >= most {
                 return Err(RefusedBy::PerAddress);
             }
-            *count += 1;
+            census.by_address.insert(address, count + 1);
         }
         census.all += 1;
         if !is_ours {
@@ -161,6 +169,7 @@ impl Hub {
             queue: PeerQueue::new(self.options.send_hwm, self.options.send_age),
             credit: Credit::new(self.options.recv_hwm),
             ready: OnceLock::new(),
+            is_over: AtomicBool::new(false),
         }))
     }
 
@@ -176,6 +185,8 @@ impl Hub {
         let identity =
             if info.identity.is_empty() { given_identity(peer.key) } else { info.identity.clone() };
         let (told, kind) = (info.identity.clone(), info.kind);
+        // It is set once: a connection introduces itself once. Whether or not it may stay, so that who is refused has a name.
+        let _ = peer.ready.set(Introduced { info, identity: identity.clone() });
         {
             // Held to the end, so that a subscription made meanwhile is sent once.
             let subscriptions = lock(&self.subscriptions);
@@ -183,11 +194,9 @@ impl Hub {
             if peers.by_identity.contains_key(&identity) {
                 return Err(DisconnectReason::IdentityInUse);
             }
-            if self.kind == SocketType::Pair && !peers.list.is_empty() {
+            if self.kind == SocketType::Pair && !peers.by_identity.is_empty() {
                 return Err(DisconnectReason::Occupied);
             }
-            // It is set once: a connection introduces itself once.
-            let _ = peer.ready.set(Introduced { info, identity: identity.clone() });
             peers.by_identity.insert(identity, Arc::clone(peer));
             peers.list.push(Arc::clone(peer));
             if let Some(publisher) = &self.publisher {
@@ -209,15 +218,66 @@ impl Hub {
         Ok(())
     }
 
-    /// A connection has ended.
-    pub(super) fn on_gone(&self, peer: &Arc<Peer>, is_ours: bool, reason: DisconnectReason) {
+    /// A connection has ended: nothing more goes to the peer. Unless it is heard out, what it said before is still to be read, and
+    /// [`on_heard_out`](Self::on_heard_out) follows.
+    pub(super) fn on_ended(
+        &self,
+        peer: &Arc<Peer>,
+        is_ours: bool,
+        reason: &DisconnectReason,
+        is_heard_out: bool,
+    ) {
+        {
+            let mut peers = lock(&self.peers);
+            peer.is_over.store(true, Ordering::Relaxed);
+            peers.list.retain(|other| other.key != peer.key);
+        }
+        let was_ready = is_heard_out && self.release(peer, is_ours);
+        if let Some(publisher) = &self.publisher {
+            let gone = publisher.remove(peer);
+            if self.kind == SocketType::Xpub && !gone.is_empty() {
+                let cancels = gone.iter().map(|prefix| subscription_message(false, prefix)).collect();
+                self.inbound.push(Arrival::Messages(Batch::new(peer, cancels, 0)));
+            }
+        }
+        self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
+        let lost = peer.queue.abandon();
+        if *reason == DisconnectReason::TooSlow {
+            self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+        }
+        self.emit(MonitorEvent::Disconnected {
+            address: peer.address.clone(),
+            identity: peer.ready.get().map(|ready| ready.info.identity.clone()).unwrap_or_default(),
+            reason: reason.clone(),
+            lost,
+        });
+        if was_ready {
+            self.tell_gone(peer, reason);
+        }
+        self.room.notify_waiters();
+    }
+
+    /// All that a peer said whose connection has ended was read.
+    pub(super) fn on_heard_out(&self, peer: &Arc<Peer>, is_ours: bool, reason: &DisconnectReason) {
+        if self.release(peer, is_ours) {
+            self.tell_gone(peer, reason);
+        }
+    }
+
+    fn tell_gone(&self, peer: &Arc<Peer>, reason: &DisconnectReason) {
+        if self.tells_peers {
+            self.inbound.push(Arrival::Gone(Arc::clone(peer), reason.clone()));
+        }
+    }
+
+    /// Frees a peer's identity, and its place among the connections. Whether it had introduced itself, and was taken.
+    fn release(&self, peer: &Peer, is_ours: bool) -> bool {
         let was_ready = {
             let mut peers = lock(&self.peers);
             let identity = peer.identity();
             let is_known = peers.by_identity.get(&identity).is_some_and(|known| known.key == peer.key);
             if is_known {
                 peers.by_identity.remove(&identity);
-                peers.list.retain(|other| other.key != peer.key);
             }
             is_known
         };
@@ -232,29 +292,7 @@ impl Hub {
                 census.by_address.remove(&tcp.ip().to_canonical());
             }
         }
-        drop(census);
-        if let Some(publisher) = &self.publisher {
-            let gone = publisher.remove(peer);
-            if self.kind == SocketType::Xpub && !gone.is_empty() {
-                let cancels = gone.iter().map(|prefix| subscription_message(false, prefix)).collect();
-                self.inbound.push(Arrival::Messages(Batch::new(peer, cancels, 0)));
-            }
-        }
-        self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
-        let lost = peer.queue.abandon();
-        if reason == DisconnectReason::TooSlow {
-            self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
-        }
-        self.emit(MonitorEvent::Disconnected {
-            address: peer.address.clone(),
-            identity: peer.ready.get().map(|ready| ready.info.identity.clone()).unwrap_or_default(),
-            reason: reason.clone(),
-            lost,
-        });
-        if self.tells_peers && was_ready {
-            self.inbound.push(Arrival::Gone(Arc::clone(peer), reason));
-        }
-        self.room.notify_waiters();
+        was_ready
     }
 
     /// A subscription of a peer's, or its end.
@@ -284,9 +322,6 @@ impl Hub {
 
     /// Messages came from a peer. Those that this socket does not take are dropped, and counted.
     pub(super) fn on_messages(&self, peer: &Arc<Peer>, messages: Vec<Message>, bytes: usize) {
-        if messages.is_empty() {
-            return;
-        }
         if self.kind.receives() {
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {
@@ -346,7 +381,8 @@ impl Hub {
     }
 
     pub(super) fn peer(&self, identity: &[u8]) -> Option<Arc<Peer>> {
-        lock(&self.peers).by_identity.get(identity).cloned()
+        let peers = lock(&self.peers);
+        peers.by_identity.get(identity).filter(|peer| !peer.is_over.load(Ordering::Relaxed)).cloned()
     }
 
     pub(super) fn peer_count(&self) -> usize {
@@ -362,7 +398,8 @@ impl Hub {
     /// From now on, connections tell when they have written all.
     pub(super) fn begin_closing(&self) {
         // Only the first call counts: a socket is closed once.
-        let _ = self.closing.set(Instant::now() + self.options.linger);
+        let until = later(Instant::now().into_std(), self.options.linger);
+        let _ = self.closing.set(Instant::from_std(until));
         self.listening.cancel();
         self.flush();
         lock(&self.peers).list.iter().for_each(|peer| peer.queue.nudge());

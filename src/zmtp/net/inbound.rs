@@ -20,7 +20,7 @@ pub(crate) enum Arrival {
     Gone(Arc<Peer>, DisconnectReason),
 }
 
-/// Messages that came from one peer together. What is left of them counts against the peer's bound until this is dropped.
+/// Messages that came from one peer together. They count against the peer's bound until the last of them is taken, or this is dropped.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) peer: Arc<Peer>,
@@ -34,19 +34,32 @@ impl Batch {
         peer.credit.take(cost);
         Self { peer: Arc::clone(peer), messages: messages.into_iter(), cost }
     }
+
+    /// Gives back what this counts for, once.
+    fn settle(&mut self) {
+        let cost = std::mem::take(&mut self.cost);
+        if cost != (0, 0) {
+            self.peer.credit.give_back(cost);
+        }
+    }
 }
 
 impl Iterator for Batch {
     type Item = Message;
 
     fn next(&mut self) -> Option<Message> {
-        self.messages.next()
+        let message = self.messages.next();
+        // Not when the next one is asked for: whoever has all there is may have no reason to ask.
+        if self.messages.len() == 0 {
+            self.settle();
+        }
+        message
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.peer.credit.give_back(self.cost);
+        self.settle();
     }
 }
 

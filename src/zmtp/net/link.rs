@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -13,6 +13,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::endpoint::Stream;
 use super::hub::{Hub, Peer};
 use super::monitor::DisconnectReason;
+use crate::zmtp::connection::SIGN_PACE;
 use crate::zmtp::{Config, Connection, Event, Violation};
 
 /// How often a connection writes, and reads, before others have their turn (a guess: some hundred microseconds of work).
@@ -24,6 +25,10 @@ const SLICES: usize = 64;
 /// time, and takes a third more of the processors.
 const READ: (usize, usize) = (2 * 1024, 64 * 1024);
 
+/// How often a connection that is not read looks whether it has ended, and whether the peer is to be told that this side lives. Nobody is woken for the end
+/// alone while there is something unread.
+const LOOK: Duration = SIGN_PACE;
+
 struct Link {
     hub: Arc<Hub>,
     peer: Arc<Peer>,
@@ -31,11 +36,15 @@ struct Link {
     connection: Box<Connection>,
     buffer: BytesMut,
     chunk: usize,
+    /// How many octets were read that no message was counted with yet.
+    uncounted: usize,
     /// What is being written, in order.
     pending: VecDeque<Bytes>,
     /// Whether there may be something to read.
     is_readable: bool,
     is_ready: bool,
+    /// Whether the connection has ended before all was read that the peer had said.
+    is_unheard: bool,
     is_ours: bool,
 }
 
@@ -66,9 +75,11 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         stream,
         buffer: BytesMut::new(),
         chunk: READ.0,
+        uncounted: 0,
         pending: VecDeque::new(),
         is_readable: true,
         is_ready: false,
+        is_unheard: false,
         is_ours,
     };
     let reason = match prepared {
@@ -81,11 +92,19 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         // What is not taken by then is lost, as with all that lingers.
         let _ = tokio::time::timeout_at(until, link.part()).await;
     }
-    let Link { hub, peer, is_ready, .. } = link;
-    if !is_ready {
-        hub.on_introduced(is_ours);
+    if !link.is_ready {
+        link.hub.on_introduced(is_ours);
     }
-    hub.on_gone(&peer, is_ours, reason);
+    let is_heard_out = !link.is_ready || link.hear_at_once();
+    link.hub.on_ended(&link.peer, is_ours, &reason, is_heard_out);
+    if !is_heard_out {
+        // By itself, so that a connection to the endpoint can be made again meanwhile.
+        let hub = Arc::clone(&link.hub);
+        hub.tasks.spawn(async move {
+            link.hear_out().await;
+            link.hub.on_heard_out(&link.peer, is_ours, &reason);
+        });
+    }
 }
 
 impl Link {
@@ -110,9 +129,16 @@ impl Link {
             // At last, since what came may have to be answered.
             let wrote = match self.write() {
                 Ok(wrote) => wrote,
-                Err(error) => return DisconnectReason::Failed(error.to_string()),
+                Err(error) => {
+                    self.is_unheard = ended.is_none() && is_end(&error);
+                    return DisconnectReason::Failed(error.to_string());
+                }
             };
             if let Some(reason) = ended {
+                return reason;
+            }
+            if !may_read && let Some(reason) = self.end_unread() {
+                self.is_unheard = true;
                 return reason;
             }
             if wrote == Wrote::Enough || read_enough {
@@ -127,6 +153,48 @@ impl Link {
                 return reason;
             }
         }
+    }
+
+    /// Why the connection has ended, if it has: looked at where that is not found by reading.
+    fn end_unread(&self) -> Option<DisconnectReason> {
+        match self.stream.is_ended() {
+            Ok(false) => None,
+            Ok(true) => Some(DisconnectReason::Closed),
+            Err(error) => Some(DisconnectReason::Failed(error.to_string())),
+        }
+    }
+
+    /// Reads what the peer had said before its end, as far as there is room and it takes no time: mostly that is all. Whether it is.
+    fn hear_at_once(&mut self) -> bool {
+        for _ in 0..PER_TURN {
+            if !self.is_unheard || !self.peer.credit.has_room() {
+                break;
+            }
+            self.is_unheard = self.read().is_ok();
+        }
+        !self.is_unheard
+    }
+
+    /// Reads what the peer had said before its end, as there is room for it.
+    async fn hear_out(&mut self) {
+        let cancel = self.hub.cancel.clone();
+        let reading = async {
+            loop {
+                std::future::poll_fn(|cx| self.peer.credit.poll_room(cx)).await;
+                match self.read() {
+                    Ok(true) => tokio::task::yield_now().await,
+                    // The end follows, if it was not that there is no room.
+                    Ok(false) => {
+                        if std::future::poll_fn(|cx| self.stream.poll_readable(cx)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+            }
+        };
+        // Where the socket itself ends, nobody is left to hear it.
+        let _ = cancel.run_until_cancelled(reading).await;
     }
 
     /// Everything was handed to the system, which has not sent all of it, perhaps: where there is something unread when a connection is closed it is
@@ -154,13 +222,16 @@ impl Link {
 
     /// Does what is due. After reading, so that a peer is not taken for silent whose octets were there, and had to wait.
     fn keep_time(&mut self, may_read: bool) -> Result<(), DisconnectReason> {
-        let Some(due) = self.connection.poll_timeout() else { return Ok(()) };
-        let now = Instant::now();
-        if now < due {
+        let due = self.connection.poll_timeout();
+        if may_read && due.is_none() {
             return Ok(());
         }
+        let now = Instant::now();
         if !may_read {
             self.connection.handle_unread(now);
+        }
+        if due.is_none_or(|due| now < due) {
+            return Ok(());
         }
         self.connection.handle_timeout(now).map_err(DisconnectReason::Violation)
     }
@@ -173,7 +244,8 @@ impl Link {
         mut cancelled: Pin<&mut WaitForCancellationFutureOwned>,
     ) -> Result<(), DisconnectReason> {
         // What the machine has to say was taken before: only a deadline can add to it.
-        let deadline = self.connection.poll_timeout();
+        let look = (!may_read).then(|| Instant::now() + LOOK);
+        let deadline = self.connection.poll_timeout().into_iter().chain(look).min();
         let (peer, stream, is_readable) = (&self.peer, &self.stream, &mut self.is_readable);
         let wants_work = self.is_ready && !blocked;
         let something = std::future::poll_fn(|cx| {
@@ -275,7 +347,8 @@ impl Link {
                 self.chunk = (self.chunk / 2).max(READ.0);
             }
             let outcome = self.connection.handle_bytes(Instant::now(), &mut self.buffer);
-            self.take_events(read)?;
+            self.uncounted += read;
+            self.take_events()?;
             outcome.map_err(DisconnectReason::Violation)?;
             if !is_full {
                 // That was all: the system says when there is more.
@@ -297,7 +370,7 @@ impl Link {
         }
     }
 
-    fn take_events(&mut self, read: usize) -> Result<(), DisconnectReason> {
+    fn take_events(&mut self) -> Result<(), DisconnectReason> {
         let mut messages = Vec::new();
         let mut result = Ok(());
         while let Some(event) = self.connection.poll_event() {
@@ -315,7 +388,10 @@ impl Link {
                 break;
             }
         }
-        self.hub.on_messages(&self.peer, messages, read);
+        if !messages.is_empty() {
+            // A large one came in many reads.
+            self.hub.on_messages(&self.peer, messages, std::mem::take(&mut self.uncounted));
+        }
         result
     }
 
@@ -329,4 +405,10 @@ impl Link {
             self.hub.on_subscription(&self.peer, subscribe, prefix, messages);
         outcome.map_err(DisconnectReason::Violation)
     }
+}
+
+/// Whether an error of writing says that the connection is at its end in both directions, so that reading comes to the end, too.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut)
 }

@@ -46,11 +46,11 @@ pub enum MonitorEvent {
         /// Its socket's type.
         kind: SocketType,
     },
-    /// A connection has ended.
+    /// A connection has ended. What its peer said before may be received after this.
     Disconnected {
         /// Where its peer was.
         address: PeerAddress,
-        /// Its peer's identity; empty for none, or where it had not come to that.
+        /// Its peer's identity, be it one that is refused; empty for none, or where it had not come to that.
         identity: Bytes,
         /// Why.
         reason: DisconnectReason,

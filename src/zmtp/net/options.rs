@@ -60,7 +60,7 @@ pub struct Options {
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub send_hwm: Bound,
     /// For how long the oldest message for a peer may have waited before that counts as full, too. Publishers only; looked at when there is one more.
-    /// Default: for ever.
+    /// [`OnFull::Block`] goes by [`send_hwm`](Self::send_hwm) alone. Default: for ever.
     pub send_age: Option<Duration>,
     /// How much may have come from one peer that was not taken yet, before no more is read from it; what was read at once may go over.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).

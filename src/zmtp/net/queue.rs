@@ -133,8 +133,8 @@ impl PeerQueue {
     /// Adds what is no message and needs no room: subscriptions.
     pub(super) fn push_command(&self, command: Bytes) {
         let mut state = lock(&self.state);
-        if state.open_at.take().is_some() {
-            let chunk = Chunk::of(&mut state.open, Instant::now());
+        if let Some(at) = state.open_at.take() {
+            let chunk = Chunk::of(&mut state.open, at);
             state.chunks.push_back(chunk);
         }
         let bytes = command.len();
@@ -159,7 +159,9 @@ impl PeerQueue {
                     return true;
                 }
                 OnFull::DropOldest => {
-                    while state.is_full(&self.bound) {
+                    let is_old =
+                        |oldest: &Chunk| self.age.is_some_and(|age| chunk.at.duration_since(oldest.at) > age);
+                    while state.is_full(&self.bound) || state.chunks.front().is_some_and(is_old) {
                         let Some(oldest) = state.chunks.pop_front() else { break };
                         state.messages -= oldest.messages;
                         state.bytes -= oldest.bytes;
@@ -274,5 +276,44 @@ impl State {
         let made = self.full && !self.is_full(bound);
         self.full &= !made;
         made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn chunk(text: &'static str, at: Instant) -> Chunk {
+        let mut encoded = Encoded::default();
+        encoded.push(&text.into());
+        Chunk::of(&mut encoded, at)
+    }
+
+    fn taken(queue: &PeerQueue) -> Vec<Bytes> {
+        let mut pending = VecDeque::new();
+        queue.take(&mut pending);
+        pending.into_iter().map(|bytes| bytes.slice(2..)).collect()
+    }
+
+    #[test]
+    fn the_oldest_are_dropped_that_have_waited_for_too_long_and_no_others() {
+        let queue = PeerQueue::new(Bound::new(10, 1000), Some(2 * SECOND));
+        let start = Instant::now();
+        for (text, at) in [("a", 0), ("b", 1), ("c", 3), ("d", 4)] {
+            assert!(queue.push_shared(&chunk(text, start + SECOND * at), OnFull::DropOldest));
+        }
+        assert_eq!(queue.dropped(), 2);
+        assert_eq!(taken(&queue), ["c", "d"]);
+    }
+
+    #[test]
+    fn messages_before_a_command_stay_as_old_as_they_are() {
+        let queue = PeerQueue::new(Bound::new(10, 1000), None);
+        assert!(queue.push(&"up".into()));
+        let before = lock(&queue.state).oldest();
+        queue.push_command(Bytes::from_static(b"command"));
+        assert_eq!(lock(&queue.state).oldest(), before);
     }
 }

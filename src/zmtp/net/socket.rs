@@ -295,13 +295,12 @@ impl Core {
         Ok(())
     }
 
+    /// Does not wait any more once it has sent, so that who is cancelled has sent nothing.
     async fn send_dealt(&self, message: Message) -> Result<Arc<Peer>, SendError> {
         if self.is_closed() {
             return Err(SendError::Closed(message));
         }
-        let peer = self.until_room(|| self.handle.try_deal(&message)).await;
-        self.take_turns(false).await;
-        Ok(peer)
+        Ok(self.until_room(|| self.handle.try_deal(&message)).await)
     }
 
     fn try_send_dealt(&self, message: Message) -> Result<(), TrySendError> {
@@ -311,16 +310,14 @@ impl Core {
         self.handle.try_deal(&message).map(drop).ok_or(TrySendError::Full(message))
     }
 
+    /// As [`send_dealt`](Self::send_dealt).
     async fn send_routed(&self, identity: &[u8], message: &Message) -> bool {
-        let sent = self
-            .until_room(|| match self.handle.try_route(identity, message) {
-                Some(true) => Some(true),
-                Some(false) => None,
-                None => Some(false),
-            })
-            .await;
-        self.take_turns(false).await;
-        sent
+        self.until_room(|| match self.handle.try_route(identity, message) {
+            Some(true) => Some(true),
+            Some(false) => None,
+            None => Some(false),
+        })
+        .await
     }
 
     /// Closes the socket: sends what waits, as long as `linger` allows; what still comes is dropped. How many messages were left.
@@ -463,7 +460,9 @@ macro_rules! deals {
             /// # Errors
             /// [`SendError::Closed`], with the message inside.
             pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-                self.core.send_dealt(message.into()).await.map(drop)
+                self.core.send_dealt(message.into()).await?;
+                self.core.take_turns(false).await;
+                Ok(())
             }
 
             /// Sends a message to the next peer that has room for it, if there is one now.
@@ -636,11 +635,9 @@ impl RouterSocket {
         let Some(body) = Message::from_frames(message.frames()[1..].iter().cloned()) else {
             return Err(SendError::Unroutable(message));
         };
-        if self.core.send_routed(message.first(), &body).await {
-            Ok(())
-        } else {
-            Err(SendError::Unroutable(message))
-        }
+        let sent = self.core.send_routed(message.first(), &body).await;
+        self.core.take_turns(false).await;
+        if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
     }
 }
 
@@ -663,7 +660,8 @@ socket!(
 );
 
 impl ReqSocket {
-    /// Asks the next peer that has room, and waits until there is one. Cancel safe, as others.
+    /// Asks the next peer that has room, and waits until there is one. Cancel safe: a cancelled call has asked nothing, unless it was about to return, and then
+    /// the answer is due.
     ///
     /// # Errors
     /// [`SendError::OutOfTurn`] while an answer is due; [`SendError::Closed`]. With the message inside.
@@ -674,6 +672,7 @@ impl ReqSocket {
         }
         let peer = self.core.send_dealt(message.with_first(Bytes::new())).await?;
         self.asked = Some(peer.key);
+        self.core.take_turns(false).await;
         Ok(())
     }
 
@@ -733,7 +732,7 @@ impl RepSocket {
         }
     }
 
-    /// Answers. Cancel safe: a cancelled call has sent nothing, unless it was about to return.
+    /// Answers. Cancel safe: a cancelled call has sent nothing, and the answer is still due, unless it was about to return.
     ///
     /// # Errors
     /// [`SendError::OutOfTurn`] where nothing was asked, [`SendError::Unroutable`] when the one who asked is gone, [`SendError::Closed`]; with the message
@@ -743,15 +742,14 @@ impl RepSocket {
         if self.core.is_closed() {
             return Err(SendError::Closed(message));
         }
-        let Some(Envelope { peer, frames }) = self.envelope.take() else {
+        let Some(Envelope { peer, frames }) = &self.envelope else {
             return Err(SendError::OutOfTurn(message));
         };
-        let whole = frames.into_iter().chain(message.frames().iter().cloned());
+        let whole = frames.iter().chain(message.frames()).cloned();
         let Some(whole) = Message::from_frames(whole) else { return Err(SendError::OutOfTurn(message)) };
-        if self.core.send_routed(&peer.identity(), &whole).await {
-            Ok(())
-        } else {
-            Err(SendError::Unroutable(message))
-        }
+        let sent = self.core.send_routed(&peer.identity(), &whole).await;
+        self.envelope = None;
+        self.core.take_turns(false).await;
+        if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 pub(super) type Place = u32;
 
 /// The prefixes that peers subscribe to. Finding those that match a topic costs a step for each octet of the longest prefix that does; who that is, is
-/// worked out once for each place in the trie until a subscription changes.
+/// worked out once for each prefix until a subscription changes.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     nodes: Vec<Node>,
@@ -24,7 +24,7 @@ struct Node {
     children: Vec<(u8, u32)>,
     /// Who subscribes to exactly this prefix, in order.
     peers: Vec<Place>,
-    /// Who subscribes to this prefix or a shorter one, in order, as of a generation.
+    /// Who subscribes to this prefix or a shorter one, in order, as of a generation. Only where somebody subscribes to this one, and at the root.
     targets: Option<(u64, Arc<[Place]>)>,
 }
 
@@ -110,10 +110,15 @@ impl Subscriptions {
 
     /// Who subscribes to this topic, in order and each once.
     pub(super) fn matching(&mut self, topic: &[u8]) -> Arc<[Place]> {
+        // The longest prefix that somebody subscribes to says it all; what leads on from there does not matter.
         let (mut at, mut depth) = (ROOT, 0);
-        while let Some(child) = topic.get(depth).and_then(|octet| self.child(at, *octet)) {
-            at = child;
-            depth += 1;
+        let mut on_path = ROOT;
+        for (index, &octet) in topic.iter().enumerate() {
+            let Some(child) = self.child(on_path, octet) else { break };
+            on_path = child;
+            if !self.nodes[child as usize].peers.is_empty() {
+                (at, depth) = (child, index + 1);
+            }
         }
         let generation = self.generation;
         if let Some((known, targets)) = &self.nodes[at as usize].targets
@@ -158,6 +163,18 @@ mod tests {
         subscriptions.add(b"xy", 1);
         assert_eq!(subscriptions.nodes.len(), 3);
         assert!(!subscriptions.remove(b"nothing", 1));
+    }
+
+    #[test]
+    fn topics_that_the_same_prefix_matches_share_what_was_worked_out() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.add(b"a", 1);
+        subscriptions.add(b"abcdef", 2);
+        let one = subscriptions.matching(b"a");
+        for topic in [&b"ab"[..], b"abcde", b"ax"] {
+            assert!(Arc::ptr_eq(&subscriptions.matching(topic), &one), "{topic:?}");
+        }
+        assert_eq!(subscriptions.matching(b"abcdef")[..], [1, 2]);
     }
 
     proptest! {
