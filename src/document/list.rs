@@ -141,7 +141,7 @@ impl Gathering {
                     let list = wire::decode_list(&std::mem::take(&mut self.parts).freeze());
                     return list.map_or_else(|malformed| Step::Failed(malformed.to_string()), Step::Done);
                 }
-                if self.next % PARTS_AT_ONCE == 0 {
+                if self.next.is_multiple_of(PARTS_AT_ONCE) {
                     return Step::Say(Live::More { nonce: self.nonce, of: from, next: self.next });
                 }
                 Step::Wait
