@@ -375,6 +375,7 @@ fn the_tour_holds_what_it_says() {
         "Echo",
         "One order",
         "Handlers and prefixes",
+        "A document",
         "A snail",
         "Leaving",
         "Shutting down",
@@ -392,5 +393,8 @@ fn the_tour_as_json_has_one_object_for_each_step() {
         .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"].clone())
         .collect();
     tour.ends_well();
-    assert_eq!(events, ["started", "echo", "order", "handlers", "snail", "left", "closed", "done"]);
+    assert_eq!(
+        events,
+        ["started", "echo", "order", "handlers", "document", "snail", "left", "closed", "done"]
+    );
 }

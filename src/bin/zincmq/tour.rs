@@ -6,6 +6,8 @@
 
 #[path = "tour/cluster.rs"]
 mod cluster;
+#[path = "tour/document.rs"]
+mod document;
 #[path = "tour/echo.rs"]
 mod echo;
 #[path = "tour/handlers.rs"]
@@ -39,6 +41,7 @@ pub(crate) async fn run(output: Output) -> Result<(), Failure> {
     echo::show(&cluster, streams, &mut narrator).await?;
     order::show(&cluster, &mut narrator).await?;
     handlers::show(&cluster, &mut narrator).await?;
+    document::show(&cluster, &mut narrator).await?;
     snail::show(&mut narrator).await?;
     members::show(cluster, &mut narrator).await?;
     narrator.fact(&Fact::Done { seconds: started.elapsed().as_secs_f64() })?;

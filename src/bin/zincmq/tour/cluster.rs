@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use futures::StreamExt;
+use zincmq::document::Keeper;
 use zincmq::{Client, Endpoint, EndpointId, Event, Events, Host, Messages};
 
 use super::narrator::{Fact, Narrator};
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) host: Host,
+    pub(super) keeper: Keeper,
     /// What happens, as the host sees it.
     pub(super) events: Events,
     /// They see their own messages, too.
@@ -34,6 +36,7 @@ pub(super) async fn start(narrator: &mut Narrator) -> Result<(Cluster, [Messages
     narrator.step("Joining")?;
     let host = Host::builder().cluster("tour").shutdown_timeout(PATIENCE).bind("tcp://127.0.0.1:0").await?;
     let mut events = host.events();
+    let keeper = Keeper::builder().start(&host).await?;
     narrator
         .say(&format!("A host listens on {}. Clients need to know no more than that.", host.address()))?;
     let (ada, at_ada, first) = join(&host, true).await?;
@@ -52,7 +55,7 @@ pub(super) async fn start(narrator: &mut Narrator) -> Result<(Cluster, [Messages
             None => return Err(Failure::new("the host ended early")),
         };
     }
-    let cluster = Cluster { host, events, ada, bob, eve };
+    let cluster = Cluster { host, keeper, events, ada, bob, eve };
     let ids = cluster.ids();
     check(joined == BTreeSet::from(ids), || {
         "the members that the host reports are Ada, Bob and Eve".to_owned()

@@ -11,7 +11,7 @@ use crate::output::grouped;
 
 pub(super) async fn show(cluster: Cluster, narrator: &mut Narrator) -> Result<(), Failure> {
     narrator.step("Leaving")?;
-    let Cluster { host, mut events, ada, bob, eve } = cluster;
+    let Cluster { host, keeper, mut events, ada, bob, eve } = cluster;
     let mut at_ada = ada.events();
     let left = bob.id();
     let bob_left = wait("Bob's shutdown", bob.shutdown()).await?;
@@ -28,6 +28,7 @@ pub(super) async fn show(cluster: Cluster, narrator: &mut Narrator) -> Result<()
         wait("Eve's shutdown", eve.shutdown()).await?,
         wait("the host's shutdown", host.shutdown()).await?,
     ];
+    wait("the keeper's end", keeper.close()).await?;
     let unsent: usize = reports.iter().map(|report| report.unsent).sum();
     let unknown: u64 = reports.iter().map(|report| report.unknown).sum();
     let members = reports[2].members;
@@ -41,7 +42,7 @@ pub(super) async fn show(cluster: Cluster, narrator: &mut Narrator) -> Result<()
     let malformed =
         sum(|stats| stats.malformed_control + stats.malformed_submits + stats.malformed_broadcasts);
     let ordered = host.stats().received;
-    let sent = stats[..3].iter().map(|stats| stats.confirmed).sum::<u64>();
+    let sent = stats.iter().map(|stats| stats.confirmed).sum::<u64>();
     check(lost_windows == 0 && malformed == 0, || {
         format!("{lost_windows} windows lost, {malformed} malformed: none")
     })?;

@@ -37,6 +37,14 @@ pub(super) enum Fact {
         alarm_failures: u64,
         subscribed: u64,
     },
+    Document {
+        writers: u64,
+        updates: u64,
+        length: u64,
+        bytes_at_host: u64,
+        seconds: f64,
+        equal: bool,
+    },
     Snail {
         mark: u64,
         evicted: &'static str,
@@ -119,6 +127,7 @@ impl Narrator {
             "zincmq host --bind tcp://127.0.0.1:5555",
             "zincmq sub tcp://127.0.0.1:5555",
             "echo hello | zincmq pub tcp://127.0.0.1:5555 --topic greetings",
+            "zincmq pad tcp://127.0.0.1:5555 minutes",
         ] {
             self.text(&format!("   {}", paint.bold(command)))?;
         }
