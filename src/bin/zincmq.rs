@@ -20,6 +20,8 @@ mod host;
 mod line;
 #[path = "zincmq/output.rs"]
 mod output;
+#[path = "zincmq/pad.rs"]
+mod pad;
 #[path = "zincmq/publish.rs"]
 mod publish;
 #[path = "zincmq/stdin.rs"]
@@ -85,6 +87,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Sub(args) => subscribe::run(args, output).await,
         Command::Pub(args) => publish::run(args, output).await,
         Command::Doc { command } => doc::run(command, output).await,
+        Command::Pad(args) => pad::run(args).await,
         Command::Tour => tour::run(output).await,
     }
 }

@@ -23,6 +23,7 @@ Examples:
   zincmq host --bind tcp://127.0.0.1:5555                   start a host
   zincmq sub tcp://127.0.0.1:5555                           print what is said there
   echo hello | zincmq pub tcp://127.0.0.1:5555 --topic hi   say something
+  zincmq pad tcp://127.0.0.1:5555 minutes                   write a text together
   zincmq doc watch tcp://127.0.0.1:5555 minutes             see a text change that others write
 
 Exit codes:
@@ -73,6 +74,7 @@ Examples:
         #[command(subcommand)]
         command: DocCommand,
     },
+    Pad(PadArgs),
     /// Show what zincmq does: a host and three clients in this process, over real TCP, in a few seconds
     ///
     /// Every claim it makes is checked while it runs; exit code 1 if one does not hold.
@@ -163,6 +165,22 @@ Example:
     /// Print the names, types and sizes of all documents
     #[command(after_help = "Example:\n  zincmq doc list tcp://127.0.0.1:5555")]
     List(JoinArgs),
+}
+
+/// Write a text together with others, in the terminal
+///
+/// Everybody who has the text open sees what the others write as they write it, and where they are. Arrows, home, end and
+/// page up and down move; ctrl-z undoes what you did yourself, ctrl-y does it again; ctrl-q, ctrl-c and escape end it.
+/// Without a connection it goes on, and what you wrote goes out when the host is back.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  zincmq pad tcp://127.0.0.1:5555 minutes --name ada")]
+pub(crate) struct PadArgs {
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
+
+    /// Who you are, for the others [default: the environment variable USER]
+    #[arg(long = "name", id = "who", value_name = "WHO")]
+    pub(crate) who: Option<String>,
 }
 
 /// A text in a cluster.
