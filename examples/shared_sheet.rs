@@ -50,15 +50,19 @@ async fn work(address: &zincmq::Address) -> Result<(), Box<dyn Error>> {
     let at_bob: DocumentHandle<Sheet> = bob.document("stock").await?;
     let (mut seen_by_ada, mut seen_by_bob) = (at_ada.changes(), at_bob.changes());
 
-    // Ada puts quinces between the two; to Bob pears are in row 1 still, and there he counts them.
-    // Rows keep what they are called, whatever comes before them: his number ends up with the pears.
+    // Ada puts quinces between the two, while Bob counts the pears, which are in row 1 when he looks. Rows keep what they are
+    // called, whatever comes before them: by that he finds them when he has counted, and so does the cluster if he was first.
+    let pears = at_bob.read(|sheet| sheet.row_name(1)).ok_or("two rows")?;
     let quinces = at_ada.update(|sheet| {
         sheet.insert_rows(1, 1)?;
         sheet.set(1, 0, "quinces")?;
         sheet.set(1, 1, 7)?;
         Ok::<(), Conflict>(())
     });
-    let pears = at_bob.update(|sheet| sheet.set(1, 1, 12));
+    let pears = at_bob.update(|sheet| {
+        let row = sheet.row_named(&pears).ok_or_else(|| Conflict::new("the pears are gone"))?;
+        sheet.set(row, 1, 12)
+    });
     let (quinces, pears) = futures::join!(quinces, pears);
     quinces??;
     pears??;

@@ -36,7 +36,7 @@ run cargo fmt --check
 step "Lints, with all features and with none (which are the default ones)"
 run cargo clippy --locked --all-targets --all-features -- -D warnings
 run cargo clippy --locked --all-targets -- -D warnings
-for feature in json protobuf store fuzzing; do
+for feature in json protobuf store crdt fuzzing; do
     run cargo clippy --locked --features "$feature" -- -D warnings
 done
 
@@ -70,7 +70,7 @@ $tests_passed || { grep -E '^(     Running|   Doc-tests|test .* FAILED|test resu
 
 step "Examples"
 # `cargo test` has built all of them. The others wait for someone to type.
-for example in quickstart fan_out sockets; do
+for example in quickstart fan_out sockets shared_text shared_sheet whiteboard ordered_counter; do
     run timeout 120 cargo run --locked --quiet --all-features --example "$example"
 done
 
