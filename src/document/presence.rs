@@ -79,6 +79,8 @@ impl Presences {
         let Ok((replica, state)) = decode(payload) else { return false };
         match state {
             Some(state) if self.0.len() < MOST || self.0.contains_key(&(from, replica)) => {
+                // An endpoint has a document open once. After a lost connection it goes on under another number, and says no goodbye.
+                self.0.retain(|(endpoint, number), _| *endpoint != from || *number == replica);
                 let before = self.0.insert((from, replica), (state.clone(), now));
                 before.is_none_or(|(before, _)| before != state)
             }
@@ -137,6 +139,9 @@ mod tests {
         assert!(presences.on_message(at(23), who, &encode(8, Some(&Bytes::new()))));
         assert!(presences.on_left(who));
         assert_eq!(presences.all(), []);
+        assert!(presences.on_message(at(23), who, &encode(9, Some(&state))));
+        assert!(presences.on_message(at(23), who, &encode(10, Some(&state))));
+        assert_eq!(presences.all(), [Presence { endpoint: who, replica: 10, state }], "the same, come back");
         assert!(!presences.on_message(at(24), who, &Bytes::from_static(b"short")));
     }
 }
