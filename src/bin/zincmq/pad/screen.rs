@@ -10,7 +10,7 @@ use super::editor::Editor;
 
 /// What tells the others apart. More than these share theirs.
 const COLOURS: [Color; 6] =
-    [Color::Cyan, Color::Magenta, Color::Yellow, Color::Green, Color::Blue, Color::Red];
+    [Color::Cyan, Color::Magenta, Color::Yellow, Color::Green, Color::LightBlue, Color::LightRed];
 
 /// Somebody else who has the document open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,9 +126,8 @@ fn draw_status(buffer: &mut Buffer, area: Rect, others: &[Other], status: &Statu
     let mut parts = vec![(format!(" {} ", status.document), base.add_modifier(Modifier::BOLD))];
     match &status.connection {
         Connection::Fine => {}
-        Connection::Lost(reason) => {
-            let text = format!(" connection lost: {reason}; what is typed goes out when it is back ");
-            parts.push((text, Style::new().fg(Color::White).bg(Color::Red)));
+        Connection::Lost(_) => {
+            parts.push((" connection lost ".to_owned(), Style::new().fg(Color::White).bg(Color::Red)));
         }
         Connection::Back => {
             parts.push((" connected again ".to_owned(), Style::new().fg(Color::Black).bg(Color::Green)));
@@ -144,6 +143,9 @@ fn draw_status(buffer: &mut Buffer, area: Rect, others: &[Other], status: &Statu
     for other in others {
         parts.push((" ".to_owned(), base));
         parts.push((other.name.clone(), Style::new().fg(Color::Black).bg(other.colour())));
+    }
+    if let Connection::Lost(reason) = &status.connection {
+        parts.push((format!("  {reason}; what is typed goes out when it is back"), base));
     }
     let mut x = area.x;
     for (text, style) in parts {
@@ -241,7 +243,7 @@ mod tests {
             ..status()
         };
         let row = seen((130, 2), &mut editor, &[], &lost).rows[1].clone();
-        for words in ["connection lost: the host went away", "3 unsynced", "read-only"] {
+        for words in ["connection lost", "3 unsynced", "read-only", "the host went away"] {
             assert!(row.contains(words), "{row}");
         }
         let back = Status { connection: Connection::Back, ..status() };
