@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use zincmq::document::crdt::{Patch, Text};
 use zincmq::document::{Conflict, DocumentError, DocumentEvent, DocumentEvents, DocumentHandle, UpdateError};
-use zincmq::{Client, Endpoint, EndpointId, Event, Events, ShutdownReport};
+use zincmq::{Client, Endpoint, EndpointId, Event, Events};
 
 use crate::args::PadArgs;
 use crate::doc::{join, open};
@@ -47,24 +47,21 @@ pub(crate) async fn run(args: PadArgs) -> Result<(), Failure> {
     let client = join(&args.text.join, &stop).await?;
     let wrote = write(&client, &args.text.name, short(&name), &stop).await;
     let report = client.shutdown().await;
-    wrote.and_then(|()| nothing_lost(&report))
-}
-
-/// What did not get out before the end, the user wants to know.
-fn nothing_lost(report: &ShutdownReport) -> Result<(), Failure> {
-    let lost = report.unsent as u64 + report.unknown;
-    if lost == 0 {
+    let unsynced = wrote?;
+    // What left in the end is not lost.
+    if unsynced == 0 || (report.unsent == 0 && report.unknown == 0) {
         return Ok(());
     }
-    Err(Failure::new(format!("the connection was lost, and {} with it", counted(lost, "change"))))
+    Err(Failure::new(format!("the connection was lost, and {} with it", counted(unsynced, "change"))))
 }
 
+/// Until somebody has enough of it. Gives how many changes have no place then.
 async fn write(
     client: &Client,
     document: &str,
     name: String,
     stop: &CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let happenings = client.events();
     let document = open(client, document, stop).await?;
     let mut pad = Pad::new(document.clone(), name);
@@ -74,11 +71,12 @@ async fn write(
     drop(terminal);
     drop(pad);
     if wrote.is_ok() {
-        // What has no place by then, the report tells.
+        // What has no place by then is told.
         let _ = tokio::time::timeout(LAST_WORDS, document.synced()).await;
     }
+    let unsynced = document.unsynced() as u64;
     document.close().await;
-    wrote
+    wrote.map(|()| unsynced)
 }
 
 /// What is told of us to the others who have the document open.
