@@ -1,6 +1,8 @@
 //! Cases that are about more than one message or one peer: what sockets do over TCP.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -553,25 +555,34 @@ async fn a_question_is_asked_or_not_however_its_asking_is_given_up() {
 async fn a_peer_is_not_dead_because_this_process_had_no_turn() {
     let mut options = Options::default();
     let millis = Duration::from_millis;
-    options.heartbeat = Some(Heartbeat { interval: millis(10), timeout: millis(20), ttl: Duration::ZERO });
+    options.heartbeat = Some(Heartbeat { interval: millis(50), timeout: millis(200), ttl: Duration::ZERO });
     let pull = PullSocket::with_options(options);
     let mut monitor = pull.monitor();
     let port = bind!(pull);
-    // The peer has a thread of its own, and answers at once.
+    let answers = Arc::new(AtomicU64::new(0));
+    let answered = Arc::clone(&answers);
+    // The peer has a thread of its own, and answers as soon as it has a processor.
     let peer = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut raw = Raw::introduced(port, "PUSH").await;
-            for _ in 0..20 {
+            for _ in 0..5 {
                 assert_eq!(raw.frame().await, (COMMAND, b"\x04PING\0\0".to_vec()));
                 raw.send(&command(b"PONG", b"")).await;
+                answered.fetch_add(1, Ordering::Release);
             }
         });
     });
     until_peers(&mut monitor, 1).await;
     while !peer.is_finished() {
-        // Others have this thread: the socket's tasks do not run.
-        std::thread::sleep(millis(40));
+        // Others have this thread: the socket's tasks do not run, for twice as long as the peer has, and until it has answered, if it was asked.
+        let (before, since) = (answers.load(Ordering::Acquire), Instant::now());
+        let is_over = |answers: u64| answers > before || since.elapsed() > millis(2_000);
+        while since.elapsed() < millis(400)
+            || !(is_over(answers.load(Ordering::Acquire)) || peer.is_finished())
+        {
+            std::thread::sleep(millis(5));
+        }
         // The runtime looks about for what has happened after 61 turns: what it finds is seen to, and then it is busy again.
         for _ in 0..64 {
             tokio::task::yield_now().await;
@@ -615,7 +626,7 @@ async fn a_subscriber_that_stops_reading_is_cut_off_and_the_others_get_every_mes
     stuck.is_served().await;
     let (received, mut progress) = tokio::sync::watch::channel(0);
     let mut readers = tokio::task::JoinSet::new();
-    let progress_of = std::sync::Arc::new(received);
+    let progress_of = Arc::new(received);
     let mut healthy = Vec::new();
     for _ in 0..3 {
         let mut raw = Raw::introduced(port, "SUB").await;
@@ -623,7 +634,7 @@ async fn a_subscriber_that_stops_reading_is_cut_off_and_the_others_get_every_mes
         raw.is_served().await;
         healthy.push(raw);
     }
-    let slowest = std::sync::Arc::new(std::sync::Mutex::new([0_u32; 3]));
+    let slowest = Arc::new(Mutex::new([0_u32; 3]));
     for (index, mut raw) in healthy.into_iter().enumerate() {
         let (slowest, told) = (slowest.clone(), progress_of.clone());
         readers.spawn(async move {
