@@ -141,6 +141,22 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// All of it at full speed, until every watcher has it.
+    fn types(&mut self, typing: &Typing, watchers: usize) -> Result<Throughput, Failure> {
+        let before = self.host.processor_time()?;
+        let start = number(&self.typist.asked(&typing.order(0), "typed")?, "start")?;
+        let mut end = 0.0_f64;
+        for (process, index) in self.watchers.iter_mut().zip(0..) {
+            for _ in 0..(watchers + PROCESSES - 1 - index) / PROCESSES {
+                end = end.max(number(&process.next("seen")?, "at")?);
+            }
+        }
+        let host = self.host.processor_time()? - before;
+        self.check(typing)?;
+        let edits = typing.count as f64;
+        Ok(Throughput { rate: edits / (end - start) * 1e9, host: host / edits * 1e6 })
+    }
+
     fn check(&mut self, typing: &Typing) -> Result<(), Failure> {
         let order = json!({ "order": "check", "name": NAME, "text": typing.text });
         let all = [&mut self.host, &mut self.typist].into_iter().chain(&mut self.watchers);
@@ -162,20 +178,7 @@ struct Throughput {
 }
 
 fn throughput(side: Side, typing: &Typing, watchers: usize) -> Result<Throughput, Failure> {
-    let mut cluster = Cluster::start(side, watchers, typing.count, false)?;
-    let before = cluster.host.processor_time()?;
-    let start = number(&cluster.typist.asked(&typing.order(0), "typed")?, "start")?;
-    let mut end = 0.0_f64;
-    for (process, index) in cluster.watchers.iter_mut().zip(0..) {
-        let share = (watchers + PROCESSES - 1 - index) / PROCESSES;
-        for _ in 0..share {
-            end = end.max(number(&process.next("seen")?, "at")?);
-        }
-    }
-    let host = cluster.host.processor_time()? - before;
-    cluster.check(typing)?;
-    let edits = typing.count as f64;
-    Ok(Throughput { rate: edits / (end - start) * 1e9, host: host / edits * 1e6 })
+    Cluster::start(side, watchers, typing.count, false)?.types(typing, watchers)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -217,17 +220,16 @@ struct Late {
 }
 
 impl Late {
-    fn start(side: Side, typing: &Typing) -> Result<Self, Failure> {
+    /// Types it first; how fast that was.
+    fn start(side: Side, typing: &Typing) -> Result<(Self, Throughput), Failure> {
         let mut cluster = Cluster::start(side, 1, typing.count, false)?;
-        cluster.typist.asked(&typing.order(0), "typed")?;
-        cluster.watchers[0].next("seen")?;
-        cluster.check(typing)?;
+        let result = cluster.types(typing, 1)?;
         let mut late = Self { cluster, joiner: side.client()? };
         // Programs that have just begun are slow.
         for _ in 0..3 {
             late.join(typing)?;
         }
-        Ok(late)
+        Ok((late, result))
     }
 
     /// In milliseconds.
@@ -358,9 +360,7 @@ impl Options {
         for side in sides {
             let result = measure(side).map_err(|error| format!("{}, {}: {error}", row.name, side.name()))?;
             eprintln!("round {}: {}, {}: {result:.1?}", round + 1, row.name, side.name());
-            if let Some((_, results)) = row.results.iter_mut().find(|(other, _)| *other == side) {
-                results.push(result);
-            }
+            row.push(side, result);
         }
         Ok(())
     }
@@ -375,6 +375,12 @@ struct Row<T> {
 impl<T: Copy> Row<T> {
     fn new(name: impl Into<String>, sides: &[Side]) -> Self {
         Self { name: name.into(), results: sides.iter().map(|side| (*side, Vec::new())).collect() }
+    }
+
+    fn push(&mut self, side: Side, result: T) {
+        if let Some((_, results)) = self.results.iter_mut().find(|(other, _)| *other == side) {
+            results.push(result);
+        }
     }
 
     /// One column of it as a row of Markdown: the medians, and the ratio to the first that is not of this crate.
@@ -475,11 +481,14 @@ fn measure(options: &Options) -> Result<(), Failure> {
     let mut memories: Row<Memory> = Row::new("an open document", sides);
     let long = Typing::new(directory, "long", &edits::made_up(of(260_000)), usize::MAX)?;
     let mut joins: Row<f64> = Row::new(format!("late, after {} edits", long.count), sides);
+    let mut typed_long: Row<Throughput> = Row::new(format!("long, {} edits, x 1", long.count), sides);
     let mut late: Vec<(Side, Late)> = Vec::new();
     if options.wants(&joins.name) {
         for side in sides {
-            eprintln!("{} types {} edits", side.name(), long.count);
-            late.push((*side, Late::start(*side, &long)?));
+            let (start, result) = Late::start(*side, &long)?;
+            eprintln!("{}, {}: {result:.1?}", typed_long.name, side.name());
+            late.push((*side, start));
+            typed_long.push(*side, result);
         }
     }
     for round in 0..options.rounds {
@@ -504,11 +513,12 @@ fn measure(options: &Options) -> Result<(), Failure> {
         }
     }
     println!("\nEnvironment: {}; {} rounds, medians; no edit lost.", environment(), options.rounds);
-    if !rates.is_empty() {
+    let typed = || rates.iter().map(|(_, _, row)| row).chain((!late.is_empty()).then_some(&typed_long));
+    if typed().next().is_some() {
         heading("edits per second", sides);
-        rates.iter().for_each(|(_, _, row)| row.print("", |result| result.rate));
+        typed().for_each(|row| row.print("", |result| result.rate));
         heading("processor time of the host, µs per edit", sides);
-        rates.iter().for_each(|(_, _, row)| row.print("", |result| result.host));
+        typed().for_each(|row| row.print("", |result| result.host));
     }
     if !floors.is_empty() {
         println!(

@@ -1,12 +1,10 @@
 //! Documents of this crate.
 
-use std::sync::Mutex;
-
 use futures::StreamExt;
 use serde_json::json;
 use zincmq::Client as Endpoint;
 use zincmq::document::crdt::Text;
-use zincmq::document::{Conflict, DocumentEvent, DocumentEvents, DocumentExt, DocumentHandle, Keeper};
+use zincmq::document::{Conflict, DocumentEvent, DocumentExt, DocumentHandle, Keeper};
 use zincmq::prelude::*;
 
 use crate::Failure;
@@ -18,22 +16,20 @@ pub struct Zinc {
     // Both clients and documents end with the last one who has them.
     _endpoint: std::sync::Arc<Endpoint>,
     document: DocumentHandle<Text>,
-    events: Mutex<Option<DocumentEvents<Text>>>,
 }
 
-struct Events(DocumentEvents<Text>);
+/// Follows what happens, as an editor does; how many updates that were, the document says.
+struct Updates {
+    document: DocumentHandle<Text>,
+    seen: u64,
+}
 
 #[async_trait::async_trait]
-impl Seen for Events {
+impl Seen for Updates {
     async fn next(&mut self) -> Result<usize, Failure> {
-        match self.0.next().await {
-            Some(DocumentEvent::Changed { by, .. }) if !by.local => Ok(1),
-            // Nobody tells anything but changes here.
-            Some(DocumentEvent::Missed(missed)) => Ok(missed as usize),
-            Some(DocumentEvent::Failed(error)) => Err(error.into()),
-            Some(_) => Ok(0),
-            None => Err("the document was closed".into()),
-        }
+        self.seen += 1;
+        self.document.let_in(self.seen).await;
+        Ok(1)
     }
 }
 
@@ -46,8 +42,7 @@ impl Client for Zinc {
 
     async fn open(connection: &Self::Connection, name: &str) -> Result<Self, Failure> {
         let document = connection.document::<Text>(name).await?;
-        let events = Mutex::new(Some(document.changes()));
-        Ok(Self { _endpoint: connection.clone(), document, events })
+        Ok(Self { _endpoint: connection.clone(), document })
     }
 
     async fn edit(&self, patches: &[Patch]) -> Result<(), Failure> {
@@ -63,8 +58,18 @@ impl Client for Zinc {
     }
 
     fn seen(&self) -> Box<dyn Seen> {
-        let events = self.events.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        Box::new(Events(events.unwrap_or_else(|| self.document.changes())))
+        let mut events = self.document.changes();
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                match event {
+                    // One who edits would show this.
+                    DocumentEvent::Changed { changes, .. } => drop(changes),
+                    DocumentEvent::Failed(error) => eprintln!("error: {error}"),
+                    _ => {}
+                }
+            }
+        });
+        Box::new(Updates { document: self.document.clone(), seen: 0 })
     }
 
     fn text(&self) -> String {
