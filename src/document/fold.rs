@@ -80,6 +80,15 @@ impl Ledger {
         takes
     }
 
+    /// The fragments of an update in its place. One that does not count, or makes no sense, has none, here as everywhere.
+    fn fragments<D: Document>(&mut self, entry: &Entry) -> Result<Vec<D::Fragment>, Malformed> {
+        let Ok(Live::Update(update)) = Live::decode(&entry.update) else {
+            return Err(Malformed::new("a record that is no update"));
+        };
+        let counts = self.reaches(entry.position) && self.takes(entry.position, &update);
+        Ok(if counts { decode_all::<D>(&update).unwrap_or_default() } else { Vec::new() })
+    }
+
     /// A seed, if it counts: it does where nothing was taken before.
     pub(crate) fn takes_seed(&mut self, seed: &Bytes) -> Option<State> {
         if self.kind.is_some() {
@@ -104,31 +113,33 @@ impl<D: Document> Folded<D> {
         Self { ledger: Ledger::default(), document: D::empty() }
     }
 
-    /// The document of a state, with its tail; up to where it goes, it says itself.
-    pub(crate) fn of(state: &State) -> Result<Self, Malformed> {
+    /// The document of a state, with its tail, for a replica of this number, if for one; up to where it goes, it says itself.
+    pub(crate) fn of(state: &State, replica: Option<u64>) -> Result<Self, Malformed> {
         if state.kind.as_ref().is_some_and(|kind| kind != D::KIND) {
             return Err(Malformed::new("a document of another type"));
         }
-        let document = if state.at.is_some() { D::restore(&state.snapshot)? } else { D::empty() };
-        let ledger = Ledger { kind: state.kind.clone(), numbers: state.numbers.clone(), at: state.at };
-        let mut folded = Self { ledger, document };
-        for entry in &state.tail {
-            folded.take(entry)?;
-        }
-        Ok(folded)
-    }
-
-    /// Takes an update in its place. One that does not count, does not apply or makes no sense changes nothing, here as everywhere.
-    pub(crate) fn take(&mut self, entry: &Entry) -> Result<(), Malformed> {
-        let Ok(Live::Update(update)) = Live::decode(&entry.update) else {
-            return Err(Malformed::new("a record that is no update"));
+        let mut ledger = Ledger { kind: state.kind.clone(), numbers: state.numbers.clone(), at: state.at };
+        let snapshot = state.at.is_some().then_some(&state.snapshot[..]);
+        let mut updates = state.tail.iter().map(|entry| ledger.fragments::<D>(entry));
+        let document = match D::MODEL {
+            Model::Commutative => {
+                let updates = updates.collect::<Result<Vec<_>, _>>()?;
+                D::rebuild(snapshot, &updates.concat(), replica)?
+            }
+            Model::Ordered => {
+                let mut document = snapshot.map_or_else(|| Ok(D::empty()), D::restore)?;
+                updates.try_for_each(|update| {
+                    let update = update?;
+                    if !update.is_empty() {
+                        // A conflict has its place in the order, and no effect.
+                        let _ = apply_all(&mut document, &update);
+                    }
+                    Ok(())
+                })?;
+                document
+            }
         };
-        let counts = self.ledger.reaches(entry.position) && self.ledger.takes(entry.position, &update);
-        if counts && let Ok(fragments) = decode_all::<D>(&update) {
-            // A conflict has its place in the order, and no effect.
-            let _ = apply_all(&mut self.document, &fragments);
-        }
-        Ok(())
+        Ok(Self { ledger, document })
     }
 
     /// The document as it travels, as it is now.

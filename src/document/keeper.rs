@@ -29,7 +29,7 @@ pub(crate) type Fold = fn(&State) -> Result<State, Malformed>;
 
 /// The way to fold documents of a type.
 pub(crate) fn fold<D: Document>(state: &State) -> Result<State, Malformed> {
-    let folded = Folded::<D>::of(state)?;
+    let folded = Folded::<D>::of(state, None)?;
     Ok(State { read_only: state.read_only, ..folded.state() })
 }
 

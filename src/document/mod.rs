@@ -70,6 +70,12 @@ pub trait Document: Sized + Send + 'static {
     /// [`Conflict`]: the fragment does not apply to this state (it was made for another, and something came before it).
     fn apply(&mut self, fragment: &Self::Fragment) -> Result<Self::Change, Conflict>;
 
+    /// Applies fragments one after the other, as [`apply`](Self::apply) does, and passes over those that do not apply; what changed, in order. For commutative
+    /// documents: types that have less to do in one go do it so, and may tell of all of it as one change.
+    fn replay(&mut self, fragments: &[Self::Fragment]) -> Vec<Self::Change> {
+        fragments.iter().filter_map(|fragment| self.apply(fragment).ok()).collect()
+    }
+
     /// The whole state as bytes.
     fn snapshot(&self) -> Vec<u8>;
 
@@ -78,6 +84,24 @@ pub trait Document: Sized + Send + 'static {
     /// # Errors
     /// [`Malformed`].
     fn restore(snapshot: &[u8]) -> Result<Self, Malformed>;
+
+    /// The state of a snapshot, or the empty one, and of the fragments that came after it, passing over those that do not apply; with a replica's number, if there is
+    /// one to [tell](Self::set_replica). For commutative documents: types that have less to do in one go do it so.
+    ///
+    /// # Errors
+    /// [`Malformed`]: the snapshot is.
+    fn rebuild(
+        snapshot: Option<&[u8]>,
+        fragments: &[Self::Fragment],
+        replica: Option<u64>,
+    ) -> Result<Self, Malformed> {
+        let mut document = snapshot.map_or_else(|| Ok(Self::empty()), Self::restore)?;
+        if let Some(number) = replica {
+            document.set_replica(number);
+        }
+        document.replay(fragments);
+        Ok(document)
+    }
 
     /// A fragment as bytes.
     fn encode(fragment: &Self::Fragment) -> Vec<u8>;
@@ -147,7 +171,7 @@ pub struct Author {
     pub replica: u64,
     /// Whether it was changed here.
     pub local: bool,
-    /// The change's place in the order; `None` for a change of our own, which is shown before it has one.
+    /// The change's place in the order, of several updates the last one's; `None` for a change of our own, which is shown before it has one.
     pub position: Option<Position>,
 }
 
@@ -155,7 +179,7 @@ pub struct Author {
 pub enum DocumentEvent<D: Document> {
     /// The document is there.
     Opened,
-    /// It was changed.
+    /// It was changed: by an update, or by several of the same author that came one behind the other.
     Changed {
         /// By whom.
         by: Author,

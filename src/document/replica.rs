@@ -51,6 +51,12 @@ struct Pending<D: Document> {
     payload: Bytes,
 }
 
+/// Updates of one author that stand one behind the other, and are not in the document yet.
+struct Run<D: Document> {
+    by: Author,
+    fragments: Vec<D::Fragment>,
+}
+
 /// The machine.
 pub(crate) struct Replica<D: Document> {
     config: Config,
@@ -63,6 +69,8 @@ pub(crate) struct Replica<D: Document> {
     view: Option<D>,
     /// Whether something came before what the view shows.
     view_is_stale: bool,
+    /// Of a commutative document, until it settles.
+    run: Option<Run<D>>,
     /// Whether there is a document at all yet.
     begun: bool,
     read_only: bool,
@@ -101,6 +109,7 @@ impl<D: Document> Replica<D> {
             folded: Folded::empty(),
             view: None,
             view_is_stale: false,
+            run: None,
             begun: false,
             read_only: false,
             join: None,
@@ -276,6 +285,7 @@ impl<D: Document> Replica<D> {
 
     /// To be called when what came together has been taken in: the view is brought up to date once for all of it.
     pub(crate) fn settle(&mut self) {
+        self.end_run();
         if std::mem::take(&mut self.view_is_stale) && self.failed.is_none() {
             self.guarded(Self::rebuild_view);
             self.event(DocumentEvent::Replaced);
@@ -316,6 +326,7 @@ impl<D: Document> Replica<D> {
     }
 
     fn on_ask(&mut self, now: Instant, from: EndpointId, nonce: u64, of: Option<EndpointId>, anyone: bool) {
+        self.end_run();
         let here = self.join.is_none() && self.begun;
         let say = |word| vec![Answer { nonce, word }];
         let answers = if of == Some(self.config.me) {
@@ -385,6 +396,9 @@ impl<D: Document> Replica<D> {
         if local && is_pending {
             return self.take_own();
         }
+        if D::MODEL == Model::Commutative {
+            return self.add_to_run(author, &update);
+        }
         let taken = self.guarded(|replica| {
             let fragments =
                 decode_all::<D>(&update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
@@ -397,6 +411,31 @@ impl<D: Document> Replica<D> {
             Some(Ok(_)) => self.view_is_stale = true,
             // It has its place and no effect: its sender is told there.
             Some(Err(_)) | None => {}
+        }
+    }
+
+    /// What one author did is taken in together: a document may have as much to do for many updates as for one.
+    fn add_to_run(&mut self, by: Author, update: &Update) {
+        // What makes no sense has its place and no effect.
+        let Some(Ok(fragments)) = self.guarded(|_| decode_all::<D>(update)) else { return };
+        let same = |run: &Run<D>| (run.by.endpoint, run.by.replica) == (by.endpoint, by.replica);
+        match &mut self.run {
+            Some(run) if same(run) => {
+                run.by = by;
+                run.fragments.extend(fragments);
+            }
+            _ => {
+                self.end_run();
+                self.run = Some(Run { by, fragments });
+            }
+        }
+    }
+
+    fn end_run(&mut self) {
+        let Some(Run { by, fragments }) = self.run.take().filter(|_| self.failed.is_none()) else { return };
+        let changes = self.guarded(|replica| replica.folded.document.replay(&fragments));
+        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+            self.event(DocumentEvent::Changed { by, changes });
         }
     }
 
@@ -458,7 +497,9 @@ impl<D: Document> Replica<D> {
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
                     return self.fail(self.foreign(found));
                 }
-                match self.guarded(|_| Folded::<D>::of(&state)) {
+                // What there is already takes it in, and has its number.
+                let replica = (!self.begun).then_some(self.id);
+                match self.guarded(|_| Folded::<D>::of(&state, replica)) {
                     Some(Ok(folded)) => self.begin(asked, folded, held),
                     Some(Err(malformed)) => {
                         self.fail(DocumentError::Malformed { name, reason: malformed.to_string() });
@@ -496,6 +537,7 @@ impl<D: Document> Replica<D> {
 
     /// From here on there is a document: this one as it was there, with what came meanwhile, and what is ours.
     fn begin(&mut self, asked: Position, mut folded: Folded<D>, held: Vec<Held>) {
+        self.end_run();
         folded.ledger.reaches(asked);
         let first = !std::mem::replace(&mut self.begun, true);
         match D::MODEL {
@@ -506,6 +548,7 @@ impl<D: Document> Replica<D> {
         for Held { position, origin, live } in held {
             self.take(position, origin, live);
         }
+        self.end_run();
         // Not before a seed was taken: it may hold them.
         if D::MODEL == Model::Ordered {
             self.bring_back_own();
@@ -604,6 +647,7 @@ impl<D: Document> Replica<D> {
         change: impl FnOnce(&mut Draft<'_, D>) -> R,
     ) -> Result<R, UpdateError> {
         self.may_update()?;
+        self.end_run();
         if D::MODEL == Model::Ordered && self.view.is_none() {
             match self.guarded(|replica| replica.folded.document.fork()) {
                 Some(fork) => self.view = Some(fork),

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use yrs::undo::UndoManager;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
-use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionMut, Update};
+use yrs::{
+    ClientID, Doc, OffsetKind, Options, Origin, ReadTxn, StateVector, Transact, TransactionMut, Update,
+};
 
 use super::super::{Conflict, Malformed};
 use super::scan::{self, Contents, Outline};
@@ -17,6 +19,8 @@ use crate::proto::Rng;
 
 /// Marks transactions that bring in what others did: undo passes them over.
 const REMOTE: &str = "remote";
+/// Marks those that bring in what a document begins with.
+const FIRST: &str = "first";
 /// How many steps can be undone; when there are twice as many, the older half goes.
 const UNDO_STEPS: usize = 500;
 
@@ -146,13 +150,54 @@ impl<S: Shape> Engine<S> {
     /// Takes in a fragment of any replica.
     pub(super) fn apply(&mut self, update: &[u8]) -> Result<(), Conflict> {
         self.usable()?;
-        self.integrate(update)
+        self.transaction(REMOTE, |engine, txn| engine.integrate_in(txn, Bytes::copy_from_slice(update)))
     }
 
-    fn integrate(&mut self, fragment: &[u8]) -> Result<(), Conflict> {
-        let mut ready = self.advance(Bytes::copy_from_slice(fragment))?;
+    /// Takes in fragments of any replicas, one after the other, as [`apply`](Self::apply) does, and says whether any was of use. What goes with the end of a change
+    /// and takes as long as the document is, such as saying where it was changed, is done once for all of them.
+    pub(super) fn replay(&mut self, fragments: &[Bytes]) -> bool {
+        let mut any = false;
+        if self.usable().is_ok() {
+            let done = self.transaction(REMOTE, |engine, txn| {
+                any = engine.replay_in(txn, fragments);
+                Ok(())
+            });
+            any &= done.is_ok();
+        }
+        any
+    }
+
+    fn replay_in(&mut self, txn: &mut TransactionMut<'_>, fragments: &[Bytes]) -> bool {
+        let mut any = false;
+        for fragment in fragments {
+            any |= self.integrate_in(txn, fragment.clone()).is_ok();
+            if self.broken {
+                break;
+            }
+        }
+        any
+    }
+
+    /// One change of the document, by others.
+    fn transaction(
+        &mut self,
+        origin: &str,
+        work: impl FnOnce(&mut Self, &mut TransactionMut<'_>) -> Result<(), Conflict>,
+    ) -> Result<(), Conflict> {
+        let doc = self.doc.clone();
+        let mut txn = doc.transact_mut_with(origin);
+        let done = work(self, &mut txn);
+        // Not while a panic unwinds: it may panic once more.
+        if caught(|| drop(txn)).is_none() {
+            return Err(self.breaks());
+        }
+        done
+    }
+
+    fn integrate_in(&mut self, txn: &mut TransactionMut<'_>, fragment: Bytes) -> Result<(), Conflict> {
+        let mut ready = self.advance(txn, fragment)?;
         while let Some(fragment) = ready.pop() {
-            match self.advance(fragment) {
+            match self.advance(txn, fragment) {
                 Ok(more) => ready.extend(more),
                 Err(conflict) if self.broken => return Err(conflict),
                 // It came before, and was no good.
@@ -163,7 +208,7 @@ impl<S: Shape> Engine<S> {
     }
 
     /// Takes in a fragment, or lets it wait, and gives those that waited for it.
-    fn advance(&mut self, fragment: Bytes) -> Result<Vec<Bytes>, Conflict> {
+    fn advance(&mut self, txn: &mut TransactionMut<'_>, fragment: Bytes) -> Result<Vec<Bytes>, Conflict> {
         let malformed = |malformed: Malformed| Conflict::new(malformed.to_string());
         let outline = scan::check(&fragment, S::CONTENTS).map_err(malformed)?;
         let update = decode(&fragment).map_err(malformed)?;
@@ -172,7 +217,11 @@ impl<S: Shape> Engine<S> {
             self.waiting.entry(*missing).or_default().insert(fragment);
             return Ok(Vec::new());
         }
-        self.take_in(update)?;
+        // Nothing waits in yrs: what builds on something missing does not come here. What does wait goes round in a circle, and yrs would leave a gap.
+        let taken = caught(|| txn.apply_update(update).is_ok() && txn.store().pending_update().is_none());
+        if taken != Some(true) {
+            return Err(self.breaks());
+        }
         let mut ready = Vec::new();
         for (client, clocks) in outline.brings {
             let clock = self.clocks.entry(client).or_default();
@@ -189,19 +238,6 @@ impl<S: Shape> Engine<S> {
 
     fn has(&self, outline: &Outline, (client, clock): (u64, u64)) -> bool {
         self.clocks.get(&client).is_some_and(|known| clock < *known) || outline.has(client, clock)
-    }
-
-    fn take_in(&mut self, update: Update) -> Result<(), Conflict> {
-        let mut txn = self.doc.transact_mut_with(REMOTE);
-        // Nothing waits in yrs: what builds on something missing does not come here. What does wait goes round in a circle, and yrs would leave a gap.
-        let integrated =
-            caught(|| txn.apply_update(update).is_ok() && txn.store().pending_update().is_none());
-        // Not while a panic unwinds: it may panic once more.
-        let ended = caught(|| drop(txn));
-        match (integrated, ended) {
-            (Some(true), Some(())) => Ok(()),
-            _ => Err(self.breaks()),
-        }
     }
 
     fn breaks(&mut self) -> Conflict {
@@ -244,7 +280,9 @@ impl<S: Shape> Engine<S> {
 
     fn copy(&self, replica: Option<u64>) -> Self {
         let mut copy = Self::new(replica);
-        copy.broken = self.broken || copy.integrate(&self.state()).is_err();
+        let state = Bytes::from(self.state());
+        let copied = copy.transaction(FIRST, |copy, txn| copy.integrate_in(txn, state));
+        copy.broken = self.broken || copied.is_err();
         copy.waiting.clone_from(&self.waiting);
         copy
     }
@@ -253,16 +291,29 @@ impl<S: Shape> Engine<S> {
         caught(|| self.doc.transact().encode_diff_v1(&StateVector::default())).unwrap_or_else(|| vec![0, 0])
     }
 
-    pub(super) fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
-        let mut engine = Self::new(None);
-        let malformed = |conflict: Conflict| Malformed::new(conflict.to_string());
-        let (outline, mut rest) = scan::check_first(snapshot, S::CONTENTS)?;
-        engine.integrate(&snapshot[..outline.end]).map_err(malformed)?;
-        while !rest.is_empty() {
-            let (fragment, others) = scan::split(rest)?;
-            engine.integrate(fragment).map_err(malformed)?;
-            rest = others;
+    /// A document made of a snapshot, if there is one, and of the fragments after it, in one go: those that are no good are passed over.
+    pub(super) fn rebuild(
+        snapshot: Option<&[u8]>,
+        fragments: &[Bytes],
+        replica: Option<u64>,
+    ) -> Result<Self, Malformed> {
+        let mut engine = Self::new(replica.map(|number| number & scan::MAX_CLIENT));
+        let mut first = Vec::new();
+        if let Some(snapshot) = snapshot {
+            let (outline, mut rest) = scan::check_first(snapshot, S::CONTENTS)?;
+            first.push(Bytes::copy_from_slice(&snapshot[..outline.end]));
+            while !rest.is_empty() {
+                let (fragment, others) = scan::split(rest)?;
+                first.push(Bytes::copy_from_slice(fragment));
+                rest = others;
+            }
         }
+        let done = engine.transaction(FIRST, |engine, txn| {
+            first.into_iter().try_for_each(|fragment| engine.integrate_in(txn, fragment))?;
+            engine.replay_in(txn, fragments);
+            Ok(())
+        });
+        done.map_err(|conflict| Malformed::new(conflict.to_string()))?;
         Ok(engine)
     }
 
@@ -341,6 +392,11 @@ impl<S> fmt::Debug for Engine<S> {
             .field("broken", &self.broken)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether this is what a document begins with.
+pub(super) fn is_first(txn: &TransactionMut<'_>) -> bool {
+    txn.origin() == Some(&Origin::from(FIRST))
 }
 
 /// A whole update, or a snapshot, if it is one.

@@ -58,12 +58,24 @@ macro_rules! shared {
             Ok(self.follow())
         }
 
+        fn replay(&mut self, fragments: &[Bytes]) -> Vec<Self::Change> {
+            if self.engine.replay(fragments) { vec![self.follow()] } else { Vec::new() }
+        }
+
         fn snapshot(&self) -> Vec<u8> {
             self.engine.snapshot()
         }
 
         fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
-            Engine::restore(snapshot).map(Self::new)
+            Self::rebuild(Some(snapshot), &[], None)
+        }
+
+        fn rebuild(
+            snapshot: Option<&[u8]>,
+            fragments: &[Bytes],
+            replica: Option<u64>,
+        ) -> Result<Self, Malformed> {
+            Engine::rebuild(snapshot, fragments, replica).map(Self::new)
         }
 
         fn encode(fragment: &Bytes) -> Vec<u8> {

@@ -87,7 +87,7 @@ impl Shape for TextShape {
         let sink = seen.clone();
         root.observe_with("watch", move |txn, event| {
             // What is done here is known already.
-            if txn.origin().is_none() {
+            if txn.origin().is_none() || engine::is_first(txn) {
                 return;
             }
             sink.push(Step::Start);

@@ -245,7 +245,7 @@ impl Keeper {
     /// [`KeeperError::Malformed`] when it is of another type, or makes no sense to it.
     pub fn get<D: Document>(&self, name: &str) -> Result<Option<(D, Option<Position>)>, KeeperError> {
         let Some(state) = lock(&self.guard.0.machine).state(name) else { return Ok(None) };
-        match Folded::<D>::of(&state) {
+        match Folded::<D>::of(&state, None) {
             Ok(folded) => Ok(Some((folded.document, folded.ledger.at))),
             Err(malformed) => {
                 Err(KeeperError::Malformed { name: name.to_owned(), reason: malformed.to_string() })
