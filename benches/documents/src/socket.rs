@@ -20,9 +20,7 @@ const MOST_WAITING: usize = 4_096;
 
 /// A document to type in, with positions as Yjs counts them.
 pub fn document() -> (Doc, TextRef) {
-    let mut options = Options::default();
-    options.offset_kind = OffsetKind::Utf16;
-    let doc = Doc::with_options(options);
+    let doc = Doc::with_options(Options { offset_kind: OffsetKind::Utf16, ..Options::default() });
     let text = doc.get_or_insert_text("text");
     (doc, text)
 }
