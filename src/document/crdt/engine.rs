@@ -100,6 +100,18 @@ impl<S: Shape> Engine<S> {
         Rng::new(self.replica.unwrap_or(0) ^ (self.clock() as u64).rotate_left(32)).next()
     }
 
+    /// The name of the next thing that this replica makes.
+    pub(super) fn next_id(&self) -> Option<(u64, u64)> {
+        self.replica.map(|replica| (replica, self.clock() as u64))
+    }
+
+    /// Changes the document on behalf of this replica by an update, which builds on what is here.
+    pub(super) fn edit_by(&mut self, step: bool, units: usize, update: &[u8]) -> Result<Bytes, Conflict> {
+        let update = decode(update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
+        let (applied, fragment) = self.edit(step, units, |txn, _| txn.apply_update(update).is_ok())?;
+        if applied { Ok(fragment) } else { Err(self.breaks()) }
+    }
+
     fn clock(&self) -> usize {
         self.doc.transact().store().get_local_state() as usize
     }
@@ -267,7 +279,7 @@ impl<S: Shape> Engine<S> {
         let mut early: Vec<_> = self.waiting.values().flatten().collect();
         early.sort_unstable();
         for fragment in early {
-            scan::put_length(&mut snapshot, fragment.len());
+            scan::put_number(&mut snapshot, fragment.len() as u64);
             snapshot.extend_from_slice(fragment);
         }
         snapshot

@@ -21,6 +21,7 @@ mod canvas;
 mod engine;
 mod fraction;
 mod map;
+mod run;
 mod scan;
 mod sheet;
 #[cfg(test)]

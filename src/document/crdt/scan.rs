@@ -18,8 +18,8 @@ pub(super) const MAX_CLIENT: u64 = (1 << 53) - 1;
 const GARBAGE: u8 = 0;
 /// A block that is left out.
 const SKIP: u8 = 10;
-const HAS_ORIGIN: u8 = 0x80;
-const HAS_RIGHT_ORIGIN: u8 = 0x40;
+pub(super) const HAS_ORIGIN: u8 = 0x80;
+pub(super) const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_PARENT_SUB: u8 = 0x20;
 
 /// What a document's items may hold.
@@ -78,13 +78,45 @@ pub(super) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     Ok((taken, &bytes[cursor.at..]))
 }
 
-/// A length as [`split`] reads it.
-pub(super) fn put_length(bytes: &mut Vec<u8>, mut length: usize) {
-    while length >= 0x80 {
-        bytes.push(length as u8 | 0x80);
-        length >>= 7;
+/// A number as updates hold it.
+pub(super) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
     }
-    bytes.push(length as u8);
+    bytes.push(number as u8);
+}
+
+/// A piece of text.
+pub(super) struct Piece {
+    pub client: u64,
+    pub clocks: Range<u64>,
+    /// What stood behind it when it was put in.
+    pub right: Option<(u64, u64)>,
+}
+
+/// The text that an update of a text brings; `None` where it brings anything else.
+pub(super) fn piece(update: &[u8]) -> Option<Piece> {
+    let mut cursor = Cursor { bytes: update, at: 0, maps: None, outline: Outline::default() };
+    if (cursor.count().ok()?, cursor.count().ok()?) != (1, 1) {
+        return None;
+    }
+    let (client, clock) = cursor.id().ok()?;
+    let info = cursor.byte().ok()?;
+    if info & 0x1f != 4 {
+        return None;
+    }
+    if info & HAS_ORIGIN != 0 {
+        cursor.id().ok()?;
+    }
+    let right = if info & HAS_RIGHT_ORIGIN != 0 { Some(cursor.id().ok()?) } else { None };
+    if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
+        // The text it is in.
+        cursor.number().ok()?;
+        cursor.text().ok()?;
+    }
+    let length = cursor.text().ok()?.encode_utf16().count() as u64;
+    Some(Piece { client, clocks: clock..clock + length, right })
 }
 
 /// Puts the entries of maps in the order of their keys, and the clients of the delete set in that of their numbers: yrs puts them in any. An update that is

@@ -12,6 +12,7 @@ use yrs::{Any, Doc, Observable, Out, Text as _, TextRef};
 
 use super::super::{Conflict, Document, Draft, Malformed, Merged, Model};
 use super::engine::{self, Engine, Seen, Shape};
+use super::run::Run;
 use super::scan::Contents;
 use super::shared;
 use super::undo::{Undo, sealed, undoable};
@@ -47,6 +48,8 @@ const EMBEDDED: &str = "\u{fffc}";
 pub struct Text {
     engine: Engine<TextShape>,
     mirror: Rope,
+    /// What was typed here last.
+    run: Option<Run>,
 }
 
 /// A place where a text changed: `deleted` code points at `position` went, and `inserted` came in their place.
@@ -117,7 +120,7 @@ fn text_of(content: &Out) -> &str {
 
 impl Text {
     fn new(engine: Engine<TextShape>) -> Self {
-        let mut text = Self { engine, mirror: Rope::new() };
+        let mut text = Self { engine, mirror: Rope::new(), run: None };
         text.engine.shape().forget();
         text.catch_up();
         text
@@ -195,6 +198,11 @@ impl Text {
         self.engine.break_for_test();
     }
 
+    #[cfg(test)]
+    pub(super) fn forget_what_was_typed(&mut self) {
+        self.run = None;
+    }
+
     fn past(&self, position: usize, length: usize) -> Conflict {
         let text = Size(self);
         Conflict::new(if length == 0 {
@@ -220,15 +228,48 @@ impl Text {
         }
         let at = self.mirror.char_to_utf16_cu(position);
         let units = self.mirror.char_to_utf16_cu(end) - at;
-        let ((), fragment) = self.engine.edit(step, inserted.len(), |txn, shape| {
-            if units > 0 {
-                shape.root.remove_range(txn, at as u32, units as u32);
-            }
-            shape.root.insert(txn, at as u32, inserted);
-        })?;
+        let fragment = self.make(step, position, (at, units), end, inserted)?;
         self.mirror.remove(position..end);
         self.mirror.insert(position, inserted);
         Ok(Some((fragment, vec![Patch { position, deleted, inserted: inserted.to_owned() }])))
+    }
+
+    /// Does an edit in yrs. `at` and `units` are where it is, and what goes, in UTF-16 units.
+    fn make(
+        &mut self,
+        step: bool,
+        position: usize,
+        (at, units): (usize, usize),
+        end: usize,
+        inserted: &str,
+    ) -> Result<Bytes, Conflict> {
+        let next = self.engine.next_id();
+        let known = next.zip(self.run.as_ref());
+        let update = known.and_then(|(next, run)| run.update(next, end, units as u64, inserted));
+        let after = position + inserted.chars().count();
+        let mut run = self.run.take();
+        let fragment = match update {
+            Some(update) => {
+                let fragment = self.engine.edit_by(step, inserted.len(), &update)?;
+                let length = inserted.encode_utf16().count();
+                if let (Some(run), Some((_, clock))) = (&mut run, next) {
+                    run.go_on(clock, after, units as u64, length as u64);
+                }
+                fragment
+            }
+            None => {
+                let ((), fragment) = self.engine.edit(step, inserted.len(), |txn, shape| {
+                    if units > 0 {
+                        shape.root.remove_range(txn, at as u32, units as u32);
+                    }
+                    shape.root.insert(txn, at as u32, inserted);
+                })?;
+                run = Run::begin(&fragment, after);
+                fragment
+            }
+        };
+        self.run = run;
+        Ok(fragment)
     }
 
     /// Does to the mirror what the watcher saw.
@@ -278,6 +319,11 @@ impl Text {
         if lost || length as usize != self.len_utf16() {
             // Somebody cut a surrogate pair in two.
             patches.extend(self.catch_up());
+        }
+        if let Some(run) = &mut self.run
+            && !patches.iter().all(|patch| run.follow(patch))
+        {
+            self.run = None;
         }
         patches
     }

@@ -164,6 +164,86 @@ fn a_new_number_does_not_change_the_text() {
     assert_eq!(Text::restore(&text.snapshot()).unwrap(), "🌍bc");
 }
 
+/// Types as people do: mostly on where it was.
+fn type_on(text: &mut Text, at: &mut usize, random: &mut impl FnMut(usize) -> usize) -> Vec<Bytes> {
+    *at = (*at).min(text.len());
+    if random(8) == 0 {
+        *at = random(text.len() + 1);
+    }
+    let deleted = if random(3) == 0 { random(4).min(*at) } else { 0 };
+    *at -= deleted;
+    let inserted = if deleted == 0 || random(6) == 0 { ["a", "bc", "🌍", "d🌍e"][random(4)] } else { "" };
+    let fragments = edit(text, |draft| draft.replace(*at, deleted, inserted));
+    *at += inserted.chars().count();
+    fragments
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn typing_on_makes_the_same_fragments(steps in 1_usize..200, seed: u64) {
+        let mut rng = crate::proto::Rng::new(seed);
+        let mut random = |below: usize| (rng.next() % below as u64) as usize;
+        let (mut text, mut slow): (Text, Text) = (replica(300), replica(300));
+        let mut at = 0;
+        for _ in 0..steps {
+            let was = text.to_string();
+            if random(20) == 0 {
+                // yrs brings things back in any order.
+                for fragment in edit(&mut text, |draft| draft.undo().map(drop)) {
+                    slow.apply(&fragment).unwrap();
+                }
+            } else {
+                let before = text.fork();
+                let fragments = type_on(&mut text, &mut at, &mut random);
+                let mut patches = Vec::new();
+                let mut other = before;
+                fragments.iter().for_each(|fragment| patches.extend(other.apply(fragment).unwrap()));
+                slow.forget_what_was_typed();
+                let mut again = Vec::new();
+                for Patch { position, deleted, inserted } in patches {
+                    again.extend(edit(&mut slow, |draft| draft.replace(position, deleted, &inserted)));
+                }
+                prop_assert_eq!(fragments, again, "{:?}", was);
+            }
+            prop_assert_eq!(text.to_string(), slow.to_string());
+        }
+        prop_assert_eq!(text.snapshot(), slow.snapshot());
+    }
+
+    #[test]
+    fn typing_on_among_others_is_seen_by_all(steps in 1_usize..200, seed: u64) {
+        let mut rng = crate::proto::Rng::new(seed);
+        let mut random = |below: usize| (rng.next() % below as u64) as usize;
+        let mut texts: Vec<Text> = (1..=3).map(replica).collect();
+        let mut inboxes: Vec<Vec<Bytes>> = vec![Vec::new(); 3];
+        let mut at = [0; 3];
+        for _ in 0..steps {
+            let who = random(3);
+            if random(3) == 0 {
+                let batch: Vec<Bytes> = inboxes[who].drain(..).collect();
+                let mut model: Vec<char> = texts[who].to_string().chars().collect();
+                texts[who].replay(&batch).iter().for_each(|patches| follow(&mut model, patches));
+                prop_assert_eq!(texts[who].to_string(), model.into_iter().collect::<String>());
+            } else {
+                let fragments = type_on(&mut texts[who], &mut at[who], &mut random);
+                (0..3).filter(|other| *other != who).for_each(|other| inboxes[other].extend(fragments.clone()));
+            }
+            // What is shown is what yrs has.
+            prop_assert_eq!(texts[who].to_string(), texts[who].fork().to_string());
+        }
+        for (text, inbox) in texts.iter_mut().zip(inboxes) {
+            text.replay(&inbox);
+        }
+        prop_assert_eq!(texts[0].to_string(), texts[1].to_string());
+        prop_assert_eq!(texts[0].to_string(), texts[2].to_string());
+        prop_assert_eq!(texts[0].snapshot(), texts[2].snapshot());
+        // So has a document that is made of it all in one go.
+        let rebuilt = Text::rebuild(Some(&texts[1].snapshot()), &[], Some(9)).unwrap();
+        prop_assert_eq!(rebuilt.to_string(), texts[1].to_string());
+    }
+}
+
 #[test]
 fn is_send() {
     fn send<T: Send>() {}
