@@ -15,8 +15,9 @@ use super::delivery::MEMORY_SLACK;
 use super::filter::Filter;
 use super::{End, Event, Joined, Member, Output, Pending, State};
 
-/// How long to wait for a barrier before asking again, at first and at most (guesses: a few round trips; twice a second).
-const BARRIER_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long to wait for a barrier before asking again, at first and at most (guesses: a few round trips between neighbours; twice a second). The question often
+/// overtakes the subscription to its answer, which goes another way: a long wait is then a wait for nothing.
+const BARRIER_RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
 
 impl Member {
     pub(super) fn on_connected(&mut self, now: Instant) {
