@@ -147,6 +147,8 @@ impl KeeperBuilder {
             max_documents: self.max_documents,
             stores: self.store.is_some(),
             folds: self.folds,
+            #[cfg(any(test, feature = "test-utils"))]
+            mutant: None,
         };
         let mut machine = keeper::Keeper::new(config);
         let storing = match self.store {
