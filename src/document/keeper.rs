@@ -146,6 +146,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// The epoch of the last position that is known of any document: what is ordered from now on has to be above it.
+    pub(crate) fn last_epoch(&self) -> Option<u64> {
+        self.documents.values().filter_map(|kept| kept.ledger.at).max().map(|at| at.epoch)
+    }
+
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }

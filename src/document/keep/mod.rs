@@ -155,6 +155,10 @@ impl KeeperBuilder {
             Some(store) => Some(Storing::start(store, &mut machine).await?),
             None => None,
         };
+        // A clock that was set back must not put what is changed now before what is stored.
+        if let Some(epoch) = machine.last_epoch() {
+            host.rise_above(epoch).await;
+        }
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
             clock: TokioInstant::now(),
