@@ -7,6 +7,17 @@
 //! - [`Authenticator`] decides who joins; [`Event`] and [`Stats`] tell what happens.
 //! - [`transport`] holds what carries the bytes.
 
+/// Whether a bug was put back into a machine. Never in builds for use.
+macro_rules! mutant {
+    ($machine:expr, $mutant:ident) => {{
+        #[cfg(any(test, feature = "test-utils"))]
+        let is_back = $machine.config.mutant == Some($crate::proto::Mutant::$mutant);
+        #[cfg(not(any(test, feature = "test-utils")))]
+        let is_back = false;
+        is_back
+    }};
+}
+
 mod config;
 pub mod document;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]

@@ -12,41 +12,83 @@ use super::{Conflict, Document, Malformed, Model};
 /// What was taken of each replica: exactly the next one is taken, others are passed over. So what is sent again after a loss counts once, even where the
 /// cluster itself has forgotten who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Numbers(BTreeMap<u64, (u64, Position)>);
+pub(crate) struct Numbers(BTreeMap<u64, Taken>);
+
+/// What was taken of one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// The last.
+    pub(crate) number: u64,
+    /// Where that stands.
+    pub(crate) position: Position,
+    /// Those that did not apply, as ranges from and to: whoever made them may not have been there to see it.
+    pub(crate) refused: Vec<(u64, u64)>,
+}
 
 impl Numbers {
     /// Of how many replicas that is remembered (a guess: of many more than have a document open at once). Beyond, the one that was silent for longest is forgotten.
     pub(crate) const MOST: usize = 1_024;
+    /// How many ranges of refused ones are remembered of a replica, the latest ones (a guess: it has to miss so many of its own fates to notice).
+    pub(crate) const MOST_REFUSED: usize = 32;
 
     /// Whether this update is the next of its replica, which is so noted.
     pub(crate) fn take(&mut self, replica: u64, number: u64, position: Position) -> bool {
         if number != self.last(replica) + 1 {
             return false;
         }
-        if !self.0.contains_key(&replica) && self.0.len() >= Self::MOST {
-            let oldest =
-                self.0.iter().min_by_key(|(_, (_, position))| *position).map(|(replica, _)| *replica);
+        if let Some(taken) = self.0.get_mut(&replica) {
+            (taken.number, taken.position) = (number, position);
+            return true;
+        }
+        if self.0.len() >= Self::MOST {
+            let oldest = self.0.iter().min_by_key(|(_, taken)| taken.position).map(|(replica, _)| *replica);
             oldest.and_then(|replica| self.0.remove(&replica));
         }
-        self.0.insert(replica, (number, position));
+        self.0.insert(replica, Taken { number, position, refused: Vec::new() });
         true
+    }
+
+    /// What was taken last of this replica did not apply.
+    pub(crate) fn refuse(&mut self, replica: u64) {
+        let Some(taken) = self.0.get_mut(&replica) else { return };
+        match taken.refused.last_mut().filter(|(_, last)| last + 1 == taken.number) {
+            Some((_, last)) => *last = taken.number,
+            None => taken.refused.push((taken.number, taken.number)),
+        }
+        if taken.refused.len() > Self::MOST_REFUSED {
+            taken.refused.remove(0);
+        }
+    }
+
+    /// Whether this update had its place, and did not apply.
+    pub(crate) fn was_refused(&self, replica: u64, number: u64) -> bool {
+        let is_in = |(first, last): &(u64, u64)| (*first..=*last).contains(&number);
+        self.0.get(&replica).is_some_and(|taken| taken.refused.iter().any(is_in))
     }
 
     /// The last that was taken of a replica, 0 for none.
     pub(crate) fn last(&self, replica: u64) -> u64 {
-        self.0.get(&replica).map_or(0, |(number, _)| *number)
+        self.0.get(&replica).map_or(0, |taken| taken.number)
     }
 
-    pub(crate) fn set(&mut self, replica: u64, number: u64, position: Position) {
-        self.0.insert(replica, (number, position));
+    /// Whether an update that had its place once is among those that were taken. Of a replica that may have been forgotten, it is taken to be.
+    pub(crate) fn may_have(&self, replica: u64, number: u64) -> bool {
+        match self.0.get(&replica) {
+            Some(taken) => taken.number >= number,
+            None => self.0.len() >= Self::MOST,
+        }
+    }
+
+    pub(crate) fn set(&mut self, replica: u64, taken: Taken) {
+        self.0.insert(replica, taken);
     }
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64, Position)> {
-        self.0.iter().map(|(replica, (number, position))| (*replica, *number, *position))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Taken)> {
+        self.0.iter().map(|(replica, taken)| (*replica, taken))
     }
 }
 
@@ -80,13 +122,13 @@ impl Ledger {
         takes
     }
 
-    /// The fragments of an update in its place. One that does not count, or makes no sense, has none, here as everywhere.
-    fn fragments<D: Document>(&mut self, entry: &Entry) -> Result<Vec<D::Fragment>, Malformed> {
+    /// The update of a record, if it counts in its place.
+    fn counted(&mut self, entry: &Entry) -> Result<Option<Update>, Malformed> {
         let Ok(Live::Update(update)) = Live::decode(&entry.update) else {
             return Err(Malformed::new("a record that is no update"));
         };
         let counts = self.reaches(entry.position) && self.takes(entry.position, &update);
-        Ok(if counts { decode_all::<D>(&update).unwrap_or_default() } else { Vec::new() })
+        Ok(counts.then_some(update))
     }
 
     /// A seed, if it counts: it does where nothing was taken before.
@@ -120,22 +162,28 @@ impl<D: Document> Folded<D> {
         }
         let mut ledger = Ledger { kind: state.kind.clone(), numbers: state.numbers.clone(), at: state.at };
         let snapshot = state.at.is_some().then_some(&state.snapshot[..]);
-        let mut updates = state.tail.iter().map(|entry| ledger.fragments::<D>(entry));
         let document = match D::MODEL {
             Model::Commutative => {
-                let updates = updates.collect::<Result<Vec<_>, _>>()?;
-                D::rebuild(snapshot, &updates.concat(), replica)?
+                let mut fragments = Vec::new();
+                for entry in &state.tail {
+                    let update = ledger.counted(entry)?;
+                    // What makes no sense has its place and no effect.
+                    fragments.extend(
+                        update.and_then(|update| decode_all::<D>(&update).ok()).into_iter().flatten(),
+                    );
+                }
+                D::rebuild(snapshot, &fragments, replica)?
             }
             Model::Ordered => {
                 let mut document = snapshot.map_or_else(|| Ok(D::empty()), D::restore)?;
-                updates.try_for_each(|update| {
-                    let update = update?;
-                    if !update.is_empty() {
+                for entry in &state.tail {
+                    let Some(update) = ledger.counted(entry)? else { continue };
+                    let fragments = decode_all::<D>(&update).ok();
+                    if fragments.and_then(|fragments| apply_all(&mut document, &fragments).ok()).is_none() {
                         // A conflict has its place in the order, and no effect.
-                        let _ = apply_all(&mut document, &update);
+                        ledger.numbers.refuse(update.replica);
                     }
-                    Ok(())
-                })?;
+                }
                 document
             }
         };

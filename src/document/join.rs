@@ -18,6 +18,8 @@ const TRIES_AT_THE_HOST: u32 = 2;
 const TRIES: u32 = 4;
 /// After how many parts the next ones are asked for; twice as many are under way.
 pub(super) const PARTS_AT_ONCE: u64 = 8;
+/// How many questions are remembered that were not answered in time (a guess).
+const MOST_NONCES: usize = 16;
 /// The largest document that is taken in, in bytes (a guess).
 pub(super) const MOST_BYTES: usize = 256 << 20;
 
@@ -25,6 +27,8 @@ pub(super) const MOST_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Join {
     nonce: u64,
+    /// Of those that were asked before, and not answered in time.
+    earlier: Vec<u64>,
     of: Option<EndpointId>,
     tries: u32,
     /// Where it stands in the order, once it has come back.
@@ -59,6 +63,8 @@ pub(super) enum Joined {
         state: State,
         asked: Position,
         held: Vec<Held>,
+        /// Questions to the host that were not answered, where this one was another's answer.
+        nonces: Vec<u64>,
     },
     /// There is none.
     Empty {
@@ -71,6 +77,8 @@ pub(super) enum Joined {
     Nobody {
         asked: Position,
         held: Vec<Held>,
+        /// The questions. An answer may yet come.
+        nonces: Vec<u64>,
     },
 }
 
@@ -78,6 +86,7 @@ impl Join {
     pub(super) fn new(nonce: u64) -> Self {
         Self {
             nonce,
+            earlier: Vec::new(),
             of: None,
             tries: 1,
             asked: None,
@@ -103,8 +112,18 @@ impl Join {
     }
 
     fn again(&mut self, nonce: u64, of: Option<EndpointId>) -> Step {
-        *self = Self { nonce, of, tries: self.tries, ..Self::new(nonce) };
+        let earlier = self.nonces();
+        *self = Self { nonce, earlier, of, tries: self.tries, ..Self::new(nonce) };
         Step::Say(self.question())
+    }
+
+    /// The questions so far, the latest ones.
+    fn nonces(&mut self) -> Vec<u64> {
+        let mut nonces = std::mem::take(&mut self.earlier);
+        nonces.push(self.nonce);
+        let too_many = nonces.len().saturating_sub(MOST_NONCES);
+        nonces.drain(..too_many);
+        nonces
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -134,6 +153,13 @@ impl Join {
 
     /// `nonce` is a fresh one, for a question that has to be asked again.
     pub(super) fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer, nonce: u64) -> Step {
+        if self.earlier.contains(&answer.nonce) {
+            // Somebody is there, and slow: an answer to the question of now comes, too.
+            self.tries = 1;
+            if self.asked.is_some() {
+                self.deadline = Some(now + ANSWER_TIME * 2);
+            }
+        }
         let Some(asked) = self.asked.filter(|_| answer.nonce == self.nonce) else { return Step::Wait };
         match answer.word {
             Word::Part { index, of, bytes } if index == self.next && index < of => {
@@ -147,7 +173,13 @@ impl Join {
                     let bytes: Bytes = std::mem::take(&mut self.parts).freeze();
                     return match State::decode(&bytes) {
                         Ok(state) => {
-                            Step::Done(Joined::State { state, asked, held: std::mem::take(&mut self.held) })
+                            let nonces = if self.of.is_some() {
+                                std::mem::take(&mut self.earlier)
+                            } else {
+                                Vec::new()
+                            };
+                            let held = std::mem::take(&mut self.held);
+                            Step::Done(Joined::State { state, asked, held, nonces })
                         }
                         Err(malformed) => Step::Done(Joined::Refused(malformed.to_string())),
                     };
@@ -165,8 +197,9 @@ impl Join {
             Word::Offer => Step::Wait,
             Word::Refused(reason) => Step::Done(Joined::Refused(reason)),
             Word::Busy => {
-                // Asked again when the time is up.
+                // Asked again when the time is up. Somebody is there.
                 self.of = None;
+                self.tries = self.tries.min(TRIES_AT_THE_HOST);
                 Step::Wait
             }
         }
@@ -180,7 +213,8 @@ impl Join {
         self.tries += 1;
         match self.asked {
             Some(asked) if self.tries > TRIES => {
-                Step::Done(Joined::Nobody { asked, held: std::mem::take(&mut self.held) })
+                let nonces = self.nonces();
+                Step::Done(Joined::Nobody { asked, held: std::mem::take(&mut self.held), nonces })
             }
             _ => self.again(nonce, None),
         }

@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) stores: bool,
     /// By type, how its documents are folded. Of others all records are kept.
     pub(crate) folds: BTreeMap<String, Fold>,
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) mutant: Option<crate::proto::Mutant>,
 }
 
 #[derive(Debug)]
@@ -142,6 +144,11 @@ impl Keeper {
         kept.state = state;
         self.documents.insert(name, kept);
         Ok(())
+    }
+
+    /// The epoch of the last position that is known of any document: what is ordered from now on has to be above it.
+    pub(crate) fn last_epoch(&self) -> Option<u64> {
+        self.documents.values().filter_map(|kept| kept.ledger.at).max().map(|at| at.epoch)
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
@@ -331,7 +338,10 @@ impl Keeper {
         match folded {
             Ok(state) => {
                 let Some(at) = state.at else { return };
-                let tail = std::mem::take(&mut kept.state.tail);
+                let mut tail = std::mem::take(&mut kept.state.tail);
+                if mutant!(self, DropTail) {
+                    tail.clear();
+                }
                 kept.state =
                     State { tail: tail.into_iter().filter(|entry| entry.position > at).collect(), ..state };
                 kept.tail_bytes = kept.state.tail.iter().map(|entry| entry.update.len() + RECORD).sum();

@@ -17,20 +17,22 @@ pub use presence::Presence;
 
 #[cfg(feature = "crdt")]
 pub mod crdt;
-mod fold;
+pub(crate) mod fold;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod handle;
 mod join;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod keep;
-mod keeper;
+pub(crate) mod keeper;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod list;
 mod presence;
-mod replica;
+pub(crate) mod replica;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod transfer;
-mod wire;
+pub(crate) mod wire;
 
 /// How fragments of a document get along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +191,7 @@ pub enum DocumentEvent<D: Document> {
     /// It is another one than before in a way that no list of changes tells: own changes were done over on top of others', or it was asked for anew after
     /// a loss. Read it.
     Replaced,
-    /// An own update did not apply any more when its turn came, and has no effect.
+    /// An own update did not apply any more when its turn came, and has no effect. It is not tried again. It may have been refused while this node was not there.
     Refused {
         /// What it was.
         fragments: Vec<D::Fragment>,

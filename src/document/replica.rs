@@ -13,11 +13,8 @@ use crate::proto::Instant;
 use super::fold::{Folded, apply_all, decode_all};
 use super::join::{Held, Join, Joined, Step};
 use super::transfer::Transfers;
-use super::wire::{Answer, Live, Update, Word};
+use super::wire::{self, Answer, Live, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
-
-/// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them (a guess).
-const MOST_RECENT: usize = 1_024;
 
 /// What a replica is told at its start.
 #[derive(Debug, Clone)]
@@ -32,6 +29,10 @@ pub(crate) struct Config {
     pub(crate) max_unsynced: (usize, usize),
     /// The largest update, in bytes.
     pub(crate) max_update: usize,
+    /// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them.
+    pub(crate) recent: usize,
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) mutant: Option<crate::proto::Mutant>,
 }
 
 /// What a replica wants said or done, in this order.
@@ -44,9 +45,13 @@ pub(crate) enum Output<D: Document> {
     Event(DocumentEvent<D>),
 }
 
-/// An update of our own without a place.
+/// An update of our own: without a place, or remembered for a host that comes back without it.
 struct Pending<D: Document> {
+    /// Who we were when it was made.
+    replica: u64,
     number: u64,
+    /// Whether it had its place, and did not apply there. The application knows, so it is not tried again.
+    refused: bool,
     fragments: Vec<D::Fragment>,
     payload: Bytes,
 }
@@ -60,7 +65,7 @@ struct Run<D: Document> {
 /// The machine.
 pub(crate) struct Replica<D: Document> {
     config: Config,
-    /// Who we are among the document's replicas; another one after a merge.
+    /// Who we are among the document's replicas; another one after a merge, and after a loss that leaves holes in our numbers.
     id: u64,
     nonce: u64,
     /// What is in order; of a commutative document with what is pending, too.
@@ -77,6 +82,8 @@ pub(crate) struct Replica<D: Document> {
     join: Option<Join>,
     /// Whether the document is offered to a cluster that has lost it.
     seeding: bool,
+    /// The questions that the host did not answer, where we went on without.
+    unanswered: Vec<u64>,
     pending: VecDeque<Pending<D>>,
     pending_bytes: usize,
     next_number: u64,
@@ -114,6 +121,7 @@ impl<D: Document> Replica<D> {
             read_only: false,
             join: None,
             seeding: false,
+            unanswered: Vec::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             next_number: 1,
@@ -181,6 +189,17 @@ impl<D: Document> Replica<D> {
         self.malformed
     }
 
+    /// The document in order, as it travels: what a snapshot at [`position`](Self::position) is. `None` while it is being asked for, where the host did not
+    /// answer (then it is right if the host has nothing to say), and for a commutative document that holds what is not in order yet.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn state(&self) -> Option<wire::State> {
+        let exact = self.begun
+            && self.join.is_none()
+            && self.unanswered.is_empty()
+            && (D::MODEL == Model::Ordered || self.pending.is_empty());
+        exact.then(|| self.folded.state())
+    }
+
     fn nonce(&mut self) -> u64 {
         self.nonce =
             self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -222,6 +241,8 @@ impl<D: Document> Replica<D> {
     }
 
     fn ask(&mut self) {
+        self.seeding = false;
+        self.unanswered.clear();
         let join = Join::new(self.nonce());
         let question = join.question();
         self.join = Some(join);
@@ -231,7 +252,6 @@ impl<D: Document> Replica<D> {
     /// Messages may have been missed: the document is asked for again. What was changed here stays.
     pub(crate) fn on_reset(&mut self) {
         if self.failed.is_none() {
-            self.seeding = false;
             self.ask();
         }
     }
@@ -265,9 +285,16 @@ impl<D: Document> Replica<D> {
     pub(crate) fn on_message(&mut self, now: Instant, message: &Message) {
         let Some(position) = message.position().filter(|_| self.failed.is_none()) else { return };
         let from = message.origin();
-        if message.kind() == MessageKind::FullDocument {
+        // By the topic, not by the kind: a whole document may stand on the document's topic, too.
+        if wire::name_of(message.topic()).is_none() {
             let nonce = self.nonce();
             match (Answer::decode(message.payload()), &mut self.join) {
+                // The host has an answer after all, and was slow: what we made of it alone, or had from another, need not be what the others have.
+                (Ok(Answer { nonce, word: Word::Part { .. } | Word::Empty { .. } }), _)
+                    if self.unanswered.contains(&nonce) =>
+                {
+                    self.ask();
+                }
                 (Ok(answer), Some(join)) => {
                     let step = join.on_answer(now, from, answer, nonce);
                     self.on_step(step);
@@ -316,7 +343,11 @@ impl<D: Document> Replica<D> {
                         }
                     }
                 }
-                None => self.take(position, from, live),
+                None => {
+                    if self.take(position, from, live) && D::MODEL == Model::Ordered {
+                        self.bring_back_own();
+                    }
+                }
             },
         }
         // A question is a place in the order like any other.
@@ -346,31 +377,38 @@ impl<D: Document> Replica<D> {
         self.answer(from, answers);
     }
 
-    fn take(&mut self, position: Position, from: EndpointId, live: Live) {
+    /// Takes what stands in the order; whether that was the whole document.
+    fn take(&mut self, position: Position, from: EndpointId, live: Live) -> bool {
         match live {
-            Live::Update(update) => self.take_update(position, from, update),
-            Live::Seed(_) => {
-                // One that counts comes to those without a document, who are asking: here there is one.
-                if self.folded.ledger.reaches(position) {
-                    self.take_seed(&live);
-                }
+            Live::Update(update) => {
+                self.take_update(position, from, update);
+                false
             }
-            Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => {}
+            // One that counts comes to those who know that there was nothing before.
+            Live::Seed(seed) => self.folded.ledger.reaches(position) && self.take_seed(&seed),
+            Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => false,
         }
     }
 
-    fn take_seed(&mut self, live: &Live) {
-        let Live::Seed(seed) = live else { return };
-        let Some(state) = self.folded.ledger.takes_seed(seed) else { return };
+    fn take_seed(&mut self, seed: &Bytes) -> bool {
+        let Some(state) = self.folded.ledger.takes_seed(seed) else { return false };
         if state.kind.as_deref() != Some(D::KIND) {
-            return self.fail(self.foreign(state.kind));
+            self.fail(self.foreign(state.kind));
+            return false;
         }
         match self.guarded(|_| D::restore(&state.snapshot)) {
             Some(Ok(document)) => {
-                self.folded.document = document;
+                match D::MODEL {
+                    Model::Ordered => self.folded.document = document,
+                    Model::Commutative => self.merge(document),
+                }
                 self.view_is_stale = true;
+                true
             }
-            Some(Err(_)) | None => self.malformed += 1,
+            Some(Err(_)) | None => {
+                self.malformed += 1;
+                false
+            }
         }
     }
 
@@ -384,7 +422,7 @@ impl<D: Document> Replica<D> {
 
     fn take_update(&mut self, position: Position, from: EndpointId, update: Update) {
         let ledger = &mut self.folded.ledger;
-        if !ledger.reaches(position) || !ledger.takes(position, &update) {
+        if !ledger.reaches(position) || !(ledger.takes(position, &update) || mutant!(self, CountTwice)) {
             return;
         }
         if update.kind != D::KIND {
@@ -392,8 +430,11 @@ impl<D: Document> Replica<D> {
         }
         let local = update.replica == self.id;
         let author = Author { endpoint: from, replica: update.replica, local, position: Some(position) };
-        let is_pending = self.pending.front().is_some_and(|pending| pending.number == update.number);
-        if local && is_pending {
+        let is_pending = self
+            .pending
+            .front()
+            .is_some_and(|own| (own.replica, own.number) == (update.replica, update.number));
+        if is_pending {
             return self.take_own();
         }
         if D::MODEL == Model::Commutative {
@@ -410,7 +451,8 @@ impl<D: Document> Replica<D> {
             }
             Some(Ok(_)) => self.view_is_stale = true,
             // It has its place and no effect: its sender is told there.
-            Some(Err(_)) | None => {}
+            Some(Err(_)) => self.folded.ledger.numbers.refuse(update.replica),
+            None => {}
         }
     }
 
@@ -441,21 +483,21 @@ impl<D: Document> Replica<D> {
 
     /// One of our own has its place.
     fn take_own(&mut self) {
-        let Some(pending) = self.pending.pop_front() else { return };
+        let Some(mut pending) = self.pending.pop_front() else { return };
         self.pending_bytes -= pending.payload.len();
         if D::MODEL == Model::Ordered {
             let applied = self.guarded(|replica| apply_all(&mut replica.folded.document, &pending.fragments));
             if let Some(Err(conflict)) = applied {
                 self.view_is_stale = true;
+                pending.refused = true;
+                self.folded.ledger.numbers.refuse(pending.replica);
                 self.event(DocumentEvent::Refused { fragments: pending.fragments.clone(), conflict });
             }
             if self.pending.is_empty() && !self.view_is_stale {
                 self.view = None;
             }
             self.recent.push_back(pending);
-            if self.recent.len() > MOST_RECENT {
-                self.recent.pop_front();
-            }
+            self.forget_old();
         }
         if self.pending.is_empty() {
             self.event(DocumentEvent::Synced);
@@ -491,7 +533,8 @@ impl<D: Document> Replica<D> {
     fn on_joined(&mut self, joined: Joined) {
         let name = self.config.name.clone();
         match joined {
-            Joined::State { state, asked, held } => {
+            Joined::State { state, asked, held, nonces } => {
+                self.unanswered = nonces;
                 self.read_only = state.read_only;
                 let found = state.kind.clone();
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
@@ -511,8 +554,9 @@ impl<D: Document> Replica<D> {
                 self.read_only = read_only;
                 self.begin_anew(asked, held);
             }
-            Joined::Nobody { asked, held } if self.begun || self.config.create => {
-                self.begin_anew(asked, held)
+            Joined::Nobody { asked, held, nonces } if self.begun || self.config.create => {
+                self.unanswered = nonces;
+                self.begin_anew(asked, held);
             }
             Joined::Nobody { .. } => self.fail(DocumentError::Unavailable { name }),
             Joined::Refused(reason) => self.fail(DocumentError::Refused { name, reason }),
@@ -546,10 +590,12 @@ impl<D: Document> Replica<D> {
         }
         self.folded.document.set_replica(self.id);
         for Held { position, origin, live } in held {
-            self.take(position, origin, live);
+            if !mutant!(self, ForgetHeld) {
+                self.take(position, origin, live);
+            }
         }
         self.end_run();
-        // Not before a seed was taken: it may hold them.
+        // Only now is it known what of ours is in it: the whole document may be among what came meanwhile.
         if D::MODEL == Model::Ordered {
             self.bring_back_own();
         }
@@ -562,13 +608,16 @@ impl<D: Document> Replica<D> {
     /// A commutative document takes in what the cluster has, and gives it what it lacks.
     fn come_together(&mut self, folded: Folded<D>) {
         let Folded { ledger, document } = folded;
-        let merged = self.guarded(|replica| replica.folded.document.merge(document));
         self.folded.ledger = ledger;
+        self.merge(document);
+    }
+
+    fn merge(&mut self, document: D) {
+        let merged = self.guarded(|replica| replica.folded.document.merge(document));
         self.pending.clear();
         self.pending_bytes = 0;
         // As somebody else: what is still on its way from before may yet count.
-        self.id = self.nonce();
-        self.next_number = 1;
+        self.be_somebody_else();
         match merged {
             Some(Ok(Merged { lacking, .. })) => {
                 if let Some(fragment) = lacking.filter(|_| !self.read_only) {
@@ -583,31 +632,67 @@ impl<D: Document> Replica<D> {
         }
     }
 
+    fn be_somebody_else(&mut self) {
+        self.id = self.nonce();
+        self.next_number = 1;
+        self.folded.document.set_replica(self.id);
+    }
+
     /// An ordered document: what of ours is not in the cluster's goes out again.
+    ///
+    /// What we sent before we asked stands before the question, or nowhere: an endpoint's messages keep their order. So what the document does not have by
+    /// now will not come by itself, but for what was changed here since the question.
     fn bring_back_own(&mut self) {
-        let has = self.folded.ledger.numbers.last(self.id);
-        self.pending.retain(|pending| pending.number > has);
-        let lost: Vec<Pending<D>> = self.recent.drain(..).filter(|recent| recent.number > has).collect();
-        for pending in lost.into_iter().rev() {
-            self.pending.push_front(pending);
-        }
-        match self.pending.front() {
-            Some(first) if first.number != has + 1 => {
-                // Some are gone for good: the others go out under another name, or none would ever count.
-                self.id = self.nonce();
-                let id = self.id;
-                for (pending, number) in self.pending.iter_mut().zip(1..) {
-                    pending.number = number;
-                    pending.payload = encode_update::<D>(id, number, &pending.fragments);
-                }
-                self.next_number = self.pending.len() as u64 + 1;
+        let mut has_holes = false;
+        let (recent, pending) = (std::mem::take(&mut self.recent), std::mem::take(&mut self.pending));
+        let placed = recent.into_iter().map(|own| (own, true));
+        for (mut own, had_its_place) in placed.chain(pending.into_iter().map(|own| (own, false))) {
+            let numbers = &self.folded.ledger.numbers;
+            let has = match had_its_place {
+                true => numbers.may_have(own.replica, own.number),
+                false => numbers.last(own.replica) >= own.number,
+            };
+            if !has && own.refused {
+                has_holes = true;
+                continue;
             }
-            Some(_) => {}
-            None => self.next_number = has + 1,
+            if !has {
+                self.pending.push_back(own);
+                continue;
+            }
+            if !own.refused && numbers.was_refused(own.replica, own.number) {
+                own.refused = true;
+                let conflict = Conflict::new("something came before it, while this node was not there");
+                self.event(DocumentEvent::Refused { fragments: own.fragments.clone(), conflict });
+            }
+            self.recent.push_back(own);
+        }
+        self.forget_old();
+        let next = self.folded.ledger.numbers.last(self.id) + 1;
+        let follows =
+            |(pending, number): (&Pending<D>, u64)| pending.replica == self.id && pending.number == number;
+        if has_holes || !self.pending.iter().zip(next..).all(follows) {
+            // Some are gone for good: the others go out under another name, or none would ever count.
+            self.be_somebody_else();
+            for pending in &mut self.pending {
+                let (replica, number) = (self.id, self.next_number);
+                let payload = encode_update::<D>(replica, number, &pending.fragments);
+                (pending.replica, pending.number, pending.payload) = (replica, number, payload);
+                self.next_number += 1;
+            }
+        } else {
+            self.next_number = next + self.pending.len() as u64;
         }
         self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
-        self.send_again();
+        if !mutant!(self, KeepOwn) {
+            self.send_again();
+        }
         self.view_is_stale = true;
+    }
+
+    fn forget_old(&mut self) {
+        let too_many = self.recent.len().saturating_sub(self.config.recent);
+        self.recent.drain(..too_many);
     }
 
     fn submit(&mut self, fragments: Vec<D::Fragment>) {
@@ -615,7 +700,8 @@ impl<D: Document> Replica<D> {
         self.next_number += 1;
         let payload = encode_update::<D>(self.id, number, &fragments);
         self.pending_bytes += payload.len();
-        self.pending.push_back(Pending { number, fragments, payload: payload.clone() });
+        let (replica, refused) = (self.id, false);
+        self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
         self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
     }
 

@@ -9,7 +9,7 @@ use crate::id::EndpointId;
 use crate::message::{Position, Topic};
 use crate::wire::{Malformed, Reader, put_varint};
 
-use super::fold::Numbers;
+use super::fold::{Numbers, Taken};
 
 /// The longest name of a document, in bytes: with what is around it, a topic holds it.
 pub(crate) const MAX_NAME: usize = 200;
@@ -322,10 +322,15 @@ impl State {
         put_text(bytes, self.kind.as_deref().unwrap_or(""));
         put_position(bytes, self.at.unwrap_or(Position { epoch: 0, seq: 0 }));
         put_varint(bytes, self.numbers.len() as u64);
-        for (replica, number, position) in self.numbers.iter() {
+        for (replica, taken) in self.numbers.iter() {
             bytes.put_u64(replica);
-            put_varint(bytes, number);
-            put_position(bytes, position);
+            put_varint(bytes, taken.number);
+            put_position(bytes, taken.position);
+            put_varint(bytes, taken.refused.len() as u64);
+            for (first, last) in &taken.refused {
+                put_varint(bytes, *first);
+                put_varint(bytes, *last);
+            }
         }
         put_bytes(bytes, &self.snapshot);
     }
@@ -351,7 +356,13 @@ impl State {
         let at = Some(position(&mut reader)?).filter(|at| at.epoch > 0);
         let mut numbers = Numbers::default();
         for _ in 0..reader.length(Numbers::MOST, "too many replicas")? {
-            numbers.set(reader.u64()?, reader.varint()?, position(&mut reader)?);
+            let replica = reader.u64()?;
+            let (number, position) = (reader.varint()?, position(&mut reader)?);
+            let mut refused = Vec::new();
+            for _ in 0..reader.length(Numbers::MOST_REFUSED, "too many refused")? {
+                refused.push((reader.varint()?, reader.varint()?));
+            }
+            numbers.set(replica, Taken { number, position, refused });
         }
         let snapshot = some_bytes(&mut reader)?;
         let mut tail = Vec::new();

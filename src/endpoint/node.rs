@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Subscribe { prefixes: BTreeSet<String>, done: oneshot::Sender<()> },
     /// Evict a member, and answer whether there was one. Hosts only.
     Kick { id: EndpointId, text: String, done: oneshot::Sender<bool> },
+    /// Go on in an epoch above this one, and answer when that is so. Hosts only.
+    RiseAbove { epoch: u64, done: oneshot::Sender<()> },
     /// End in order.
     Shutdown,
 }
@@ -244,6 +246,13 @@ impl Node {
         // A host that has ended has no members.
         let _ = self.commands.send(Command::Kick { id, text, done }).await;
         answer.await.unwrap_or(false)
+    }
+
+    pub(crate) async fn rise_above(&self, epoch: u64) {
+        let (done, answer) = oneshot::channel();
+        // A host that has ended gives no more positions.
+        let _ = self.commands.send(Command::RiseAbove { epoch, done }).await;
+        let _ = answer.await;
     }
 
     pub(crate) async fn shutdown(&self) -> ShutdownReport {

@@ -12,17 +12,6 @@
 //! generator is seeded, and maps are ordered, so that a run repeats from its seed. What a peer sends is data: it can be
 //! dropped and counted, or end its session, and never panics.
 
-/// Whether a bug was put back into a machine. Never in builds for use.
-macro_rules! mutant {
-    ($machine:expr, $mutant:ident) => {{
-        #[cfg(any(test, feature = "test-utils"))]
-        let is_back = $machine.config.mutant == Some($crate::proto::Mutant::$mutant);
-        #[cfg(not(any(test, feature = "test-utils")))]
-        let is_back = false;
-        is_back
-    }};
-}
-
 pub(crate) mod host;
 pub(crate) mod member;
 #[cfg(any(test, feature = "test-utils"))]

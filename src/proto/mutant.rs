@@ -18,11 +18,19 @@ pub enum Mutant {
     DeliverAhead,
     /// A receiver forgets, with a new incarnation of the host, what it has had of each origin.
     ForgetOrigins,
+    /// A replica applies an update of others whether or not its number is the next.
+    CountTwice,
+    /// A replica forgets what came behind its question when the answer is there.
+    ForgetHeld,
+    /// A replica does not send again what has no place after it has missed something.
+    KeepOwn,
+    /// A keeper that has folded a document drops what came meanwhile.
+    DropTail,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::SkipDedupe,
         Self::RingEdge,
         Self::AckBeforeHandling,
@@ -30,6 +38,10 @@ impl Mutant {
         Self::GapOnLane,
         Self::DeliverAhead,
         Self::ForgetOrigins,
+        Self::CountTwice,
+        Self::ForgetHeld,
+        Self::KeepOwn,
+        Self::DropTail,
     ];
 
     /// Its name on the command line.
@@ -43,6 +55,10 @@ impl Mutant {
             Self::GapOnLane => "mutant_gap_on_lane",
             Self::DeliverAhead => "mutant_deliver_ahead",
             Self::ForgetOrigins => "mutant_forget_origins",
+            Self::CountTwice => "mutant_count_twice",
+            Self::ForgetHeld => "mutant_forget_held",
+            Self::KeepOwn => "mutant_keep_own",
+            Self::DropTail => "mutant_drop_tail",
         }
     }
 }

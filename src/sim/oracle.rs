@@ -153,6 +153,11 @@ impl Oracle {
         self.logs.get(&life).map_or(0, |log| log.last_seq)
     }
 
+    /// Which life of the host is in this epoch.
+    pub(super) fn life_of(&self, epoch: u64) -> Option<u32> {
+        self.epochs.get(&epoch).copied()
+    }
+
     /// Whether both positions are of the same life of the host.
     pub(super) fn are_of_one_life(&self, one: Position, other: Position) -> bool {
         self.epochs.get(&one.epoch) == self.epochs.get(&other.epoch)
@@ -321,7 +326,8 @@ impl Oracle {
                         format!("what was delivered at seq {seq} is not what was ordered there"),
                     );
                 }
-                if record.origin_seq <= last {
+                // Messages of documents come to all who are there, whether or not they were had in another life of the host: documents know them again.
+                if record.origin_seq <= last && !record.topic.starts_with("doc") {
                     let (origin, origin_seq) = (record.origin, record.origin_seq);
                     return broken(
                         3,
@@ -336,7 +342,7 @@ impl Oracle {
                         format!("seq {seq} of topic {} was delivered, and not asked for", record.topic),
                     );
                 }
-                seen.last_of.insert(process, record.origin_seq);
+                seen.last_of.insert(process, record.origin_seq.max(last));
                 self.delivered += 1;
             } else if record.origin_seq > seen.last_under(record.origin)
                 && seen.filters.iter().all(|(_, filter)| matches(filter, &record.topic))

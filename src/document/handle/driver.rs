@@ -1,17 +1,15 @@
 //! Drives the machine of an open document: one task reads, another sends, and the application's threads change it in between.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoint::{Batch, Endpoint, Event, Events, Messages, Sender, StreamOptions};
+use crate::endpoint::{Batch, Endpoint, Event, Events, Messages, Receipt, Sender, StreamOptions};
 use crate::error::{ReceiptError, RecvError};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
@@ -26,6 +24,8 @@ use super::{DocumentOptions, subscribe_error};
 
 /// How many events may wait for each that listens (a guess).
 const EVENTS: usize = 1_024;
+/// How many of its own updates an ordered document remembers (a guess).
+const MOST_RECENT: usize = 1_024;
 
 /// What those who wait want to know.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +89,9 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         create: options.create,
         max_unsynced: options.max_unsynced,
         max_update: options.max_update,
+        recent: MOST_RECENT,
+        #[cfg(any(test, feature = "test-utils"))]
+        mutant: None,
     };
     let (outgoing, queue) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
@@ -487,8 +490,6 @@ async fn sleep_until<D: Document>(shared: &Shared<D>, deadline: Option<Instant>)
     }
 }
 
-type Fate = Pin<Box<dyn Future<Output = Result<Position, ReceiptError>> + Send>>;
-
 /// Sends what the document has to say, in its order.
 async fn write<D: Document>(
     shared: Arc<Shared<D>>,
@@ -507,19 +508,16 @@ async fn write<D: Document>(
     if let Err(error) = subscribed {
         shared.with(|replica| replica.fail(subscribe_error(&shared.name, &error)));
     }
-    // The fate of the last message: they have theirs in order, and one that is not known is asked about here.
-    let mut fate: Option<Fate> = None;
+    // The messages whose fates are open, in their order: the last one's fate does not tell those of the others.
+    let mut open: VecDeque<Receipt> = VecDeque::new();
     loop {
         let outgoing = tokio::select! {
             biased;
-            outgoing = queue.recv() => outgoing,
-            Err(error) = wait_for(&mut fate) => {
-                fate = None;
-                if error == ReceiptError::Unknown {
-                    shared.with(Replica::on_unknown);
-                }
+            () = next_unknown(&mut open) => {
+                shared.with(Replica::on_unknown);
                 continue;
             }
+            outgoing = queue.recv() => outgoing,
             () = shared.closing.cancelled() => queue.try_recv().ok(),
         };
         let Some(Outgoing { topic, kind, payload }) = outgoing else { break };
@@ -531,7 +529,7 @@ async fn write<D: Document>(
             }
         };
         match sender.send(message).await {
-            Ok(receipt) => fate = Some(Box::pin(async move { receipt.ordered().await })),
+            Ok(receipt) => open.push_back(receipt),
             Err(error) => {
                 let reason = error.to_string();
                 let name = shared.name.clone();
@@ -544,17 +542,17 @@ async fn write<D: Document>(
     shared.done.cancel();
 }
 
-async fn wait_for(fate: &mut Option<Fate>) -> Result<(), ReceiptError> {
-    match fate {
-        Some(pending) => {
-            let known = pending.await;
-            *fate = None;
-            match known {
-                // There is nothing to be done about it; the next one is waited for.
-                Ok(_) => std::future::pending().await,
-                Err(error) => Err(error),
-            }
+/// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.
+async fn next_unknown(open: &mut VecDeque<Receipt>) {
+    let is_unknown = |fate| fate == Err(ReceiptError::Unknown);
+    while let Some(receipt) = open.front() {
+        if is_unknown(receipt.ordered().await) {
+            let known = |receipt: &Receipt| receipt.ordered().now_or_never().is_some_and(is_unknown);
+            let count = open.iter().take_while(|receipt| known(receipt)).count();
+            open.drain(..count);
+            return;
         }
-        None => std::future::pending().await,
+        open.pop_front();
     }
+    std::future::pending().await
 }

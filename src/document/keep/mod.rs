@@ -147,12 +147,18 @@ impl KeeperBuilder {
             max_documents: self.max_documents,
             stores: self.store.is_some(),
             folds: self.folds,
+            #[cfg(any(test, feature = "test-utils"))]
+            mutant: None,
         };
         let mut machine = keeper::Keeper::new(config);
         let storing = match self.store {
             Some(store) => Some(Storing::start(store, &mut machine).await?),
             None => None,
         };
+        // A clock that was set back must not put what is changed now before what is stored.
+        if let Some(epoch) = machine.last_epoch() {
+            host.rise_above(epoch).await;
+        }
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
             clock: TokioInstant::now(),

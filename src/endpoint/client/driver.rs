@@ -250,6 +250,8 @@ impl Driver {
             }
             // Clients have nobody to send away.
             Command::Kick { done, .. } => drop(done.send(false)),
+            // Nor do they make epochs.
+            Command::RiseAbove { done, .. } => drop(done),
             Command::Shutdown => {
                 if self.leaving.is_none() {
                     self.node.outbound.set_gate(Gate::Closed);

@@ -175,6 +175,11 @@ impl Driver {
                 // A caller that is gone does not mind.
                 let _ = done.send(known);
             }
+            Command::RiseAbove { epoch, done } => {
+                self.machine.handle_input(self.clock.now(), Input::RiseAbove { epoch });
+                // As above.
+                let _ = done.send(());
+            }
             Command::Shutdown => {
                 if self.draining.is_none() {
                     self.node.outbound.set_gate(Gate::Closed);

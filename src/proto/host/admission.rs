@@ -107,8 +107,7 @@ impl Host {
         // A joiner that has seen a later reign than ours, or another host's of the same number: positions of this one must be above it.
         let foreign = hello.incarnation != 0 && hello.incarnation != self.config.incarnation;
         if hello.epoch > self.order.epoch() || (foreign && hello.epoch == self.order.epoch()) {
-            self.cut_window(now);
-            self.order.rise_above(hello.epoch, self.config.incarnation);
+            self.rise_above(now, hello.epoch);
         }
         self.admit(now, peer, &hello, role, session);
     }

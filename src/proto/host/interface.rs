@@ -90,6 +90,8 @@ pub(crate) enum Input {
     LocalHandled { seq: Option<u64> },
     /// Evict a member, for the application's reason.
     Kick { id: EndpointId, text: String },
+    /// Go on in an epoch above this one, if this one has been reached: something that outlived the last host knows positions of it.
+    RiseAbove { epoch: u64 },
     /// Nothing more is waiting: what was ordered goes out.
     Flush,
     /// Shut down: say so to all members, and say [`Output::Drained`] when they have left.

@@ -280,6 +280,7 @@ impl Host {
             }
             Input::LocalHandled { seq } => self.on_local_handled(now, seq),
             Input::Kick { id, text } => self.on_kick(now, id, text),
+            Input::RiseAbove { epoch } => self.rise_above(now, epoch),
             Input::Flush => self.flush(now),
             Input::Drain => self.on_drain(now),
         }

@@ -133,6 +133,14 @@ impl Host {
         self.sessions.get(&token).is_some_and(|session| session.control.unanswered() >= MAX_UNANSWERED / 4)
     }
 
+    /// Goes on in an epoch above this one, unless it is there already.
+    pub(super) fn rise_above(&mut self, now: Instant, epoch: u64) {
+        if epoch >= self.order.epoch() {
+            self.cut_window(now);
+            self.order.rise_above(epoch, self.config.incarnation);
+        }
+    }
+
     /// Closes the open window and puts it out, on the lanes that are asked for.
     pub(super) fn cut_window(&mut self, now: Instant) {
         let Some(cut) = self.order.cut() else { return };

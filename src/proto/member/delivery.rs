@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::id::EndpointId;
-use crate::message::{Message, Position};
+use crate::message::{Message, MessageKind, Position};
 use crate::wire::{Barrier, Index, MAX_RECORDS, TopicPart, Window};
 
 use super::super::Instant;
@@ -342,7 +342,8 @@ impl Delivery {
         }
         if let Some(had) = &self.had {
             let before = messages.len();
-            messages.retain(|message| !had.contains(message));
+            // Those of documents tell by themselves what was had, and only together, all of them, where they stand.
+            messages.retain(|message| message.kind() != MessageKind::Data || !had.contains(message));
             self.counters.duplicates += (before - messages.len()) as u64;
         }
         let up_to = Position { epoch, seq: last_seq };

@@ -205,7 +205,8 @@ impl Member {
                 let welcome = welcome.clone();
                 self.on_subscribed_first(now, welcome, barrier);
             }
-            State::Live => {
+            // A parent that shuts down still delivers, and whoever asked wants to know, whatever comes then.
+            State::Live | State::Leaving { .. } => {
                 self.delivery.forget_parts();
                 self.delivery.on_head(barrier);
                 self.delivery.switch_at(barrier.number, self.filter.clone());
