@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use zincmq::sim::{self, Fault, Mutant, Report};
+use zincmq::sim::{self, DocumentCounts, Fault, Mutant, Report};
 
 const USAGE: &str = "\
 Usage: simulate [--seeds N] [--from N] [--threads N] [--mutant NAME]
@@ -104,6 +104,7 @@ struct Sum {
     evictions: u64,
     repaired: u64,
     unknown: u64,
+    documents: DocumentCounts,
 }
 
 impl Sum {
@@ -121,6 +122,7 @@ impl Sum {
         self.evictions += report.evictions;
         self.repaired += report.repaired;
         self.unknown += report.unknown;
+        self.documents.add(&report.documents);
     }
 }
 
@@ -172,6 +174,9 @@ fn many(options: &Options) -> ExitCode {
         sum.delivered, sum.repaired, sum.resets
     );
     println!("evictions    {}", sum.evictions);
+    let DocumentCounts { opened, unavailable, edits, refused, seeds, folds, compared, .. } = sum.documents;
+    println!("documents    {opened} opened, {unavailable} not to be had, {edits} edits, {refused} refused");
+    println!("             {compared} states compared, {seeds} brought back by replicas, {folds} folds");
     for (fault, times) in &sum.faults {
         println!("{times:>12} x {}", fault.name());
     }

@@ -1,7 +1,8 @@
 //! A simulator of whole clusters: the machines of the protocol, driven by a seeded heap of events instead of sockets and clocks.
 //!
 //! One seed is one run: a host and some members, in a configuration drawn from the seed, exchange messages while connections are slow,
-//! stop, break and lose what was in them, processes crash, sleep and come back, clocks drift and jump, and consumers are slow. Then all
+//! stop, break and lose what was in them, processes crash, sleep and come back, clocks drift and jump, and consumers are slow. In some runs members
+//! change documents, too, which the host keeps. Then all
 //! faults end, and the cluster has to come to rest. The invariants of the protocol are checked at every step, against a record of
 //! all that was sent. The same seed gives the same run on every machine.
 //!
@@ -14,6 +15,7 @@
 //! `-- --seed 7 --trace` shows one step by step. What is modelled and what is not is written down in `docs/simulation.md`.
 
 mod dice;
+mod documents;
 mod fault;
 mod inject;
 mod network;
@@ -25,7 +27,7 @@ mod world;
 
 pub use crate::proto::Mutant;
 pub use fault::Fault;
-pub use report::{Report, Violation};
+pub use report::{DocumentCounts, Report, Violation};
 
 /// Runs one seed to its end, or to the first violation; with a bug put back into the machines, if one is named.
 #[must_use]

@@ -153,6 +153,11 @@ impl Oracle {
         self.logs.get(&life).map_or(0, |log| log.last_seq)
     }
 
+    /// Which life of the host is in this epoch.
+    pub(super) fn life_of(&self, epoch: u64) -> Option<u32> {
+        self.epochs.get(&epoch).copied()
+    }
+
     /// Whether both positions are of the same life of the host.
     pub(super) fn are_of_one_life(&self, one: Position, other: Position) -> bool {
         self.epochs.get(&one.epoch) == self.epochs.get(&other.epoch)

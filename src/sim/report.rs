@@ -32,10 +32,45 @@ pub struct Report {
     pub repaired: u64,
     /// Messages whose senders were told that their fate is unknown.
     pub unknown: u64,
+    /// What was done to documents.
+    pub documents: DocumentCounts,
     /// A sum over all that happened: two runs of one seed have the same.
     pub digest: u64,
     /// The first thing that was not as promised.
     pub violation: Option<Violation>,
+}
+
+/// What was done to documents, in runs that have some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DocumentCounts {
+    /// How often members opened one.
+    pub opened: u64,
+    /// How often one could not be had: nobody answered.
+    pub unavailable: u64,
+    /// Edits that replicas accepted.
+    pub edits: u64,
+    /// Those of them that did not apply in their places.
+    pub refused: u64,
+    /// Whole documents that replicas gave to a host that had lost them, and that counted.
+    pub seeds: u64,
+    /// How often the keeper folded one.
+    pub folds: u64,
+    /// States of replicas and keepers that were compared with what was ordered.
+    pub compared: u64,
+}
+
+impl DocumentCounts {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.unavailable += other.unavailable;
+        self.edits += other.edits;
+        self.refused += other.refused;
+        self.seeds += other.seeds;
+        self.folds += other.folds;
+        self.compared += other.compared;
+    }
 }
 
 /// Something that was not as promised.

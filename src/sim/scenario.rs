@@ -105,6 +105,22 @@ impl Scenario {
         }
     }
 
+    /// Whether documents can be played with. Two processes under one id are taken for one another across a restart of the host: these do not come in
+    /// a run with documents.
+    pub(super) fn admits_documents(&mut self) -> bool {
+        let admits = self.faults != [Fault::Twin];
+        if admits {
+            self.faults.retain(|fault| *fault != Fault::Twin);
+            // Whoever missed something asks for documents anew, and all that take everything get the answers, too: a mark of two messages is past at once, for ever.
+            self.marks.messages = self.marks.messages.max(100);
+            self.marks.bytes = self.marks.bytes.max(1 << 16);
+            self.ring.messages = self.ring.messages.max(self.marks.messages);
+            self.ring.bytes = self.ring.bytes.max(self.marks.bytes);
+            self.repair_rate.per_second = self.repair_rate.per_second.max(self.ring.bytes / 8);
+        }
+        admits
+    }
+
     pub(super) fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
     }

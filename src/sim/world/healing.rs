@@ -56,6 +56,7 @@ impl World<'_> {
         }
         self.recover(None)?;
         self.host_moved()?;
+        self.heal_documents()?;
         if self.host.machine.is_none() {
             self.push(MILLI, Event::StartHost);
         }
@@ -65,7 +66,10 @@ impl World<'_> {
 
     pub(super) fn look(&mut self) -> Result<bool, Broken> {
         const LOOK_EVERY: Nanos = 20 * MILLI;
-        let restless = self.restless();
+        if self.phase != Phase::Faults {
+            self.reopen_documents()?;
+        }
+        let restless = self.restless().or_else(|| self.documents_restless());
         let unrest = std::mem::take(&mut self.unrest);
         match self.phase {
             Phase::Faults => {}
@@ -76,8 +80,10 @@ impl World<'_> {
                     for index in 0..self.members.len() {
                         self.member_sends(index, 1)?;
                     }
+                    self.last_edits()?;
                 } else if restless.is_none() {
                     trace!(self, "the cluster has come to rest");
+                    self.check_documents()?;
                     let quiet = self.scenario.lease.as_nanos() as Nanos * 2 + SECOND / 2;
                     self.phase = Phase::Resting { until: self.now + quiet };
                 } else if self.now > until {
@@ -93,6 +99,7 @@ impl World<'_> {
                     return Err((17, "a session ended in a cluster at rest".to_owned()));
                 }
                 if self.now > until {
+                    self.check_documents()?;
                     let heartbeats = self.scenario.heartbeat.as_nanos() as Nanos * 2;
                     // There and back three times, for each of two clocks that may be slow by a twentieth.
                     let slack = self.scenario.latency.1 * 6 + heartbeats / 10 + 5 * MILLI;

@@ -12,6 +12,7 @@ use crate::wire::{BatchBuilder, Lane, ParentMessage};
 
 use super::super::Fault;
 use super::super::dice::{MICRO, MILLI, Nanos, SECOND};
+use super::super::documents::Documents;
 use super::super::network::{Item, Pipe};
 use super::super::node::Consumer;
 use super::super::oracle::Broken;
@@ -64,6 +65,12 @@ impl World<'_> {
         self.host.undrained_since = None;
         self.host.submits.clear();
         self.host.consumer = Consumer::default();
+        self.start_keeper()?;
+        if let Some((machine, epoch)) =
+            self.host.machine.as_mut().zip(self.documents.as_ref().and_then(Documents::last_epoch))
+        {
+            machine.handle_input(self.host.clock.now(self.now), host::Input::RiseAbove { epoch });
+        }
         self.push(0, Event::HostTick { life });
         self.flush()
     }
@@ -73,6 +80,7 @@ impl World<'_> {
         if self.host.machine.take().is_none() {
             return;
         }
+        self.end_keeper();
         let keep = self.scenario.has(Fault::StaleQueue);
         for link in 0..self.links.len() {
             if self.links[link].host_life != self.host.life {
@@ -245,7 +253,7 @@ impl World<'_> {
     }
 
     /// A machine whose deadline is not served by serving it would run for ever.
-    pub(super) fn spin(&mut self, at: Nanos) -> Result<(), Broken> {
+    pub(in super::super) fn spin(&mut self, at: Nanos) -> Result<(), Broken> {
         if at > self.now {
             return Ok(());
         }
@@ -269,6 +277,7 @@ impl World<'_> {
                 trace!(self, "host publishes a window up to {last}");
                 let at = self.host.undrained_since.unwrap_or(self.host.clock.now(self.now));
                 self.oracle.on_window(self.host.life, &body, at, self.scenario.ring)?;
+                self.documents_ordered(&body)?;
                 if foreign && self.scenario.host_consumes {
                     self.host.consumer.queue.push_back((1, last));
                     if !self.host.consumer.busy && !self.host.consumer.stalled {

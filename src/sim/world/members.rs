@@ -51,6 +51,7 @@ impl World<'_> {
         self.seen[index] = Seen::new(member.filter.clone());
         trace!(self, "m{index} begins life {life}");
         self.push(0, Event::MemberTick { member: index, life });
+        self.start_documents(index);
         self.tell_member(index, member::Input::Start)
     }
 
@@ -58,6 +59,7 @@ impl World<'_> {
     pub(in super::super) fn kill_member(&mut self, index: usize, silently: bool) {
         self.members[index].machine = None;
         self.members[index].asleep_until = 0;
+        self.end_documents(index);
         if let Some(link) = self.members[index].link.take() {
             if silently {
                 self.links[link].black_hole = true;
@@ -100,6 +102,7 @@ impl World<'_> {
     /// As [`host_moved`](Self::host_moved).
     pub(in super::super) fn member_moved(&mut self, index: usize) -> Result<(), Broken> {
         self.members[index].timer_at = None;
+        self.documents_moved(index)?;
         self.member_stepped(index)
     }
 
@@ -111,7 +114,8 @@ impl World<'_> {
         let Some(machine) = &member.machine else { return Ok(()) };
         let usage = machine.usage();
         let (outbox, marks) = (self.scenario.outbox, self.scenario.marks);
-        let batch = (self.scenario.payload + 64) * self.scenario.batch + 64;
+        let documents = if self.documents.is_some() { 16 << 10 } else { 0 };
+        let batch = (self.scenario.payload + 64) * self.scenario.batch + 64 + documents;
         if usage.outbox_batches > outbox.batches || usage.outbox_bytes as u64 > outbox.bytes as u64 + batch {
             return Err((10, format!("the outbox of m{index} holds {usage:?}")));
         }
@@ -127,7 +131,7 @@ impl World<'_> {
                 self.push(at - self.now, Event::MemberTimer { member: index, life });
             }
         }
-        Ok(())
+        self.submit_of_documents(index)
     }
 
     pub(super) fn on_member_output(&mut self, index: usize, output: member::Output) -> Result<(), Broken> {
@@ -201,10 +205,15 @@ impl World<'_> {
             member::Output::Deliver { messages, up_to } => self.on_delivered(index, &messages, up_to)?,
             member::Output::Ordered(run) => {
                 let id = self.members[index].id;
+                let last = run.last_origin_seq();
+                self.documents_placed(index, run.first_origin_seq, last);
                 self.oracle.on_ordered(&mut self.seen[index], id, run)?;
             }
             member::Output::Unknown { up_to } => self.on_unknown(index, up_to)?,
-            member::Output::Subscribed { ticket } => self.seen[index].on_subscribed(ticket),
+            member::Output::Subscribed { ticket } => {
+                self.seen[index].on_subscribed(ticket);
+                self.documents_subscribed(index, ticket)?;
+            }
             member::Output::Event(event) => self.on_member_event(index, event)?,
             member::Output::Ended(end) => {
                 trace!(self, "m{index} ends: {end:?}");
@@ -218,6 +227,7 @@ impl World<'_> {
                 }
                 self.members[index].machine = None;
                 self.members[index].link = None;
+                self.end_documents(index);
                 self.start_again(index);
             }
         }
@@ -229,6 +239,7 @@ impl World<'_> {
         let later = open.split_off(&(up_to + 1));
         let unknown = std::mem::replace(open, later).len() as u64;
         self.report.unknown += unknown;
+        self.documents_unknown(index, up_to);
         trace!(self, "m{index} is told that the fate of {unknown} messages is unknown");
         // Nobody may be left in the dark while the host's memory is whole.
         let ended = self.members[index].machine.as_ref().is_none_or(Member::is_ended);
@@ -264,6 +275,7 @@ impl World<'_> {
                 self.report.resets += 1;
                 self.unrest = true;
                 self.oracle.on_reset(&mut self.seen[index], after, resume_at)?;
+                self.documents_reset(index, false);
             }
             member::Event::Disconnected { .. } | member::Event::Evicted(_) => {
                 self.unrest = true;
@@ -281,6 +293,7 @@ impl World<'_> {
         up_to: Position,
     ) -> Result<(), Broken> {
         self.oracle.on_delivered(&mut self.seen[index], messages, up_to)?;
+        self.documents_delivered(index, messages);
         let member = &mut self.members[index];
         let consumer = &mut member.consumer;
         consumer.up_to = Some(up_to);
@@ -297,6 +310,7 @@ impl World<'_> {
             let consumer = &mut self.members[index].consumer;
             consumer.queue.clear();
             consumer.gone = true;
+            self.documents_reset(index, true);
             self.tell_member(index, member::Input::Overrun)?;
             return self.tell_member(index, member::Input::Handled { up_to });
         }
@@ -401,10 +415,15 @@ impl World<'_> {
     }
 
     pub(in super::super) fn resubscribe(&mut self, index: usize) -> Result<(), Broken> {
-        let filter = draw_filter(&mut self.dice);
+        self.members[index].filter = draw_filter(&mut self.dice);
+        self.subscribe_again(index)
+    }
+
+    /// A member subscribes to what it and its documents want now.
+    pub(in super::super) fn subscribe_again(&mut self, index: usize) -> Result<(), Broken> {
+        let filter = self.with_documents(index, self.members[index].filter.clone());
         let member = &mut self.members[index];
         member.ticket += 1;
-        member.filter = filter.clone();
         let ticket = member.ticket;
         self.seen[index].on_subscribe(ticket, filter.clone());
         self.tell_member(index, member::Input::Subscribe { prefixes: filter, ticket })

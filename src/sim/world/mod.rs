@@ -20,6 +20,7 @@ use crate::wire::ParentMessage;
 
 use super::Fault;
 use super::dice::{Dice, MILLI, Nanos, SECOND};
+use super::documents::Documents;
 use super::network::{Link, Pipe};
 use super::node::{Consumer, HostNode, LocalClock, MemberNode};
 use super::oracle::{Broken, Oracle, Seen};
@@ -89,6 +90,28 @@ pub(super) enum Event {
     },
     Handled {
         member: usize,
+        life: u32,
+    },
+    /// The documents of a member have something to do.
+    Documents {
+        member: usize,
+        life: u32,
+    },
+    /// A member's application may do something to its documents.
+    Edit {
+        member: usize,
+        life: u32,
+    },
+    /// The keeper of documents has something to do.
+    Keeper {
+        life: u32,
+    },
+    /// Its store has time.
+    Stored {
+        life: u32,
+    },
+    /// It has folded a document.
+    Folded {
         life: u32,
     },
     Fault,
@@ -162,7 +185,7 @@ macro_rules! trace {
 pub(super) use trace;
 
 pub(super) struct World<'a> {
-    mutant: Option<Mutant>,
+    pub(super) mutant: Option<Mutant>,
     pub(super) trace: Trace<'a>,
     pub(super) now: Nanos,
     heap: BinaryHeap<Reverse<Entry>>,
@@ -171,7 +194,7 @@ pub(super) struct World<'a> {
     pub(super) scenario: Scenario,
     pub(super) host: HostNode,
     pub(super) members: Vec<MemberNode>,
-    seen: Vec<Seen>,
+    pub(super) seen: Vec<Seen>,
     pub(super) links: Vec<Link>,
     peers: BTreeMap<PeerId, usize>,
     sessions: BTreeMap<SessionToken, usize>,
@@ -184,7 +207,8 @@ pub(super) struct World<'a> {
     /// Since when sessions have been past their mark while the pack was not, and not been less behind than ever, in messages; and when that was last looked at, on the host's clock.
     past: BTreeMap<SessionToken, (Instant, u64)>,
     past_looked_at: Instant,
-    oracle: Oracle,
+    pub(super) oracle: Oracle,
+    pub(super) documents: Option<Documents>,
     phase: Phase,
     last_messages: u64,
     /// Set when a session ends, a reset or an eviction comes.
@@ -198,7 +222,8 @@ impl<'a> World<'a> {
     pub(super) fn new(seed: u64, mutant: Option<Mutant>, trace: Trace<'a>) -> Self {
         // Mixed, so that neighbouring seeds have nothing in common.
         let mut dice = Dice::new(Dice::new(seed).any());
-        let scenario = Scenario::draw(&mut dice);
+        let mut scenario = Scenario::draw(&mut dice);
+        let documents = Documents::draw(seed, scenario.members).filter(|_| scenario.admits_documents());
         let drift = |dice: &mut Dice| dice.between(0, scenario.drift * 2) as i64 - scenario.drift as i64;
         let host = HostNode {
             id: EndpointId::from_bytes([200; 16]),
@@ -256,6 +281,7 @@ impl<'a> World<'a> {
             past: BTreeMap::new(),
             past_looked_at: Instant::START,
             oracle: Oracle::default(),
+            documents,
             phase: Phase::Faults,
             last_messages: 0,
             unrest: false,
@@ -273,6 +299,7 @@ impl<'a> World<'a> {
                 evictions: 0,
                 repaired: 0,
                 unknown: 0,
+                documents: Default::default(),
                 digest: 0,
                 violation: None,
             },
@@ -316,6 +343,7 @@ impl<'a> World<'a> {
         self.report.accepted = self.oracle.accepted;
         self.report.ordered = self.oracle.ordered;
         self.report.delivered = self.oracle.delivered;
+        self.report.documents = self.documents.as_ref().map(|documents| documents.counts).unwrap_or_default();
         self.report
     }
 
@@ -331,13 +359,18 @@ impl<'a> World<'a> {
             | Event::HostTick { .. }
             | Event::HostHandled { .. }
             | Event::Verdict { .. }
-            | Event::Stray { .. } => self.host.asleep_until,
+            | Event::Stray { .. }
+            | Event::Keeper { .. }
+            | Event::Stored { .. }
+            | Event::Folded { .. } => self.host.asleep_until,
             Event::MemberTimer { member, .. }
             | Event::Dialled { member, .. }
             | Event::Attached { member, .. }
             | Event::SubmitLost { member, .. }
             | Event::MemberTick { member, .. }
-            | Event::Handled { member, .. } => self.members[*member].asleep_until,
+            | Event::Handled { member, .. }
+            | Event::Documents { member, .. }
+            | Event::Edit { member, .. } => self.members[*member].asleep_until,
             _ => 0,
         };
         (until > self.now).then_some(until)
@@ -396,6 +429,15 @@ impl<'a> World<'a> {
             Event::Handled { member, life } if life == self.members[member].life => {
                 self.on_handled(member)?
             }
+            Event::Documents { member, life } if life == self.members[member].life => {
+                self.on_documents(member)?;
+            }
+            Event::Edit { member, life } if life == self.members[member].life => {
+                self.on_edit_tick(member)?;
+            }
+            Event::Keeper { life } if life == self.host.life => self.on_keeper()?,
+            Event::Stored { life } if life == self.host.life => self.on_stored()?,
+            Event::Folded { life } if life == self.host.life => self.on_folded()?,
             Event::Fault if self.phase == Phase::Faults => {
                 self.inject()?;
                 let next = self.dice.scale(self.scenario.fault_every / 4 + 1, self.scenario.fault_every * 4);
@@ -425,6 +467,11 @@ impl<'a> World<'a> {
 
     pub(super) fn count(&mut self, fault: Fault) {
         *self.report.faults.entry(fault).or_default() += 1;
+    }
+
+    /// Whether things still go wrong.
+    pub(super) fn in_faults(&self) -> bool {
+        self.phase == Phase::Faults
     }
 
     fn latency(&mut self) -> Nanos {

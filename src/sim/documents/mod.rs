@@ -1,0 +1,575 @@
+//! Documents in the simulator: members open two of them, one of each kind, and change them; the host keeps them.
+//!
+//! Their machines are driven as the crate's own tasks do it. All that is drawn for them comes from dice of their own, so that runs without documents are
+//! what they were before there were any.
+
+mod keeping;
+mod opening;
+mod truth;
+mod types;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::document::replica::Config;
+use crate::document::wire::{self, Live};
+use crate::document::{DocumentError, Model};
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind, Position};
+use crate::proto::member;
+use crate::wire::BatchBuilder;
+
+use super::DocumentCounts;
+use super::dice::{Dice, MICRO, MILLI, Nanos};
+use super::oracle::Broken;
+use super::world::{Event, World, trace};
+use keeping::Keeping;
+use opening::{Opening, Outgoing, Wish};
+use truth::{Known, Truth};
+use types::Edit;
+
+/// The documents.
+const NAMES: [&str; 2] = ["log", "facts"];
+const MODELS: [Model; 2] = [Model::Ordered, Model::Commutative];
+/// How many edits are made in a run, at most: documents stay short.
+const MOST_EDITS: u32 = 60;
+/// One run in so many has documents.
+const ONE_IN: u64 = 4;
+
+/// What comes to the documents of a member, in its order.
+#[derive(Debug)]
+enum Incoming {
+    Messages(Vec<Message>),
+    Reset,
+}
+
+/// The documents of a member's process.
+#[derive(Default)]
+struct Part {
+    openings: BTreeMap<usize, Opening>,
+    /// Those its application wants open, over all its processes.
+    wanted: BTreeSet<usize>,
+    /// Whether answers are subscribed to.
+    answers: bool,
+    incoming: VecDeque<Incoming>,
+    outgoing: VecDeque<Outgoing>,
+    /// Messages without a place, and the openings they are of.
+    flying: BTreeMap<u64, u64>,
+    timer_at: Option<Nanos>,
+    submitting: bool,
+}
+
+/// All there is of documents in a run.
+pub(super) struct Documents {
+    dice: Dice,
+    truths: [Truth; 2],
+    parts: Vec<Part>,
+    keeping: Keeping,
+    edits: Edit,
+    openings: u64,
+    edit_every: Nanos,
+    /// How long what was delivered waits for its document, at most.
+    slowest: Nanos,
+    /// How often the keeper stands still for a while, in percent of what comes.
+    stalls: u64,
+    /// How many of its own updates a replica remembers.
+    recent: usize,
+    pub(super) counts: DocumentCounts,
+}
+
+impl Documents {
+    /// Whether a run has documents, and how. Ids are to be unique: where they are not, documents are not to be expected to come out equal.
+    pub(super) fn draw(seed: u64, members: usize) -> Option<Self> {
+        let mut dice = Dice::new(Dice::new(seed ^ 0xd0f6).any());
+        if dice.below(ONE_IN) != 0 {
+            return None;
+        }
+        let stores = dice.percent(60);
+        let max_document = dice.pick(&[2_000, 4_000, 1 << 20]);
+        let knows = dice.percent(70);
+        Some(Self {
+            truths: [0, 1].map(|index| Truth::new(NAMES[index], MODELS[index])),
+            parts: (0..members).map(|_| Part::default()).collect(),
+            // Of what it cannot fold it has to keep all.
+            keeping: Keeping::new(stores, if knows { max_document } else { 1 << 20 }, knows),
+            edits: 0,
+            openings: 0,
+            edit_every: dice.scale(30 * MILLI, 300 * MILLI),
+            slowest: dice.pick(&[0, MILLI, 50 * MILLI]),
+            stalls: dice.pick(&[0, 0, 0, 3]),
+            recent: dice.pick(&[2, 1_024, 1_024, 1_024, 1_024]),
+            counts: DocumentCounts::default(),
+            dice,
+        })
+    }
+
+    fn lag(&mut self) -> Nanos {
+        if self.slowest == 0 { 0 } else { self.dice.scale(10 * MICRO, self.slowest) }
+    }
+}
+
+impl World<'_> {
+    /// Messages of an origin, as a batch.
+    fn document_batch(&mut self, id: EndpointId, first: u64, messages: &[Message]) -> Result<Bytes, Broken> {
+        let mut builder = BatchBuilder::new(first);
+        for (message, origin_seq) in messages.iter().zip(first..) {
+            if !builder.push(message) {
+                return Err((0, "messages of documents are too large for a batch".to_owned()));
+            }
+            self.oracle.on_accepted(id, origin_seq, message)?;
+        }
+        Ok(builder.finish())
+    }
+
+    /// What a member subscribes to, with what its documents need.
+    pub(super) fn with_documents(&self, index: usize, mut filter: BTreeSet<String>) -> BTreeSet<String> {
+        let Some(part) = self.documents.as_ref().and_then(|documents| documents.parts.get(index)) else {
+            return filter;
+        };
+        filter.extend(part.openings.keys().map(|document| wire::prefix(NAMES[*document])));
+        if part.answers {
+            filter.insert(wire::answer_topic(self.members[index].id));
+        }
+        filter
+    }
+
+    /// A member's process begins: its application may do something.
+    pub(super) fn start_documents(&mut self, index: usize) {
+        if self.documents.is_some() && index < self.scenario.members {
+            let life = self.members[index].life;
+            self.push(0, Event::Edit { member: index, life });
+        }
+    }
+
+    /// A member's process is gone, and with it what it had open.
+    pub(super) fn end_documents(&mut self, index: usize) {
+        let Some(documents) = &mut self.documents else { return };
+        let Some(part) = documents.parts.get_mut(index) else { return };
+        let wanted = std::mem::take(&mut part.wanted);
+        let part = std::mem::replace(part, Part { wanted, ..Part::default() });
+        for (document, opening) in part.openings {
+            documents.truths[document].on_ended(opening.number);
+        }
+    }
+
+    /// An application does something to a document, or not.
+    pub(super) fn on_edit_tick(&mut self, index: usize) -> Result<(), Broken> {
+        let life = self.members[index].life;
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let next = documents.dice.scale(documents.edit_every / 4, documents.edit_every * 2);
+        let document = documents.dice.below(NAMES.len() as u64) as usize;
+        let (what, is_open) =
+            (documents.dice.below(100), documents.parts[index].openings.contains_key(&document));
+        if !self.in_faults() || self.members[index].machine.is_none() {
+            return Ok(());
+        }
+        self.push(next, Event::Edit { member: index, life });
+        match (is_open, what) {
+            (false, 0..60) => self.open(index, document),
+            (true, 0..80) => self.edit(index, document, MOST_EDITS),
+            (true, 90..) => self.close_document(index, document),
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&mut self, index: usize, document: usize) -> Result<(), Broken> {
+        let me = self.members[index].id;
+        let mutant = self.mutant;
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        documents.openings += 1;
+        documents.counts.opened += 1;
+        let config = Config {
+            name: NAMES[document].to_owned(),
+            me,
+            seed: documents.dice.any().max(1),
+            create: false,
+            max_unsynced: (8, 1 << 16),
+            max_update: 1_000,
+            recent: documents.recent,
+            mutant,
+        };
+        let mut opening = Opening::new(documents.openings, MODELS[document], config);
+        let number = opening.number;
+        let ticket = self.members[index].ticket + 1;
+        opening.waits_for = Some(ticket);
+        let part = &mut documents.parts[index];
+        part.openings.insert(document, opening);
+        part.wanted.insert(document);
+        part.answers = true;
+        trace!(self, "m{index} opens {:?} (opening {number})", NAMES[document]);
+        self.subscribe_again(index)?;
+        self.on_documents(index)
+    }
+
+    fn close_document(&mut self, index: usize, document: usize) -> Result<(), Broken> {
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let part = &mut documents.parts[index];
+        let Some(opening) = part.openings.remove(&document) else { return Ok(()) };
+        part.outgoing.extend(opening.said);
+        part.wanted.remove(&document);
+        documents.truths[document].on_ended(opening.number);
+        trace!(self, "m{index} closes {:?} (opening {})", NAMES[document], opening.number);
+        self.subscribe_again(index)?;
+        self.submit_of_documents(index)
+    }
+
+    fn edit(&mut self, index: usize, document: usize, most: Edit) -> Result<(), Broken> {
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        if documents.edits >= most {
+            return Ok(());
+        }
+        let first = documents.edits + 1;
+        let last = if documents.dice.percent(30) { first + 1 } else { first };
+        let strict = documents.dice.percent(50);
+        let edits: Vec<Edit> = (first..=last).collect();
+        let Some(opening) = documents.parts[index].openings.get_mut(&document) else { return Ok(()) };
+        if !opening.replica.edit(&edits, strict) {
+            return Ok(());
+        }
+        let number = opening.number;
+        documents.counts.edits += u64::from(last - documents.edits);
+        documents.edits = last;
+        documents.truths[document].on_edit(number, &edits);
+        trace!(
+            self,
+            "m{index} makes edits {edits:?} of {:?} (opening {number}), strict: {strict}", NAMES[document]
+        );
+        self.on_documents(index)
+    }
+
+    /// A member was delivered something.
+    pub(super) fn documents_delivered(&mut self, index: usize, messages: &[Message]) {
+        let answers = wire::answer_topic(self.members[index].id);
+        let life = self.members[index].life;
+        let Some(documents) = &mut self.documents else { return };
+        let Some(part) = documents.parts.get_mut(index).filter(|part| !part.openings.is_empty()) else {
+            return;
+        };
+        let concerns = |message: &&Message| {
+            let topic = message.topic().as_str();
+            topic.starts_with(wire::ROOT) || topic == answers
+        };
+        let messages: Vec<Message> = messages.iter().filter(concerns).cloned().collect();
+        if !messages.is_empty() {
+            part.incoming.push_back(Incoming::Messages(messages));
+            let after = documents.lag();
+            self.push(after, Event::Documents { member: index, life });
+        }
+    }
+
+    /// A member is told of a jump; or its consumers overran, and what waited is lost.
+    pub(super) fn documents_reset(&mut self, index: usize, overran: bool) {
+        let life = self.members[index].life;
+        let Some(documents) = &mut self.documents else { return };
+        let Some(part) = documents.parts.get_mut(index).filter(|part| !part.openings.is_empty()) else {
+            return;
+        };
+        if overran {
+            part.incoming.clear();
+        }
+        part.incoming.push_back(Incoming::Reset);
+        let after = documents.lag();
+        self.push(after, Event::Documents { member: index, life });
+    }
+
+    pub(super) fn documents_subscribed(&mut self, index: usize, ticket: u64) -> Result<(), Broken> {
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let Some(part) = documents.parts.get_mut(index) else { return Ok(()) };
+        for opening in part.openings.values_mut() {
+            opening.waits_for.take_if(|waits_for| *waits_for <= ticket);
+        }
+        let life = self.members[index].life;
+        self.push(0, Event::Documents { member: index, life });
+        Ok(())
+    }
+
+    pub(super) fn documents_placed(&mut self, index: usize, first: u64, last: u64) {
+        let Some(documents) = &mut self.documents else { return };
+        let Some(part) = documents.parts.get_mut(index) else { return };
+        part.flying.retain(|origin_seq, _| !(first..=last).contains(origin_seq));
+    }
+
+    /// What becomes of messages up to this one is not known.
+    pub(super) fn documents_unknown(&mut self, index: usize, up_to: u64) {
+        let life = self.members[index].life;
+        let Some(documents) = &mut self.documents else { return };
+        let Some(part) = documents.parts.get_mut(index) else { return };
+        let later = part.flying.split_off(&(up_to + 1));
+        let unknown: BTreeSet<u64> = std::mem::replace(&mut part.flying, later).into_values().collect();
+        for opening in part.openings.values_mut().filter(|opening| unknown.contains(&opening.number)) {
+            opening.replica.on_unknown();
+        }
+        if !unknown.is_empty() {
+            self.push(0, Event::Documents { member: index, life });
+        }
+    }
+
+    /// The documents of a member take in what waits, and do what is due.
+    pub(super) fn on_documents(&mut self, index: usize) -> Result<(), Broken> {
+        let answers = wire::answer_topic(self.members[index].id);
+        let now = self.members[index].clock.now(self.now);
+        let (is_up, life) = (self.members[index].machine.is_some(), self.host.life);
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let Some(part) = documents.parts.get_mut(index).filter(|_| is_up) else { return Ok(()) };
+        for opening in part.openings.values_mut() {
+            opening.was_alone = opening.replica.is_alone();
+        }
+        for incoming in std::mem::take(&mut part.incoming) {
+            for (document, opening) in &mut part.openings {
+                match &incoming {
+                    Incoming::Reset => opening.replica.on_reset(),
+                    Incoming::Messages(messages) => {
+                        let prefix = wire::prefix(NAMES[*document]);
+                        for message in messages {
+                            let topic = message.topic().as_str();
+                            if topic.starts_with(&prefix) || topic == answers {
+                                opening.replica.on_message(now, message);
+                            }
+                        }
+                        opening.replica.settle();
+                    }
+                }
+            }
+        }
+        if part.timer_at.is_some_and(|at| at <= self.now) {
+            part.timer_at = None;
+        }
+        let mut failed = Vec::new();
+        for (document, opening) in &mut part.openings {
+            opening.replica.handle_timeout(now);
+            if perform(opening, *document, &mut documents.truths[*document], &mut documents.counts, life)? {
+                failed.push(*document);
+            }
+            if opening.waits_for.is_none() {
+                part.outgoing.append(&mut opening.said);
+            }
+        }
+        self.check_replicas(index)?;
+        for document in failed {
+            trace!(self, "m{index} does not get {:?}", NAMES[document]);
+            let Some(documents) = &mut self.documents else { return Ok(()) };
+            if let Some(opening) = documents.parts[index].openings.remove(&document) {
+                documents.truths[document].on_ended(opening.number);
+            }
+        }
+        self.arm_documents(index)?;
+        self.submit_of_documents(index)
+    }
+
+    pub(super) fn arm_documents(&mut self, index: usize) -> Result<(), Broken> {
+        let (clock, life) = (self.members[index].clock, self.members[index].life);
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let Some(part) = documents.parts.get_mut(index) else { return Ok(()) };
+        let deadline = part.openings.values().filter_map(|opening| opening.replica.poll_timeout()).min();
+        let Some(at) = deadline.map(|deadline| clock.when(self.now, deadline)) else { return Ok(()) };
+        if part.timer_at.is_none_or(|armed| at < armed) {
+            part.timer_at = Some(at);
+            self.spin(at)?;
+            self.push(at - self.now, Event::Documents { member: index, life });
+        }
+        Ok(())
+    }
+
+    /// A member's clock jumped.
+    pub(super) fn documents_moved(&mut self, index: usize) -> Result<(), Broken> {
+        if let Some(part) = self.documents.as_mut().and_then(|documents| documents.parts.get_mut(index)) {
+            part.timer_at = None;
+        }
+        self.arm_documents(index)
+    }
+
+    fn check_replicas(&mut self, index: usize) -> Result<(), Broken> {
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        for (document, opening) in &mut documents.parts[index].openings {
+            let position = opening.replica.position();
+            if position == opening.checked {
+                continue;
+            }
+            let (Some(state), Some(position)) = (opening.replica.state(), position) else { continue };
+            opening.checked = Some(position);
+            documents.counts.compared += 1;
+            let Some(life) = self.oracle.life_of(position.epoch) else { continue };
+            let whose = format!("what m{index} has (opening {})", opening.number);
+            documents.truths[*document].check(&Known { life, position }, &state, &whose)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what documents have to say, as far as there is room.
+    pub(super) fn submit_of_documents(&mut self, index: usize) -> Result<(), Broken> {
+        loop {
+            let member = &mut self.members[index];
+            let can = member.machine.as_ref().is_some_and(member::Member::can_submit) && member.joined_once;
+            let Some(documents) = &mut self.documents else { return Ok(()) };
+            let Some(part) = documents.parts.get_mut(index) else { return Ok(()) };
+            if !can || part.submitting || part.outgoing.is_empty() {
+                return Ok(());
+            }
+            part.submitting = true;
+            let count = documents.dice.between(1, 4).min(part.outgoing.len() as u64) as usize;
+            let (id, first) = (member.id, member.next_origin_seq);
+            member.next_origin_seq += count as u64;
+            let mut messages = Vec::new();
+            for (outgoing, origin_seq) in part.outgoing.drain(..count).zip(first..) {
+                part.flying.insert(origin_seq, outgoing.opening);
+                messages.push(outgoing.message);
+            }
+            let body = self.document_batch(id, first, &messages)?;
+            self.seen[index].open.extend(first..first + count as u64);
+            let input = member::Input::Submit { first_origin_seq: first, count: count as u16, body };
+            self.tell_member(index, input)?;
+            if let Some(documents) = &mut self.documents {
+                documents.parts[index].submitting = false;
+            }
+        }
+    }
+
+    // --- The end of the faults -----------------------------------------------------------------------------------
+
+    /// So that there is something to compare.
+    pub(super) fn heal_documents(&mut self) -> Result<(), Broken> {
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        for part in &mut documents.parts {
+            for document in 0..NAMES.len() {
+                if documents.dice.percent(50) {
+                    part.wanted.insert(document);
+                }
+            }
+        }
+        for index in 0..self.scenario.members {
+            self.documents_moved(index)?;
+        }
+        if let Some(documents) = &mut self.documents {
+            documents.keeping.forget_timer();
+        }
+        let life = self.host.life;
+        self.push(0, Event::Keeper { life });
+        Ok(())
+    }
+
+    /// What applications want open and is not, is opened again.
+    pub(super) fn reopen_documents(&mut self) -> Result<(), Broken> {
+        for index in 0..self.scenario.members {
+            let Some(documents) = &self.documents else { return Ok(()) };
+            let part = &documents.parts[index];
+            if self.members[index].machine.is_none() || !self.members[index].joined_once {
+                continue;
+            }
+            let missing: Vec<usize> = part
+                .wanted
+                .iter()
+                .filter(|document| !part.openings.contains_key(document))
+                .copied()
+                .collect();
+            for document in missing {
+                self.open(index, document)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody changes once more what they have open.
+    pub(super) fn last_edits(&mut self) -> Result<(), Broken> {
+        for index in 0..self.scenario.members {
+            for document in 0..NAMES.len() {
+                self.edit(index, document, Edit::MAX)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What of documents keeps the cluster from being at rest.
+    pub(super) fn documents_restless(&self) -> Option<String> {
+        let documents = self.documents.as_ref()?;
+        if !documents.keeping.is_at_rest() {
+            return Some("the keeper has something to do".to_owned());
+        }
+        for (index, part) in documents.parts.iter().enumerate() {
+            if !part.incoming.is_empty() || !part.outgoing.is_empty() || !part.flying.is_empty() {
+                return Some(format!("documents of m{index} have something to take in, or to say"));
+            }
+            for document in &part.wanted {
+                let name = NAMES[*document];
+                let Some(opening) = part.openings.get(document) else {
+                    return Some(format!("m{index} has not opened {name:?}"));
+                };
+                if opening.waits_for.is_some() || !opening.replica.is_synced() {
+                    let number = opening.number;
+                    return Some(format!("{name:?} is not in sync at m{index} (opening {number})"));
+                }
+            }
+        }
+        None
+    }
+
+    /// All have come together, and nothing is missing.
+    pub(super) fn check_documents(&self) -> Result<(), Broken> {
+        let Some(documents) = &self.documents else { return Ok(()) };
+        let life = self.host.life;
+        for (document, (name, truth)) in NAMES.iter().zip(&documents.truths).enumerate() {
+            let last = truth.last(life);
+            for (index, part) in documents.parts.iter().enumerate() {
+                let Some(opening) = part.openings.get(&document) else { continue };
+                let edits = opening.replica.edits();
+                if edits != last.edits {
+                    let expected = &last.edits;
+                    return Err((17, format!("{name:?} is {edits:?} at m{index}, and not {expected:?}")));
+                }
+            }
+            let end = Position { epoch: u64::MAX, seq: u64::MAX };
+            if let Some(state) = documents.keeping.state(name) {
+                truth.check(&Known { life, position: end }, &state, "what the keeper has in the end")?;
+            } else if !last.edits.is_empty() {
+                return Err((17, format!("the keeper does not have {name:?}")));
+            }
+            truth.check_fates(life, documents.recent > MOST_EDITS as usize)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a message about a document is, in a few words.
+fn summary(payload: &Bytes) -> String {
+    match Live::decode(payload) {
+        Ok(Live::Update(update)) => format!("update {} of replica {:x}", update.number, update.replica),
+        Ok(Live::Seed(_)) => "the whole document".to_owned(),
+        Ok(live) => format!("{live:?}"),
+        Err(malformed) => format!("{malformed:?}"),
+    }
+}
+
+/// Does what a replica wants done; whether it is of no more use.
+fn perform(
+    opening: &mut Opening,
+    document: usize,
+    truth: &mut Truth,
+    counts: &mut DocumentCounts,
+    life: u32,
+) -> Result<bool, Broken> {
+    let mut failed = false;
+    while let Some(wish) = opening.replica.poll() {
+        let message = match wish {
+            Wish::Say { kind, payload } => Message::new(wire::live_topic(NAMES[document]), payload)
+                .map(|message| message.with_kind(kind)),
+            Wish::Answer { to, payload } => Message::new(wire::answer_topic(to), payload)
+                .map(|message| message.with_kind(MessageKind::FullDocument)),
+            Wish::Refused(edits) => {
+                counts.refused += edits.len() as u64;
+                let is_sure = !opening.was_alone && !opening.replica.is_alone();
+                truth.on_refused(if is_sure { life } else { 0 }, &edits);
+                continue;
+            }
+            // Opened while the host does not answer: its application is told, and tries again.
+            Wish::Failed(DocumentError::Unavailable { .. }) => {
+                counts.unavailable += 1;
+                failed = true;
+                continue;
+            }
+            Wish::Failed(error) => return Err((6, format!("opening {} fails: {error}", opening.number))),
+        };
+        let message = message.map_err(|error| (0, error.to_string()))?;
+        opening.said.push_back(Outgoing { opening: opening.number, message });
+    }
+    Ok(failed)
+}

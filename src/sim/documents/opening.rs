@@ -1,0 +1,150 @@
+//! A document that is open on a member, whatever its type.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::document::replica::{Config, Output, Replica};
+use crate::document::wire::State;
+use crate::document::{DocumentError, DocumentEvent, Model};
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind, Position};
+use crate::proto::Instant;
+
+use super::types::{Edit, Facts, Log, Played};
+
+/// What a replica wants.
+#[derive(Debug)]
+pub(super) enum Wish {
+    Say {
+        kind: MessageKind,
+        payload: Bytes,
+    },
+    Answer {
+        to: EndpointId,
+        payload: Bytes,
+    },
+    /// Its application is told that these do not apply.
+    Refused(Vec<Edit>),
+    Failed(DocumentError),
+}
+
+/// A replica without its type.
+pub(super) trait Replicates {
+    fn on_message(&mut self, now: Instant, message: &Message);
+    fn settle(&mut self);
+    fn on_reset(&mut self);
+    fn on_unknown(&mut self);
+    fn handle_timeout(&mut self, now: Instant);
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn poll(&mut self) -> Option<Wish>;
+    /// Whether these edits were accepted.
+    fn edit(&mut self, edits: &[Edit], strict: bool) -> bool;
+    fn edits(&self) -> Vec<Edit>;
+    fn state(&self) -> Option<State>;
+    fn position(&self) -> Option<Position>;
+    fn is_synced(&self) -> bool;
+    fn is_alone(&self) -> bool;
+}
+
+impl<D: Played> Replicates for Replica<D> {
+    fn on_message(&mut self, now: Instant, message: &Message) {
+        Self::on_message(self, now, message);
+    }
+
+    fn settle(&mut self) {
+        Self::settle(self);
+    }
+
+    fn on_reset(&mut self) {
+        Self::on_reset(self);
+    }
+
+    fn on_unknown(&mut self) {
+        Self::on_unknown(self);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        Self::handle_timeout(self, now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Self::poll_timeout(self)
+    }
+
+    fn poll(&mut self) -> Option<Wish> {
+        loop {
+            return match self.poll_output()? {
+                Output::Say { kind, payload } => Some(Wish::Say { kind, payload }),
+                Output::Answer { to, payload } => Some(Wish::Answer { to, payload }),
+                Output::Event(DocumentEvent::Refused { fragments, .. }) => {
+                    Some(Wish::Refused(fragments.iter().flat_map(D::named).collect()))
+                }
+                Output::Event(DocumentEvent::Failed(error)) => Some(Wish::Failed(error)),
+                Output::Event(_) => continue,
+            };
+        }
+    }
+
+    fn edit(&mut self, edits: &[Edit], strict: bool) -> bool {
+        self.update(|draft| {
+            for fragment in draft.fragments(edits, strict) {
+                // They were made for what is there.
+                let pushed = draft.push(fragment);
+                debug_assert!(pushed.is_ok());
+            }
+        })
+        .is_ok()
+    }
+
+    fn edits(&self) -> Vec<Edit> {
+        self.document().edits()
+    }
+
+    fn state(&self) -> Option<State> {
+        Self::state(self)
+    }
+
+    fn position(&self) -> Option<Position> {
+        Self::position(self)
+    }
+
+    fn is_synced(&self) -> bool {
+        Self::is_synced(self)
+    }
+
+    fn is_alone(&self) -> bool {
+        Self::is_alone(self)
+    }
+}
+
+/// A message to be sent, and the opening that it is of.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) opening: u64,
+    pub(super) message: Message,
+}
+
+/// From an application's call to its close.
+pub(super) struct Opening {
+    /// No other has it.
+    pub(super) number: u64,
+    pub(super) replica: Box<dyn Replicates>,
+    /// Nothing is sent before this subscription is in force.
+    pub(super) waits_for: Option<u64>,
+    pub(super) said: VecDeque<Outgoing>,
+    /// Whether it was on its own when it last took something in: then what it says may be wrong.
+    pub(super) was_alone: bool,
+    /// Up to where its state was compared.
+    pub(super) checked: Option<Position>,
+}
+
+impl Opening {
+    pub(super) fn new(number: u64, model: Model, config: Config) -> Self {
+        let replica: Box<dyn Replicates> = match model {
+            Model::Ordered => Box::new(Replica::<Log>::new(config)),
+            Model::Commutative => Box::new(Replica::<Facts>::new(config)),
+        };
+        Self { number, replica, waits_for: None, said: VecDeque::new(), was_alone: false, checked: None }
+    }
+}
