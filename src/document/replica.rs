@@ -200,6 +200,12 @@ impl<D: Document> Replica<D> {
         exact.then(|| self.folded.state())
     }
 
+    /// Whether it went on without an answer of the host, and what it has need not be what the others have.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.unanswered.is_empty()
+    }
+
     fn nonce(&mut self) -> u64 {
         self.nonce =
             self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -312,6 +312,9 @@ impl World<'_> {
         let (is_up, life) = (self.members[index].machine.is_some(), self.host.life);
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let Some(part) = documents.parts.get_mut(index).filter(|_| is_up) else { return Ok(()) };
+        for opening in part.openings.values_mut() {
+            opening.was_alone = opening.replica.is_alone();
+        }
         for incoming in std::mem::take(&mut part.incoming) {
             for (document, opening) in &mut part.openings {
                 match &incoming {
@@ -553,7 +556,8 @@ fn perform(
                 .map(|message| message.with_kind(MessageKind::FullDocument)),
             Wish::Refused(edits) => {
                 counts.refused += edits.len() as u64;
-                truth.on_refused(life, &edits);
+                let is_sure = !opening.was_alone && !opening.replica.is_alone();
+                truth.on_refused(if is_sure { life } else { 0 }, &edits);
                 continue;
             }
             // Opened while the host does not answer: its application is told, and tries again.

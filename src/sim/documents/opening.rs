@@ -44,6 +44,7 @@ pub(super) trait Replicates {
     fn state(&self) -> Option<State>;
     fn position(&self) -> Option<Position>;
     fn is_synced(&self) -> bool;
+    fn is_alone(&self) -> bool;
 }
 
 impl<D: Played> Replicates for Replica<D> {
@@ -111,6 +112,10 @@ impl<D: Played> Replicates for Replica<D> {
     fn is_synced(&self) -> bool {
         Self::is_synced(self)
     }
+
+    fn is_alone(&self) -> bool {
+        Self::is_alone(self)
+    }
 }
 
 /// A message to be sent, and the opening that it is of.
@@ -128,6 +133,8 @@ pub(super) struct Opening {
     /// Nothing is sent before this subscription is in force.
     pub(super) waits_for: Option<u64>,
     pub(super) said: VecDeque<Outgoing>,
+    /// Whether it was on its own when it last took something in: then what it says may be wrong.
+    pub(super) was_alone: bool,
     /// Up to where its state was compared.
     pub(super) checked: Option<Position>,
 }
@@ -138,6 +145,6 @@ impl Opening {
             Model::Ordered => Box::new(Replica::<Log>::new(config)),
             Model::Commutative => Box::new(Replica::<Facts>::new(config)),
         };
-        Self { number, replica, waits_for: None, said: VecDeque::new(), checked: None }
+        Self { number, replica, waits_for: None, said: VecDeque::new(), was_alone: false, checked: None }
     }
 }

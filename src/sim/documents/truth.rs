@@ -93,7 +93,7 @@ struct Fate {
     opening: u64,
     /// Where it came to be in the document, if anywhere, the last time.
     placed: Option<(u32, Position)>,
-    /// In which life of the host its author was told that it does not apply.
+    /// In which life of the host its author was told that it does not apply; 0 where it was on its own then, and may have been wrong.
     refused: Option<u32>,
 }
 
