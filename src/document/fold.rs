@@ -204,7 +204,7 @@ impl<D: Document> Folded<D> {
 }
 
 pub(crate) fn decode_all<D: Document>(update: &Update) -> Result<Vec<D::Fragment>, Malformed> {
-    update.fragments.iter().map(|fragment| D::decode(fragment)).collect()
+    update.fragments().map(|fragment| D::decode(&fragment)).collect()
 }
 
 /// Applies all fragments of an ordered document, or none. Those of a commutative one stand each for itself.

@@ -167,12 +167,7 @@ mod tests {
     /// A store with so many documents, each with a name as long as they get.
     fn stored(documents: u64) -> MemoryStore {
         let mut store = MemoryStore::new();
-        let update = Update {
-            kind: "ledger".to_owned(),
-            replica: 1,
-            number: 1,
-            fragments: vec![Bytes::from_static(b"fragment")],
-        };
+        let update = Update::new("ledger", 1, 1, [&b"fragment"[..]]);
         let bytes = wire::encode_record(EndpointId::NIL, &update.encode());
         let append = |i| StoreChange::Append {
             name: format!("{i:0>200}"),

@@ -56,6 +56,15 @@ struct Pending<D: Document> {
     payload: Bytes,
 }
 
+/// What something that stands in the order turned out to be.
+enum Took {
+    /// The whole document.
+    Document,
+    Part,
+    /// What of ours was to count next, and does not, here and anywhere: we were forgotten among many others.
+    NotOurs,
+}
+
 /// Updates of one author that stand one behind the other, and are not in the document yet.
 struct Run<D: Document> {
     by: Author,
@@ -349,11 +358,14 @@ impl<D: Document> Replica<D> {
                         }
                     }
                 }
-                None => {
-                    if self.take(position, from, live) && D::MODEL == Model::Ordered {
-                        self.bring_back_own();
+                None => match self.take(position, from, live) {
+                    Took::Document if D::MODEL == Model::Ordered => self.bring_back_own(),
+                    Took::NotOurs => {
+                        self.renumber();
+                        self.send_again();
                     }
-                }
+                    Took::Document | Took::Part => {}
+                },
             },
         }
         // A question is a place in the order like any other.
@@ -383,16 +395,15 @@ impl<D: Document> Replica<D> {
         self.answer(from, answers);
     }
 
-    /// Takes what stands in the order; whether that was the whole document.
-    fn take(&mut self, position: Position, from: EndpointId, live: Live) -> bool {
+    /// Takes what stands in the order.
+    fn take(&mut self, position: Position, from: EndpointId, live: Live) -> Took {
         match live {
-            Live::Update(update) => {
-                self.take_update(position, from, update);
-                false
-            }
+            Live::Update(update) => self.take_update(position, from, update),
             // One that counts comes to those who know that there was nothing before.
-            Live::Seed(seed) => self.folded.ledger.reaches(position) && self.take_seed(&seed),
-            Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => false,
+            Live::Seed(seed) if self.folded.ledger.reaches(position) && self.take_seed(&seed) => {
+                Took::Document
+            }
+            Live::Seed(_) | Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => Took::Part,
         }
     }
 
@@ -426,29 +437,38 @@ impl<D: Document> Replica<D> {
         }
     }
 
-    fn take_update(&mut self, position: Position, from: EndpointId, update: Update) {
+    fn take_update(&mut self, position: Position, from: EndpointId, update: Update) -> Took {
         let ledger = &mut self.folded.ledger;
-        if !ledger.reaches(position) || !(ledger.takes(position, &update) || mutant!(self, CountTwice)) {
-            return;
+        if !ledger.reaches(position) {
+            return Took::Part;
+        }
+        let is_pending = from == self.config.me
+            && self
+                .pending
+                .front()
+                .is_some_and(|own| (own.replica, own.number) == (update.replica, update.number));
+        if !(ledger.takes(position, &update) || mutant!(self, CountTwice)) {
+            return if is_pending { Took::NotOurs } else { Took::Part };
         }
         if update.kind != D::KIND {
-            return self.fail(self.foreign(Some(update.kind)));
+            self.fail(self.foreign(Some(update.kind)));
+        } else if is_pending {
+            self.take_own();
+        } else {
+            self.take_others(position, from, &update);
         }
-        let local = update.replica == self.id;
+        Took::Part
+    }
+
+    fn take_others(&mut self, position: Position, from: EndpointId, update: &Update) {
+        let local = from == self.config.me && update.replica == self.id;
         let author = Author { endpoint: from, replica: update.replica, local, position: Some(position) };
-        let is_pending = self
-            .pending
-            .front()
-            .is_some_and(|own| (own.replica, own.number) == (update.replica, update.number));
-        if is_pending {
-            return self.take_own();
-        }
         if D::MODEL == Model::Commutative {
-            return self.add_to_run(author, &update);
+            return self.add_to_run(author, update);
         }
         let taken = self.guarded(|replica| {
             let fragments =
-                decode_all::<D>(&update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
+                decode_all::<D>(update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
             apply_all(&mut replica.folded.document, &fragments)
         });
         match taken {
@@ -644,6 +664,17 @@ impl<D: Document> Replica<D> {
         self.folded.document.set_replica(self.id);
     }
 
+    /// What is pending gets numbers that count.
+    fn renumber(&mut self) {
+        self.be_somebody_else();
+        for (pending, number) in self.pending.iter_mut().zip(1..) {
+            let payload = wire::renumbered(&pending.payload, self.id, number);
+            (pending.replica, pending.number, pending.payload) = (self.id, number, payload);
+        }
+        self.next_number = 1 + self.pending.len() as u64;
+        self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
+    }
+
     /// An ordered document: what of ours is not in the cluster's goes out again.
     ///
     /// What we sent before we asked stands before the question, or nowhere: an endpoint's messages keep their order. So what the document does not have by
@@ -679,17 +710,11 @@ impl<D: Document> Replica<D> {
             |(pending, number): (&Pending<D>, u64)| pending.replica == self.id && pending.number == number;
         if has_holes || !self.pending.iter().zip(next..).all(follows) {
             // Some are gone for good: the others go out under another name, or none would ever count.
-            self.be_somebody_else();
-            for pending in &mut self.pending {
-                let (replica, number) = (self.id, self.next_number);
-                let payload = encode_update::<D>(replica, number, &pending.fragments);
-                (pending.replica, pending.number, pending.payload) = (replica, number, payload);
-                self.next_number += 1;
-            }
+            self.renumber();
         } else {
             self.next_number = next + self.pending.len() as u64;
+            self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
         }
-        self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
         if !mutant!(self, KeepOwn) {
             self.send_again();
         }
@@ -783,6 +808,6 @@ impl<D: Document> Replica<D> {
 }
 
 fn encode_update<D: Document>(replica: u64, number: u64, fragments: &[D::Fragment]) -> Bytes {
-    let fragments = fragments.iter().map(|fragment| Bytes::from(D::encode(fragment))).collect();
-    Update { kind: D::KIND.to_owned(), replica, number, fragments }.encode()
+    let fragments: Vec<Vec<u8>> = fragments.iter().map(D::encode).collect();
+    Update::new(D::KIND, replica, number, fragments.iter().map(|fragment| &fragment[..])).encode()
 }

@@ -16,6 +16,8 @@ use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 
+mod trouble;
+
 const NAME: &str = "it";
 
 /// A line of bytes; a fragment may say how long it has to be.
@@ -298,6 +300,17 @@ impl<D: Document> Net<D> {
         self.keeper = Some(keeper);
     }
 
+    /// A node says this, as this replica.
+    fn say_as(&mut self, node: usize, replica: u64, number: u64, fragment: &D::Fragment) {
+        let update = wire::Update::new(D::KIND, replica, number, [&D::encode(fragment)[..]]);
+        self.say(node, update.encode());
+    }
+
+    fn say(&mut self, node: usize, payload: Bytes) {
+        let message = Message::new(wire::live_topic(NAME), payload).expect("a topic");
+        self.said.push_back((node, message.with_kind(MessageKind::DocumentFragment)));
+    }
+
     fn update(&mut self, index: usize, fragments: Vec<D::Fragment>) -> Result<(), UpdateError> {
         let result = self.ones[index].replica.update(|draft| {
             for fragment in fragments {
@@ -464,15 +477,8 @@ fn a_type_that_panics_ends_its_own_document_alone() {
     let (first, second) = (net.open(), net.open());
     net.place_all();
     net.write(first, "a");
-    let update = wire::Update {
-        kind: Line::KIND.into(),
-        replica: 5,
-        number: 1,
-        fragments: vec![Bytes::from(Line::encode(&(b"panic".to_vec(), None)))],
-    };
-    let message = Message::new(wire::live_topic(NAME), update.encode()).expect("a topic");
     net.ones[second].is_deaf = true;
-    net.said.push_back((55, message));
+    net.say_as(55, 5, 1, &(b"panic".to_vec(), None));
     net.place_all();
     assert!(matches!(net.ones[first].failure(), Some(DocumentError::Panicked { .. })));
     assert_eq!(net.ones[second].failure(), None);

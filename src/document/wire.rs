@@ -15,6 +15,8 @@ use super::fold::{Numbers, Taken};
 pub(crate) const MAX_NAME: usize = 200;
 /// The longest name of a type, in bytes.
 const MAX_KIND: usize = 64;
+/// The highest number of an update: there is always one more.
+const MAX_NUMBER: u64 = 1 << 62;
 /// Where all documents are.
 pub(crate) const ROOT: &str = "doc/";
 
@@ -66,8 +68,8 @@ pub(crate) struct Update {
     pub(crate) replica: u64,
     /// 1, 2, 3 … for each replica.
     pub(crate) number: u64,
-    /// All of them apply, or none.
-    pub(crate) fragments: Vec<Bytes>,
+    /// The fragments, each with its length before it, as they travel: there may be as many as there are bytes.
+    fragments: Bytes,
 }
 
 /// A message on a document's topic.
@@ -159,30 +161,54 @@ fn kind(reader: &mut Reader<'_>) -> Result<String, Malformed> {
 }
 
 impl Update {
+    pub(crate) fn new<'a>(
+        kind: &str,
+        replica: u64,
+        number: u64,
+        fragments: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Self {
+        let mut bytes = BytesMut::new();
+        fragments.into_iter().for_each(|fragment| put_bytes(&mut bytes, fragment));
+        Self { kind: kind.to_owned(), replica, number, fragments: bytes.freeze() }
+    }
+
+    /// All of them apply, or none.
+    pub(crate) fn fragments(&self) -> impl Iterator<Item = Bytes> {
+        let mut reader = Reader::new(&self.fragments);
+        // Their lengths were looked at.
+        std::iter::from_fn(move || some_bytes(&mut reader).ok())
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
-        let room = self.fragments.iter().map(|fragment| fragment.len() + 5).sum::<usize>();
-        let mut bytes = BytesMut::with_capacity(room + self.kind.len() + 24);
+        let mut bytes = BytesMut::with_capacity(self.fragments.len() + self.kind.len() + 24);
         bytes.put_u8(UPDATE);
         put_text(&mut bytes, &self.kind);
         bytes.put_u64(self.replica);
         put_varint(&mut bytes, self.number);
-        for fragment in &self.fragments {
-            put_bytes(&mut bytes, fragment);
-        }
+        bytes.put_slice(&self.fragments);
         bytes.freeze()
     }
 
     fn read(bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let kind = kind(reader)?;
         let (replica, number) = (reader.u64()?, reader.varint()?);
-        let mut fragments = Vec::new();
-        while reader.position() < bytes.len() {
-            fragments.push(some_bytes(reader)?);
-        }
-        if replica == 0 || number == 0 || fragments.is_empty() {
+        let fragments = bytes.slice(reader.position()..);
+        if replica == 0 || !(1..=MAX_NUMBER).contains(&number) || fragments.is_empty() {
             return Err(Malformed("an update of nothing, or of nobody"));
         }
+        while reader.position() < bytes.len() {
+            some_bytes(reader)?;
+        }
         Ok(Self { kind, replica, number, fragments })
+    }
+}
+
+/// An encoded update under another name.
+pub(crate) fn renumbered(update: &Bytes, replica: u64, number: u64) -> Bytes {
+    match Live::decode(update) {
+        Ok(Live::Update(update)) => Update { replica, number, ..update }.encode(),
+        // We made it ourselves.
+        _ => update.clone(),
     }
 }
 

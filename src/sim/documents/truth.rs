@@ -45,7 +45,7 @@ impl Fold {
         self.kind = Some(update.kind.clone());
         self.numbers.insert(update.replica, (update.number, at));
         let fragments: Vec<Vec<Edit>> =
-            update.fragments.iter().map(|fragment| read(fragment)).collect::<Option<_>>()?;
+            update.fragments().map(|fragment| read(&fragment)).collect::<Option<_>>()?;
         match model {
             Model::Commutative => {
                 let edits: Vec<Edit> = fragments.into_iter().flatten().collect();
