@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::id::EndpointId;
 use crate::message::Position;
 
 use super::wire::{Entry, Live, State, Update};
@@ -17,6 +18,8 @@ pub(crate) struct Numbers(BTreeMap<u64, Taken>);
 /// What was taken of one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Taken {
+    /// Whose it is: from nobody else anything is taken under its number.
+    pub(crate) origin: EndpointId,
     /// The last.
     pub(crate) number: u64,
     /// Where that stands.
@@ -32,19 +35,22 @@ impl Numbers {
     pub(crate) const MOST_REFUSED: usize = 32;
 
     /// Whether this update is the next of its replica, which is so noted.
-    pub(crate) fn take(&mut self, replica: u64, number: u64, position: Position) -> bool {
-        if number != self.last(replica) + 1 {
-            return false;
-        }
+    pub(crate) fn take(&mut self, origin: EndpointId, replica: u64, number: u64, position: Position) -> bool {
         if let Some(taken) = self.0.get_mut(&replica) {
-            (taken.number, taken.position) = (number, position);
-            return true;
+            let is_next = taken.origin == origin && number == taken.number + 1;
+            if is_next {
+                (taken.number, taken.position) = (number, position);
+            }
+            return is_next;
+        }
+        if number != 1 {
+            return false;
         }
         if self.0.len() >= Self::MOST {
             let oldest = self.0.iter().min_by_key(|(_, taken)| taken.position).map(|(replica, _)| *replica);
             oldest.and_then(|replica| self.0.remove(&replica));
         }
-        self.0.insert(replica, Taken { number, position, refused: Vec::new() });
+        self.0.insert(replica, Taken { origin, number, position, refused: Vec::new() });
         true
     }
 
@@ -61,22 +67,26 @@ impl Numbers {
     }
 
     /// Whether this update had its place, and did not apply.
-    pub(crate) fn was_refused(&self, replica: u64, number: u64) -> bool {
+    pub(crate) fn was_refused(&self, origin: EndpointId, replica: u64, number: u64) -> bool {
         let is_in = |(first, last): &(u64, u64)| (*first..=*last).contains(&number);
-        self.0.get(&replica).is_some_and(|taken| taken.refused.iter().any(is_in))
+        self.of(origin, replica).is_some_and(|taken| taken.refused.iter().any(is_in))
     }
 
-    /// The last that was taken of a replica, 0 for none.
-    pub(crate) fn last(&self, replica: u64) -> u64 {
-        self.0.get(&replica).map_or(0, |taken| taken.number)
+    /// The last that was taken of an endpoint's replica, 0 for none.
+    pub(crate) fn last(&self, origin: EndpointId, replica: u64) -> u64 {
+        self.of(origin, replica).map_or(0, |taken| taken.number)
     }
 
     /// Whether an update that had its place once is among those that were taken. Of a replica that may have been forgotten, it is taken to be.
-    pub(crate) fn may_have(&self, replica: u64, number: u64) -> bool {
-        match self.0.get(&replica) {
+    pub(crate) fn may_have(&self, origin: EndpointId, replica: u64, number: u64) -> bool {
+        match self.of(origin, replica) {
             Some(taken) => taken.number >= number,
             None => self.0.len() >= Self::MOST,
         }
+    }
+
+    fn of(&self, origin: EndpointId, replica: u64) -> Option<&Taken> {
+        self.0.get(&replica).filter(|taken| taken.origin == origin)
     }
 
     pub(crate) fn set(&mut self, replica: u64, taken: Taken) {
@@ -113,9 +123,9 @@ impl Ledger {
     }
 
     /// Whether an update counts.
-    pub(crate) fn takes(&mut self, position: Position, update: &Update) -> bool {
+    pub(crate) fn takes(&mut self, position: Position, origin: EndpointId, update: &Update) -> bool {
         let fits = self.kind.as_ref().is_none_or(|kind| *kind == update.kind);
-        let takes = fits && self.numbers.take(update.replica, update.number, position);
+        let takes = fits && self.numbers.take(origin, update.replica, update.number, position);
         if takes && self.kind.is_none() {
             self.kind = Some(update.kind.clone());
         }
@@ -123,11 +133,11 @@ impl Ledger {
     }
 
     /// The update of a record, if it counts in its place.
-    fn counted(&mut self, entry: &Entry) -> Result<Option<Update>, Malformed> {
+    pub(crate) fn counted(&mut self, entry: &Entry) -> Result<Option<Update>, Malformed> {
         let Ok(Live::Update(update)) = Live::decode(&entry.update) else {
             return Err(Malformed::new("a record that is no update"));
         };
-        let counts = self.reaches(entry.position) && self.takes(entry.position, &update);
+        let counts = self.reaches(entry.position) && self.takes(entry.position, entry.origin, &update);
         Ok(counts.then_some(update))
     }
 
@@ -239,25 +249,29 @@ mod tests {
         Position { epoch: 1, seq }
     }
 
+    const ME: EndpointId = EndpointId::from_bytes([1; 16]);
+    const OTHER: EndpointId = EndpointId::from_bytes([2; 16]);
+
     #[test]
-    fn exactly_the_next_is_taken() {
+    fn exactly_the_next_is_taken_and_from_nobody_else() {
         let mut numbers = Numbers::default();
-        assert!(!numbers.take(7, 2, at(1)));
-        assert!(numbers.take(7, 1, at(2)));
-        assert!(!numbers.take(7, 1, at(3)));
-        assert!(!numbers.take(7, 3, at(4)));
-        assert!(numbers.take(7, 2, at(5)));
-        assert_eq!((numbers.last(7), numbers.last(8)), (2, 0));
+        assert!(!numbers.take(ME, 7, 2, at(1)));
+        assert!(numbers.take(ME, 7, 1, at(2)));
+        assert!(!numbers.take(ME, 7, 1, at(3)));
+        assert!(!numbers.take(ME, 7, 3, at(4)));
+        assert!(!numbers.take(OTHER, 7, 2, at(5)));
+        assert!(numbers.take(ME, 7, 2, at(6)));
+        assert_eq!((numbers.last(ME, 7), numbers.last(OTHER, 7), numbers.last(ME, 8)), (2, 0, 0));
     }
 
     #[test]
     fn the_one_that_was_silent_for_longest_is_forgotten() {
         let mut numbers = Numbers::default();
         for replica in 1..=Numbers::MOST as u64 {
-            assert!(numbers.take(replica, 1, at(replica)));
+            assert!(numbers.take(ME, replica, 1, at(replica)));
         }
-        assert!(numbers.take(1, 2, at(5_000)));
-        assert!(numbers.take(9_999, 1, at(5_001)));
-        assert_eq!((numbers.len(), numbers.last(1), numbers.last(2)), (Numbers::MOST, 2, 0));
+        assert!(numbers.take(ME, 1, 2, at(5_000)));
+        assert!(numbers.take(ME, 9_999, 1, at(5_001)));
+        assert_eq!((numbers.len(), numbers.last(ME, 1), numbers.last(ME, 2)), (Numbers::MOST, 2, 0));
     }
 }

@@ -131,10 +131,7 @@ impl Keeper {
         };
         for record in stored.records {
             let entry = wire::decode_record(record.position, &record.bytes).map_err(malformed)?;
-            let Live::Update(update) = Live::decode(&entry.update).map_err(malformed)? else {
-                return Err(Malformed::new("a record that is no update"));
-            };
-            if kept.ledger.reaches(entry.position) && kept.ledger.takes(entry.position, &update) {
+            if kept.ledger.counted(&entry)?.is_some() {
                 kept.tail_bytes += entry.update.len() + RECORD;
                 state.tail.push(entry);
             }
@@ -219,7 +216,7 @@ impl Keeper {
             }
             Live::Update(update) => {
                 let Some(kept) = self.kept(name) else { return };
-                if !kept.ledger.reaches(position) || !kept.ledger.takes(position, &update) {
+                if !kept.ledger.reaches(position) || !kept.ledger.takes(position, from, &update) {
                     return;
                 }
                 let update = message.payload().clone();

@@ -61,7 +61,7 @@ enum Took {
     /// The whole document.
     Document,
     Part,
-    /// What of ours was to count next, and does not, here and anywhere: we were forgotten among many others.
+    /// What of ours was to count next, and does not, here and anywhere: we were forgotten among many others, or somebody took our name.
     NotOurs,
 }
 
@@ -447,7 +447,7 @@ impl<D: Document> Replica<D> {
                 .pending
                 .front()
                 .is_some_and(|own| (own.replica, own.number) == (update.replica, update.number));
-        if !(ledger.takes(position, &update) || mutant!(self, CountTwice)) {
+        if !(ledger.takes(position, from, &update) || mutant!(self, CountTwice)) {
             return if is_pending { Took::NotOurs } else { Took::Part };
         }
         if update.kind != D::KIND {
@@ -684,10 +684,10 @@ impl<D: Document> Replica<D> {
         let (recent, pending) = (std::mem::take(&mut self.recent), std::mem::take(&mut self.pending));
         let placed = recent.into_iter().map(|own| (own, true));
         for (mut own, had_its_place) in placed.chain(pending.into_iter().map(|own| (own, false))) {
-            let numbers = &self.folded.ledger.numbers;
+            let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
             let has = match had_its_place {
-                true => numbers.may_have(own.replica, own.number),
-                false => numbers.last(own.replica) >= own.number,
+                true => numbers.may_have(me, own.replica, own.number),
+                false => numbers.last(me, own.replica) >= own.number,
             };
             if !has && own.refused {
                 has_holes = true;
@@ -697,7 +697,7 @@ impl<D: Document> Replica<D> {
                 self.pending.push_back(own);
                 continue;
             }
-            if !own.refused && numbers.was_refused(own.replica, own.number) {
+            if !own.refused && numbers.was_refused(me, own.replica, own.number) {
                 own.refused = true;
                 let conflict = Conflict::new("something came before it, while this node was not there");
                 self.event(DocumentEvent::Refused { fragments: own.fragments.clone(), conflict });
@@ -705,7 +705,7 @@ impl<D: Document> Replica<D> {
             self.recent.push_back(own);
         }
         self.forget_old();
-        let next = self.folded.ledger.numbers.last(self.id) + 1;
+        let next = self.folded.ledger.numbers.last(self.config.me, self.id) + 1;
         let follows =
             |(pending, number): (&Pending<D>, u64)| pending.replica == self.id && pending.number == number;
         if has_holes || !self.pending.iter().zip(next..).all(follows) {

@@ -772,6 +772,6 @@ fn a_state_says_what_was_refused() {
     let state = net.ones[first].replica.state().expect("in sync");
     let again = wire::State::decode(&state.encode()).expect("a state");
     assert_eq!(again, state);
-    assert!(again.numbers.was_refused(net.ones[second].replica.id(), 1));
-    assert!(!again.numbers.was_refused(net.ones[first].replica.id(), 1));
+    assert!(again.numbers.was_refused(id(second + 1), net.ones[second].replica.id(), 1));
+    assert!(!again.numbers.was_refused(id(first + 1), net.ones[first].replica.id(), 1));
 }

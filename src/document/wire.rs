@@ -338,7 +338,7 @@ pub(crate) struct State {
 impl State {
     /// The snapshot and what belongs to it, as it is stored, without the tail.
     pub(crate) fn encode_base(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(self.snapshot.len() + 64 + self.numbers.len() * 24);
+        let mut bytes = BytesMut::with_capacity(self.snapshot.len() + 64 + self.numbers.len() * 40);
         self.put_base(&mut bytes);
         bytes.freeze()
     }
@@ -350,6 +350,7 @@ impl State {
         put_varint(bytes, self.numbers.len() as u64);
         for (replica, taken) in self.numbers.iter() {
             bytes.put_u64(replica);
+            bytes.put_slice(taken.origin.as_bytes());
             put_varint(bytes, taken.number);
             put_position(bytes, taken.position);
             put_varint(bytes, taken.refused.len() as u64);
@@ -364,7 +365,7 @@ impl State {
     /// All of it.
     pub(crate) fn encode(&self) -> Bytes {
         let tail: usize = self.tail.iter().map(|entry| entry.update.len() + 48).sum();
-        let mut bytes = BytesMut::with_capacity(self.snapshot.len() + tail + 64 + self.numbers.len() * 24);
+        let mut bytes = BytesMut::with_capacity(self.snapshot.len() + tail + 64 + self.numbers.len() * 40);
         self.put_base(&mut bytes);
         for entry in &self.tail {
             put_position(&mut bytes, entry.position);
@@ -382,13 +383,22 @@ impl State {
         let at = Some(position(&mut reader)?).filter(|at| at.epoch > 0);
         let mut numbers = Numbers::default();
         for _ in 0..reader.length(Numbers::MOST, "too many replicas")? {
-            let replica = reader.u64()?;
+            let (replica, origin) = (reader.u64()?, reader.id()?);
             let (number, position) = (reader.varint()?, position(&mut reader)?);
             let mut refused = Vec::new();
+            let mut before = 0;
             for _ in 0..reader.length(Numbers::MOST_REFUSED, "too many refused")? {
-                refused.push((reader.varint()?, reader.varint()?));
+                let (first, last) = (reader.varint()?, reader.varint()?);
+                if !(before < first && first <= last && last <= number) {
+                    return Err(Malformed("refused ones that are in no order"));
+                }
+                before = last;
+                refused.push((first, last));
             }
-            numbers.set(replica, Taken { number, position, refused });
+            if !(1..=MAX_NUMBER).contains(&number) {
+                return Err(Malformed("a number that is too high"));
+            }
+            numbers.set(replica, Taken { origin, number, position, refused });
         }
         let snapshot = some_bytes(&mut reader)?;
         let mut tail = Vec::new();

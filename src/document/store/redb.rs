@@ -29,7 +29,7 @@ const UNCLEAN: (u64, u8) = (9, 2);
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("zincmq documents");
 const FORMAT_KEY: &str = "format";
 /// The format this version of the crate reads and writes. Another arrangement of the tables below is another one.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Every document: the epoch and seq of its base, and its length.
 const DOCUMENTS: TableDefinition<'_, &str, Option<(u64, u64, u64)>> = TableDefinition::new("documents");
 /// The bases, in pieces: redb keeps a value in one run of pages, a power of two of them, so a large one would need much memory and leave large holes.

@@ -1,6 +1,6 @@
 //! What goes wrong around documents: who is forgotten, who says what is not theirs, who keeps and has missed something, what is broken.
 
-use super::super::fold::Numbers;
+use super::super::fold::{Numbers, Taken};
 use super::*;
 
 /// So many others write that who was silent meanwhile is forgotten.
@@ -38,4 +38,72 @@ fn who_was_forgotten_among_many_others_goes_on_as_somebody_else() {
     net.update(first, vec![vec![5]]).expect("room");
     net.place_all();
     net.all_have(&[1, 2, 3, 4, 5, 100]);
+}
+
+/// Somebody says something under the name of another, just before that one does.
+fn forge<D: Document>(before: usize, own: Vec<D::Fragment>, others: D::Fragment) -> Net<D> {
+    let mut net = Net::<D>::new();
+    let (first, _) = (net.open(), net.open());
+    net.place_all();
+    for fragment in &own[..before] {
+        net.update(first, vec![fragment.clone()]).expect("room");
+        net.place_all();
+    }
+    let (replica, number) = (net.ones[first].replica.id(), before as u64 + 1);
+    net.say_as(77, replica, number, &others);
+    for fragment in &own[before..] {
+        net.update(first, vec![fragment.clone()]).expect("room");
+    }
+    net.place_all();
+    net
+}
+
+#[test]
+fn what_another_says_in_ones_name_does_not_count_once_the_name_is_known() {
+    let own = ["a", "b", "c"].map(|text| (text.as_bytes().to_vec(), None)).to_vec();
+    let net = forge::<Line>(1, own, (b"x".to_vec(), None));
+    net.all_have(b"abc");
+    let net = forge::<Set>(1, vec![vec![1], vec![2], vec![3]], vec![100]);
+    net.all_have(&[1, 2, 3]);
+}
+
+#[test]
+fn whose_name_was_taken_before_they_used_it_takes_another() {
+    let own = ["a", "b", "c"].map(|text| (text.as_bytes().to_vec(), None)).to_vec();
+    let net = forge::<Line>(0, own, (b"x".to_vec(), None));
+    net.all_have(b"xabc");
+    let net = forge::<Set>(0, vec![vec![1], vec![2], vec![3]], vec![100]);
+    net.all_have(&[1, 2, 3, 100]);
+}
+
+#[test]
+fn numbers_that_cannot_be_are_no_state() {
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    net.place_all();
+    let state = net.ones[first].replica.state().expect("in sync");
+    let with = |number: u64, refused: &[(u64, u64)]| {
+        let mut state = state.clone();
+        let position = Position { epoch: 1, seq: 1 };
+        let taken = Taken { origin: id(7), number, position, refused: refused.to_vec() };
+        state.numbers.set(7, taken);
+        wire::State::decode(&state.encode())
+    };
+    assert!(with(9, &[(2, 3), (5, 5)]).is_ok());
+    for (number, refused) in [
+        (0, vec![]),
+        (u64::MAX, vec![]),
+        (9, vec![(3, 2)]),
+        (9, vec![(5, 5), (2, 3)]),
+        (9, vec![(0, 3)]),
+        (9, vec![(9, 10)]),
+    ] {
+        assert!(with(number, &refused).is_err(), "{number} {refused:?}");
+    }
+    // And no update has such a number.
+    net.say_as(77, 5, u64::MAX, &(b"x".to_vec(), None));
+    net.place_all();
+    assert_eq!(net.ones[first].replica.malformed(), 1);
 }

@@ -174,7 +174,8 @@ impl World<'_> {
                 message.origin()
             );
             let Some(documents) = &mut self.documents else { continue };
-            let seeds = documents.truths[document].on_record(life, at, message.payload())?;
+            let seeds =
+                documents.truths[document].on_record(life, at, message.origin(), message.payload())?;
             documents.counts.seeds += u64::from(seeds);
             documents.keeping.incoming.push_back(message);
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::document::Model;
 use crate::document::fold::Taken;
 use crate::document::wire::{Live, State, Update};
+use crate::id::EndpointId;
 use crate::message::Position;
 
 use super::super::oracle::Broken;
@@ -23,27 +24,35 @@ fn broken<T>(invariant: u8, what: String) -> Result<T, Broken> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Fold {
     kind: Option<String>,
-    numbers: BTreeMap<u64, (u64, Position)>,
+    numbers: BTreeMap<u64, (EndpointId, u64, Position)>,
     pub(super) edits: Vec<Edit>,
 }
 
 impl Fold {
     fn of(snapshot: &State) -> Option<Self> {
-        let number = |(replica, taken): (u64, &Taken)| (replica, (taken.number, taken.position));
+        let number =
+            |(replica, taken): (u64, &Taken)| (replica, (taken.origin, taken.number, taken.position));
         let numbers = snapshot.numbers.iter().map(number).collect();
         let edits = read(&snapshot.snapshot)?;
         Some(Self { kind: snapshot.kind.clone(), numbers, edits })
     }
 
     /// An update in its place: which edits it had to it, and whether they count. `None` where the update does not.
-    fn take(&mut self, model: Model, at: Position, update: &Update) -> Option<(Vec<Edit>, bool)> {
-        let last = self.numbers.get(&update.replica).map_or(0, |(number, _)| *number);
+    fn take(
+        &mut self,
+        model: Model,
+        at: Position,
+        origin: EndpointId,
+        update: &Update,
+    ) -> Option<(Vec<Edit>, bool)> {
+        let (whose, last) =
+            self.numbers.get(&update.replica).map_or((origin, 0), |(whose, number, _)| (*whose, *number));
         let fits = self.kind.as_ref().is_none_or(|kind| *kind == update.kind);
-        if !fits || update.number != last + 1 {
+        if !fits || whose != origin || update.number != last + 1 {
             return None;
         }
         self.kind = Some(update.kind.clone());
-        self.numbers.insert(update.replica, (update.number, at));
+        self.numbers.insert(update.replica, (origin, update.number, at));
         let fragments: Vec<Vec<Edit>> =
             update.fragments().map(|fragment| read(&fragment)).collect::<Option<_>>()?;
         match model {
@@ -180,12 +189,20 @@ impl Truth {
     }
 
     /// A message on the document's topic has its place; whether it is a whole document, and counts.
-    pub(super) fn on_record(&mut self, life: u32, at: Position, payload: &Bytes) -> Result<bool, Broken> {
+    pub(super) fn on_record(
+        &mut self,
+        life: u32,
+        at: Position,
+        origin: EndpointId,
+        payload: &Bytes,
+    ) -> Result<bool, Broken> {
         let history = self.lives.entry(life).or_default();
         match Live::decode(payload) {
             Ok(Live::Update(update)) => {
                 let mut fold = Fold::clone(history.last());
-                let Some((edits, applies)) = fold.take(self.model, at, &update) else { return Ok(false) };
+                let Some((edits, applies)) = fold.take(self.model, at, origin, &update) else {
+                    return Ok(false);
+                };
                 for edit in edits.iter().filter(|_| applies) {
                     if self.model == Model::Ordered
                         && fold.edits.iter().filter(|other| *other == edit).count() > 1
@@ -241,7 +258,7 @@ impl Truth {
         };
         for entry in &state.tail {
             let taken = match Live::decode(&entry.update) {
-                Ok(Live::Update(update)) => fold.take(self.model, entry.position, &update),
+                Ok(Live::Update(update)) => fold.take(self.model, entry.position, entry.origin, &update),
                 _ => None,
             };
             if taken.is_none() {
