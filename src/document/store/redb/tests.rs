@@ -75,7 +75,7 @@ fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
     transaction.open_table(META).expect("there").insert(FORMAT_KEY, FORMAT + 1).expect("room");
     transaction.commit().expect("room");
     drop(database);
-    foreign(&path, "format 2");
+    foreign(&path, "format 3");
 }
 
 #[test]
