@@ -63,8 +63,8 @@ pub(super) enum Joined {
         state: State,
         asked: Position,
         held: Vec<Held>,
-        /// Questions to the host that were not answered, where this one was another's answer.
-        nonces: Vec<u64>,
+        /// Where it is not the host's answer: the questions to that one, which were not answered.
+        others: Option<Vec<u64>>,
     },
     /// There is none.
     Empty {
@@ -151,6 +151,13 @@ impl Join {
         }
     }
 
+    /// Whether this may be said by them: anybody may offer the document, and answer when asked; else it is the host's word.
+    pub(super) fn may_be_told(&self, from: EndpointId, host: Option<EndpointId>, answer: &Answer) -> bool {
+        answer.nonce != self.nonce
+            || matches!(answer.word, Word::Offer)
+            || self.of.or(host).is_none_or(|asked| asked == from)
+    }
+
     /// `nonce` is a fresh one, for a question that has to be asked again.
     pub(super) fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer, nonce: u64) -> Step {
         if self.earlier.contains(&answer.nonce) {
@@ -173,13 +180,9 @@ impl Join {
                     let bytes: Bytes = std::mem::take(&mut self.parts).freeze();
                     return match State::decode(&bytes) {
                         Ok(state) => {
-                            let nonces = if self.of.is_some() {
-                                std::mem::take(&mut self.earlier)
-                            } else {
-                                Vec::new()
-                            };
+                            let others = self.of.map(|_| std::mem::take(&mut self.earlier));
                             let held = std::mem::take(&mut self.held);
-                            Step::Done(Joined::State { state, asked, held, nonces })
+                            Step::Done(Joined::State { state, asked, held, others })
                         }
                         Err(malformed) => Step::Done(Joined::Refused(malformed.to_string())),
                     };

@@ -121,6 +121,9 @@ impl Keeper {
     /// Takes in a document from the store. Before anything else.
     pub(crate) fn load(&mut self, name: String, stored: Stored) -> Result<(), Malformed> {
         let malformed = |what: crate::wire::Malformed| Malformed::new(what.to_string());
+        if !wire::is_name(&name) {
+            return Err(Malformed::new("no document can have this name"));
+        }
         let mut state = match &stored.base {
             Some(base) => State { at: Some(base.position), ..State::decode(&base.bytes).map_err(malformed)? },
             None => State::default(),
@@ -185,7 +188,14 @@ impl Keeper {
         if message.topic().as_str() == wire::LIST_TOPIC {
             return self.on_list(now, message, access);
         }
-        let Some((name, true)) = wire::name_of(message.topic()) else { return };
+        let name = match wire::name_of(message.topic()) {
+            Some((name, true)) => name,
+            Some((_, false)) => return,
+            None => {
+                self.malformed += 1;
+                return;
+            }
+        };
         let Some(position) = message.position() else { return };
         let from = message.origin();
         let live = match Live::decode(message.payload()) {

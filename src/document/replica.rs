@@ -74,6 +74,9 @@ struct Run<D: Document> {
 /// The machine.
 pub(crate) struct Replica<D: Document> {
     config: Config,
+    /// The topic of answers to us.
+    answers: String,
+    host: Option<EndpointId>,
     /// Who we are among the document's replicas; another one after a merge, and after a loss that leaves holes in our numbers.
     id: u64,
     nonce: u64,
@@ -121,6 +124,8 @@ impl<D: Document> Replica<D> {
         let mut replica = Self {
             id: config.seed,
             nonce: config.seed,
+            answers: wire::answer_topic(config.me),
+            host: None,
             config,
             folded: Folded::empty(),
             view: None,
@@ -296,32 +301,49 @@ impl<D: Document> Replica<D> {
         self.on_step(step);
     }
 
+    /// Who the host is, as far as the endpoint knows: what only a keeper may say is taken from no other.
+    pub(crate) fn set_host(&mut self, host: Option<EndpointId>) {
+        self.host = host;
+    }
+
     /// A message on one of the document's topics, or of this endpoint's for answers.
     pub(crate) fn on_message(&mut self, now: Instant, message: &Message) {
         let Some(position) = message.position().filter(|_| self.failed.is_none()) else { return };
         let from = message.origin();
         // By the topic, not by the kind: a whole document may stand on the document's topic, too.
-        if wire::name_of(message.topic()).is_none() {
-            let nonce = self.nonce();
-            match (Answer::decode(message.payload()), &mut self.join) {
-                // The host has an answer after all, and was slow: what we made of it alone, or had from another, need not be what the others have.
-                (Ok(Answer { nonce, word: Word::Part { .. } | Word::Empty { .. } }), _)
-                    if self.unanswered.contains(&nonce) =>
-                {
+        let topic = message.topic();
+        if matches!(wire::name_of(topic), Some((_, true))) {
+            match Live::decode(message.payload()) {
+                Ok(live) => self.on_live(now, position, from, live),
+                Err(_) => self.malformed += 1,
+            }
+        } else if topic.as_str() == self.answers {
+            match Answer::decode(message.payload()) {
+                Ok(answer) => self.on_answer(now, from, answer),
+                Err(_) => self.malformed += 1,
+            }
+        } else {
+            self.malformed += 1;
+        }
+    }
+
+    fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer) {
+        let (nonce, host) = (self.nonce(), self.host);
+        let is_foreign = host.is_some_and(|host| host != from);
+        match &mut self.join {
+            // The host has an answer after all, and was slow: what we made of it alone, or had from another, need not be what the others have.
+            _ if self.unanswered.contains(&answer.nonce) && !is_foreign => {
+                if matches!(answer.word, Word::Part { .. } | Word::Empty { .. }) {
                     self.ask();
                 }
-                (Ok(answer), Some(join)) => {
-                    let step = join.on_answer(now, from, answer, nonce);
-                    self.on_step(step);
-                }
-                (Ok(_), None) => {}
-                (Err(_), _) => self.malformed += 1,
             }
-            return;
-        }
-        match Live::decode(message.payload()) {
-            Ok(live) => self.on_live(now, position, from, live),
-            Err(_) => self.malformed += 1,
+            Some(join) if join.may_be_told(from, host, &answer) => {
+                let step = join.on_answer(now, from, answer, nonce);
+                self.on_step(step);
+            }
+            // Nobody asked them.
+            Some(_) => self.malformed += 1,
+            None => {}
         }
     }
 
@@ -344,7 +366,10 @@ impl<D: Document> Replica<D> {
             }
             Live::More { .. } => {}
             Live::Stored(stored) => {
-                self.stored = self.stored.max(Some(stored));
+                match self.host == Some(from) {
+                    true => self.stored = self.stored.max(Some(stored)),
+                    false => self.malformed += 1,
+                }
                 return;
             }
             live => match &mut self.join {
@@ -559,9 +584,12 @@ impl<D: Document> Replica<D> {
     fn on_joined(&mut self, joined: Joined) {
         let name = self.config.name.clone();
         match joined {
-            Joined::State { state, asked, held, nonces } => {
-                self.unanswered = nonces;
-                self.read_only = state.read_only;
+            Joined::State { state, asked, held, others } => {
+                match others {
+                    // What we may do the host alone says.
+                    Some(nonces) => self.unanswered = nonces,
+                    None => self.read_only = state.read_only,
+                }
                 let found = state.kind.clone();
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
                     return self.fail(self.foreign(found));

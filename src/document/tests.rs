@@ -194,7 +194,8 @@ impl<D: Document> Net<D> {
     /// Opens the document on one more node, and takes down its question.
     fn open(&mut self) -> usize {
         let node = self.ones.len() + 1;
-        let replica = Replica::new(self.config(node));
+        let mut replica = Replica::new(self.config(node));
+        replica.set_host(Some(id(HOST)));
         self.ones.push(One { node, replica, events: Vec::new(), is_deaf: false });
         self.take_down(node - 1);
         node - 1
@@ -307,7 +308,11 @@ impl<D: Document> Net<D> {
     }
 
     fn say(&mut self, node: usize, payload: Bytes) {
-        let message = Message::new(wire::live_topic(NAME), payload).expect("a topic");
+        self.say_on(&wire::live_topic(NAME), node, payload);
+    }
+
+    fn say_on(&mut self, topic: &str, node: usize, payload: Bytes) {
+        let message = Message::new(topic, payload).expect("a topic");
         self.said.push_back((node, message.with_kind(MessageKind::DocumentFragment)));
     }
 

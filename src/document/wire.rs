@@ -53,8 +53,8 @@ pub(crate) const LIST_TOPIC: &str = "doc//q";
 pub(crate) fn name_of(topic: &Topic) -> Option<(&str, bool)> {
     let (name, rest) = topic.as_str().strip_prefix(ROOT)?.split_once('/')?;
     match rest {
-        "f" => Some((name, true)),
-        "p" => Some((name, false)),
+        "f" if is_name(name) => Some((name, true)),
+        "p" if is_name(name) => Some((name, false)),
         _ => None,
     }
 }
@@ -379,7 +379,11 @@ impl State {
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let read_only = reader.u8()? != 0;
-        let kind = Some(reader.text()?).filter(|kind| !kind.is_empty()).map(ToOwned::to_owned);
+        let kind = match reader.text()? {
+            "" => None,
+            text if text.len() <= MAX_KIND => Some(text.to_owned()),
+            _ => return Err(Malformed("no type")),
+        };
         let at = Some(position(&mut reader)?).filter(|at| at.epoch > 0);
         let mut numbers = Numbers::default();
         for _ in 0..reader.length(Numbers::MOST, "too many replicas")? {

@@ -225,6 +225,10 @@ impl Node {
         Ok(HandlerHandle::new(consumer))
     }
 
+    pub(crate) fn host(&self) -> Option<EndpointId> {
+        lock(&self.members).iter().find(|(_, role)| **role == Role::Host).map(|(id, _)| *id)
+    }
+
     pub(crate) fn members(&self) -> Vec<Member> {
         lock(&self.members).iter().map(|(id, role)| Member { id: *id, role: *role }).collect()
     }

@@ -62,6 +62,11 @@ impl Sender {
         self.node.role()
     }
 
+    /// The host, as far as the endpoint knows.
+    pub(crate) fn host(&self) -> Option<EndpointId> {
+        self.node.host()
+    }
+
     /// As [`Endpoint::messages_with`](super::Endpoint::messages_with), for code that must not keep the endpoint alive.
     #[must_use]
     pub fn messages_with(&self, options: &StreamOptions) -> Messages {

@@ -391,6 +391,10 @@ impl<D: Document> Reader<D> {
 
     async fn take(&mut self, mut batch: Batch) {
         let shared = Arc::clone(&self.shared);
+        if batch.as_slice().iter().any(may_be_the_hosts) {
+            let host = self.sender.host();
+            shared.with(|replica| replica.set_host(host));
+        }
         if *shared.held.borrow() == u64::MAX {
             let now = shared.now();
             let mut told = VecDeque::new();
@@ -470,6 +474,15 @@ impl<D: Document> Reader<D> {
 
 fn is_presence(message: &Message) -> bool {
     message.kind() == MessageKind::Data && message.topic().as_str().ends_with("/p")
+}
+
+/// Whether it may be what only the host may say.
+fn may_be_the_hosts(message: &Message) -> bool {
+    match message.kind() {
+        MessageKind::FullDocument => true,
+        MessageKind::Data => !is_presence(message),
+        MessageKind::DocumentFragment | MessageKind::FullDocumentRequest => false,
+    }
 }
 
 fn is_foreign_update(me: EndpointId, message: &Message) -> bool {

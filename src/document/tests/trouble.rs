@@ -107,3 +107,68 @@ fn numbers_that_cannot_be_are_no_state() {
     net.place_all();
     assert_eq!(net.ones[first].replica.malformed(), 1);
 }
+
+#[test]
+fn what_is_said_beside_a_documents_topics_is_nothing_of_it() {
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    let update = wire::Update::new(Line::KIND, 5, 1, [&Line::encode(&(b"x".to_vec(), None))[..]]).encode();
+    net.say_on(&wire::presence_topic(NAME), 77, update.clone());
+    net.say_on(&format!("doc/{NAME}/x"), 77, update.clone());
+    net.say_on("doc//f", 77, update);
+    net.place_all();
+    net.all_have(b"a");
+    assert!(net.ones[first].replica.malformed() >= 2);
+    assert_eq!(net.keeper.as_ref().expect("it is there").documents().count(), 1);
+}
+
+#[test]
+fn only_who_was_asked_may_answer() {
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    net.place_all();
+    net.reset(first);
+    let (_, question) = net.said.back().expect("its question");
+    let Ok(Live::Ask { nonce, .. }) = Live::decode(question.payload()) else { panic!("no question") };
+    assert!(net.place(), "the question");
+    let answers = net.said.clone();
+    net.said.clear();
+    for word in [Word::Empty { read_only: true }, Word::Refused("ha".into())] {
+        net.say_on(&wire::answer_topic(id(first + 1)), 77, Answer { nonce, word }.encode());
+    }
+    net.place_all();
+    assert_eq!(net.ones[first].replica.malformed(), 2);
+    net.said = answers;
+    net.place_all();
+    net.all_have(b"a");
+}
+
+#[test]
+fn who_may_only_read_may_do_no_more_when_another_answers_for_the_host() {
+    let mut net = Net::<Line> { access: Access::Read, ..Net::new() };
+    let (first, second) = (net.open(), net.open());
+    net.place_all();
+    // The host says nothing.
+    let keeper = net.keeper.take();
+    net.reset(second);
+    for _ in 0..4 {
+        net.place_all();
+        net.pass(Duration::from_secs(1));
+    }
+    assert!(net.ones[second].replica.is_synced() && net.ones[second].replica.is_alone());
+    let refused = net.update(second, vec![(b"b".to_vec(), None)]);
+    assert!(matches!(refused, Err(UpdateError::ReadOnly { .. })), "{refused:?}");
+    net.keeper = keeper;
+    assert!(net.ones[first].replica.is_synced());
+}
+
+#[test]
+fn a_state_of_a_type_that_no_document_can_have_is_none() {
+    let state = |kind: &str| wire::State { kind: Some(kind.into()), ..wire::State::default() }.encode();
+    assert!(wire::State::decode(&state(&"x".repeat(64))).is_ok());
+    assert!(wire::State::decode(&state(&"x".repeat(65))).is_err());
+}

@@ -174,8 +174,7 @@ impl World<'_> {
     }
 
     fn open(&mut self, index: usize, document: usize) -> Result<(), Broken> {
-        let me = self.members[index].id;
-        let mutant = self.mutant;
+        let (me, host, mutant) = (self.members[index].id, self.host.id, self.mutant);
         let Some(documents) = &mut self.documents else { return Ok(()) };
         documents.openings += 1;
         documents.counts.opened += 1;
@@ -189,7 +188,7 @@ impl World<'_> {
             recent: documents.recent,
             mutant,
         };
-        let mut opening = Opening::new(documents.openings, MODELS[document], config);
+        let mut opening = Opening::new(documents.openings, MODELS[document], host, config);
         let number = opening.number;
         let ticket = self.members[index].ticket + 1;
         opening.waits_for = Some(ticket);

@@ -31,6 +31,7 @@ pub(super) enum Wish {
 
 /// A replica without its type.
 pub(super) trait Replicates {
+    fn set_host(&mut self, host: EndpointId);
     fn on_message(&mut self, now: Instant, message: &Message);
     fn settle(&mut self);
     fn on_reset(&mut self);
@@ -48,6 +49,10 @@ pub(super) trait Replicates {
 }
 
 impl<D: Played> Replicates for Replica<D> {
+    fn set_host(&mut self, host: EndpointId) {
+        Self::set_host(self, Some(host));
+    }
+
     fn on_message(&mut self, now: Instant, message: &Message) {
         Self::on_message(self, now, message);
     }
@@ -140,11 +145,12 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    pub(super) fn new(number: u64, model: Model, config: Config) -> Self {
-        let replica: Box<dyn Replicates> = match model {
+    pub(super) fn new(number: u64, model: Model, host: EndpointId, config: Config) -> Self {
+        let mut replica: Box<dyn Replicates> = match model {
             Model::Ordered => Box::new(Replica::<Log>::new(config)),
             Model::Commutative => Box::new(Replica::<Facts>::new(config)),
         };
+        replica.set_host(host);
         Self { number, replica, waits_for: None, said: VecDeque::new(), was_alone: false, checked: None }
     }
 }
