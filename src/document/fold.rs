@@ -54,6 +54,12 @@ impl Numbers {
         true
     }
 
+    /// Whether others of its replica must have come before this update, which are not known here.
+    pub(crate) fn misses(&self, origin: EndpointId, replica: u64, number: u64) -> bool {
+        self.0.get(&replica).is_none_or(|taken| taken.origin == origin)
+            && number > self.last(origin, replica) + 1
+    }
+
     /// What was taken last of this replica did not apply.
     pub(crate) fn refuse(&mut self, replica: u64) {
         let Some(taken) = self.0.get_mut(&replica) else { return };
@@ -130,6 +136,13 @@ impl Ledger {
             self.kind = Some(update.kind.clone());
         }
         takes
+    }
+
+    /// Whether others must have come before this update, which are not known here.
+    pub(crate) fn misses(&self, position: Position, origin: EndpointId, update: &Update) -> bool {
+        let is_new = self.at.is_none_or(|at| at < position);
+        let fits = self.kind.as_ref().is_none_or(|kind| *kind == update.kind);
+        is_new && fits && self.numbers.misses(origin, update.replica, update.number)
     }
 
     /// The update of a record, if it counts in its place.

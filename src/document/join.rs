@@ -27,6 +27,7 @@ pub(super) const MOST_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Join {
     nonce: u64,
+    asks_nobody: bool,
     /// Of those that were asked before, and not answered in time.
     earlier: Vec<u64>,
     of: Option<EndpointId>,
@@ -86,6 +87,7 @@ impl Join {
     pub(super) fn new(nonce: u64) -> Self {
         Self {
             nonce,
+            asks_nobody: false,
             earlier: Vec::new(),
             of: None,
             tries: 1,
@@ -99,7 +101,12 @@ impl Join {
 
     /// One that asks nobody: what comes after `asked` is held.
     pub(super) fn holding(nonce: u64, asked: Position, held: Vec<Held>) -> Self {
-        Self { asked: Some(asked), held, ..Self::new(nonce) }
+        Self { asks_nobody: true, asked: Some(asked), held, ..Self::new(nonce) }
+    }
+
+    /// Whether it waits for an answer, of which nothing has come yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.next == 0 && !self.asks_nobody
     }
 
     pub(super) fn into_held(self) -> Option<(Position, Vec<Held>)> {

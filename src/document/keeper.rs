@@ -1,6 +1,6 @@
 //! What keeps all documents of a cluster, without knowing their types, as a machine: so that whoever asks for one gets it, and so that they survive.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,8 @@ use super::{Document, Malformed};
 
 /// How often it is said up to where a document is stored (a guess).
 const SAY_STORED_EVERY: Duration = Duration::from_millis(100);
+/// How often those that have a document open are asked to ask for it again (a guess: many may have it open, and each asks for all of it).
+const SAY_ASK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// How many bytes of records a document may have before they are folded into it; beyond, as many as the document itself has (a guess: a joiner applies so much in
 /// some milliseconds).
 const FOLD_BYTES: usize = 64 << 10;
@@ -98,6 +100,8 @@ pub(crate) struct Keeper {
     /// Whose stored positions are to be told.
     unsaid: BTreeSet<String>,
     say_stored_at: Option<Instant>,
+    /// Of which documents it was said not long ago that they are to be asked for again, and when.
+    asked_again: BTreeMap<String, Instant>,
     outputs: VecDeque<Output>,
     malformed: u64,
     /// Updates of documents that are kept no more, or never were: there are too many, or it is too large.
@@ -112,6 +116,7 @@ impl Keeper {
             transfers: Transfers::default(),
             unsaid: BTreeSet::new(),
             say_stored_at: None,
+            asked_again: BTreeMap::new(),
             outputs: VecDeque::new(),
             malformed: 0,
             dropped: 0,
@@ -144,6 +149,22 @@ impl Keeper {
         kept.state = state;
         self.documents.insert(name, kept);
         Ok(())
+    }
+
+    /// When all is loaded: what was changed before it listened it does not know of, and whoever has a document open may know better.
+    pub(crate) fn begin(&mut self) {
+        let payload = Live::AskAgain.encode();
+        self.outputs.push_back(Output::Say { name: String::new(), kind: MessageKind::Data, payload });
+    }
+
+    /// Updates of this document must have passed this keeper by: whoever has it open gives what is missing when it asks for it.
+    fn miss(&mut self, now: Instant, name: &str) {
+        self.asked_again.retain(|_, at| now < *at + SAY_ASK_AGAIN_EVERY);
+        if self.asked_again.len() < self.config.max_documents && !self.asked_again.contains_key(name) {
+            self.asked_again.insert(name.to_owned(), now);
+            let payload = Live::AskAgain.encode();
+            self.outputs.push_back(Output::Say { name: name.to_owned(), kind: MessageKind::Data, payload });
+        }
     }
 
     /// The epoch of the last position that is known of any document: what is ordered from now on has to be above it.
@@ -185,8 +206,11 @@ impl Keeper {
         message: &Message,
         access: impl Fn(EndpointId, &str) -> Access,
     ) {
-        if message.topic().as_str() == wire::LIST_TOPIC {
-            return self.on_list(now, message, access);
+        match message.topic().as_str() {
+            wire::LIST_TOPIC => return self.on_list(now, message, access),
+            // Our own, or that of one before.
+            wire::KEEPER_TOPIC => return,
+            _ => {}
         }
         let name = match wire::name_of(message.topic()) {
             Some((name, true)) => name,
@@ -225,10 +249,15 @@ impl Keeper {
                 self.answer(from, answers);
             }
             Live::Update(update) => {
-                let Some(kept) = self.kept(name) else { return };
-                if !kept.ledger.reaches(position) || !kept.ledger.takes(position, from, &update) {
-                    return;
+                let nothing = Ledger::default();
+                let numbers = self.documents.get(name).map_or(&nothing, |kept| &kept.ledger);
+                if numbers.misses(position, from, &update) {
+                    self.miss(now, name);
                 }
+                let Some(kept) = self.kept(name, position, |ledger| ledger.takes(position, from, &update))
+                else {
+                    return;
+                };
                 let update = message.payload().clone();
                 let record = Record { position, bytes: wire::encode_record(from, &update) };
                 kept.tail_bytes += update.len() + RECORD;
@@ -237,11 +266,13 @@ impl Keeper {
                 self.look_after(name);
             }
             Live::Seed(seed) => {
-                let Some(kept) = self.kept(name) else { return };
-                if !kept.ledger.reaches(position) {
-                    return;
-                }
-                let Some(mut state) = kept.ledger.takes_seed(&seed) else { return };
+                let mut state = None;
+                let takes = |ledger: &mut Ledger| {
+                    state = ledger.takes_seed(&seed);
+                    state.is_some()
+                };
+                let Some(kept) = self.kept(name, position, takes) else { return };
+                let Some(mut state) = state else { return };
                 state.at = Some(position);
                 state.read_only = false;
                 let base = Base { position, bytes: state.encode_base() };
@@ -250,7 +281,7 @@ impl Keeper {
                 self.store(|| StoreChange::Replace { name: name.to_owned(), base });
                 self.look_after(name);
             }
-            Live::More { .. } | Live::Stored(_) => {}
+            Live::More { .. } | Live::Stored(_) | Live::AskAgain | Live::GivenUp(_) => {}
         }
     }
 
@@ -277,15 +308,31 @@ impl Keeper {
         self.answer(from, answers);
     }
 
-    /// The document of this name, new where there is room for one more.
-    fn kept(&mut self, name: &str) -> Option<&mut Kept> {
-        let is_full = self.documents.len() >= self.config.max_documents && !self.documents.contains_key(name);
-        let kept = if is_full { None } else { Some(self.documents.entry(name.to_owned()).or_default()) };
-        let kept = kept.filter(|kept| kept.refused.is_none());
-        if kept.is_none() {
-            self.dropped += 1;
+    /// The document of this name, if what stands there counts; new where there is room for one more.
+    fn kept(
+        &mut self,
+        name: &str,
+        position: Position,
+        counts: impl FnOnce(&mut Ledger) -> bool,
+    ) -> Option<&mut Kept> {
+        let documents = self.documents.len();
+        match self.documents.entry(name.to_owned()) {
+            btree_map::Entry::Occupied(kept) if kept.get().refused.is_some() => self.dropped += 1,
+            btree_map::Entry::Occupied(kept) => {
+                let kept = kept.into_mut();
+                return (kept.ledger.reaches(position) && counts(&mut kept.ledger)).then_some(kept);
+            }
+            btree_map::Entry::Vacant(room) => {
+                let mut kept = Kept::default();
+                if kept.ledger.reaches(position) && counts(&mut kept.ledger) {
+                    if documents < self.config.max_documents {
+                        return Some(room.insert(kept));
+                    }
+                    self.dropped += 1;
+                }
+            }
         }
-        kept
+        None
     }
 
     fn give(&mut self, now: Instant, to: EndpointId, nonce: u64, name: &str, read_only: bool) -> Vec<Answer> {

@@ -92,6 +92,8 @@ pub(crate) struct Replica<D: Document> {
     begun: bool,
     read_only: bool,
     join: Option<Join>,
+    /// Whether it has to be asked for once more when it is there.
+    ask_again: bool,
     /// Whether the document is offered to a cluster that has lost it.
     seeding: bool,
     /// The questions that the host did not answer, where we went on without.
@@ -134,6 +136,7 @@ impl<D: Document> Replica<D> {
             begun: false,
             read_only: false,
             join: None,
+            ask_again: false,
             seeding: false,
             unanswered: Vec::new(),
             pending: VecDeque::new(),
@@ -261,7 +264,7 @@ impl<D: Document> Replica<D> {
     }
 
     fn ask(&mut self) {
-        self.seeding = false;
+        (self.seeding, self.ask_again) = (false, false);
         self.unanswered.clear();
         let join = Join::new(self.nonce());
         let question = join.question();
@@ -312,10 +315,11 @@ impl<D: Document> Replica<D> {
         let from = message.origin();
         // By the topic, not by the kind: a whole document may stand on the document's topic, too.
         let topic = message.topic();
-        if matches!(wire::name_of(topic), Some((_, true))) {
+        let of_all = topic.as_str() == wire::KEEPER_TOPIC;
+        if of_all || matches!(wire::name_of(topic), Some((_, true))) {
             match Live::decode(message.payload()) {
-                Ok(live) => self.on_live(now, position, from, live),
-                Err(_) => self.malformed += 1,
+                Ok(live) if !of_all || live == Live::AskAgain => self.on_live(now, position, from, live),
+                _ => self.malformed += 1,
             }
         } else if topic.as_str() == self.answers {
             match Answer::decode(message.payload()) {
@@ -365,9 +369,9 @@ impl<D: Document> Replica<D> {
                 self.answer(from, answers);
             }
             Live::More { .. } => {}
-            Live::Stored(stored) => {
+            Live::Stored(_) | Live::AskAgain | Live::GivenUp(_) => {
                 match self.host == Some(from) {
-                    true => self.stored = self.stored.max(Some(stored)),
+                    true => self.on_keeper(live),
                     false => self.malformed += 1,
                 }
                 return;
@@ -396,6 +400,21 @@ impl<D: Document> Replica<D> {
         // A question is a place in the order like any other.
         if self.join.is_none() && self.begun {
             self.folded.ledger.reaches(position);
+        }
+    }
+
+    /// What only a keeper may say.
+    fn on_keeper(&mut self, live: Live) {
+        match live {
+            Live::Stored(stored) => self.stored = self.stored.max(Some(stored)),
+            Live::GivenUp(reason) => {
+                let name = self.config.name.clone();
+                self.fail(DocumentError::Refused { name, reason });
+            }
+            // An answer that is still to begin comes from this keeper, as it is now.
+            Live::AskAgain if self.join.as_ref().is_some_and(Join::is_open) => {}
+            Live::AskAgain if self.join.is_some() => self.ask_again = true,
+            _ => self.on_reset(),
         }
     }
 
@@ -428,7 +447,7 @@ impl<D: Document> Replica<D> {
             Live::Seed(seed) if self.folded.ledger.reaches(position) && self.take_seed(&seed) => {
                 Took::Document
             }
-            Live::Seed(_) | Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => Took::Part,
+            _ => Took::Part,
         }
     }
 
@@ -654,7 +673,9 @@ impl<D: Document> Replica<D> {
             self.bring_back_own();
         }
         self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
-        if self.pending.is_empty() {
+        if std::mem::take(&mut self.ask_again) {
+            self.on_reset();
+        } else if self.pending.is_empty() {
             self.event(DocumentEvent::Synced);
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::keeper::{self, Keeper, fold};
 use super::replica::{self, Output, Replica};
-use super::store::{MemoryStore, Store, StoreChange};
+use super::store::{MemoryStore, Store, StoreChange, Stored};
 use super::wire::{self, Answer, Live, Word};
 use super::{
     Access, Conflict, Document, DocumentError, DocumentEvent, Malformed, Merged, Model, UpdateError,
@@ -314,6 +314,16 @@ impl<D: Document> Net<D> {
     fn say_on(&mut self, topic: &str, node: usize, payload: Bytes) {
         let message = Message::new(topic, payload).expect("a topic");
         self.said.push_back((node, message.with_kind(MessageKind::DocumentFragment)));
+    }
+
+    /// Another keeper comes, with what is stored or without.
+    fn replace_keeper(&mut self, stored: Option<Stored>) {
+        let mut keeper = keeper(true, true);
+        match stored {
+            Some(stored) => keeper.load(NAME.into(), stored).expect("what it stored itself"),
+            None => self.store.commit(&[StoreChange::Remove { name: NAME.into() }]).expect("a store"),
+        }
+        self.keeper = Some(keeper);
     }
 
     fn update(&mut self, index: usize, fragments: Vec<D::Fragment>) -> Result<(), UpdateError> {
@@ -712,7 +722,7 @@ fn what_nobody_knows_the_fate_of_is_sent_again_and_a_question_asked_again() {
     net.write(first, "b");
     // One of the two is lost, and the other does not count without it.
     net.said.pop_front();
-    net.place_all();
+    net.place();
     assert_eq!(net.ones[first].replica.unsynced(), 2);
     net.ones[first].replica.on_unknown();
     net.take_down(first);

@@ -49,6 +49,9 @@ pub(crate) fn answer_topic(id: EndpointId) -> String {
 /// [`Live::Ask`] of the host, and [`Live::More`].
 pub(crate) const LIST_TOPIC: &str = "doc//q";
 
+/// What a keeper says of all documents: on the topic of changes of a document without a name, [`Live::AskAgain`].
+pub(crate) const KEEPER_TOPIC: &str = "doc//f";
+
 /// The document's name in one of its own topics, and whether it is the one of changes.
 pub(crate) fn name_of(topic: &Topic) -> Option<(&str, bool)> {
     let (name, rest) = topic.as_str().strip_prefix(ROOT)?.split_once('/')?;
@@ -80,6 +83,10 @@ pub(crate) enum Live {
     Seed(Bytes),
     /// Up to where a keeper has the document where it survives the keeper.
     Stored(Position),
+    /// A keeper has missed something, or has just come: who has the document open is to ask for it again, and so to give what is missing.
+    AskAgain,
+    /// A keeper keeps the document no more, for this reason.
+    GivenUp(String),
     /// Somebody wants the document as it is where this stands in the order.
     Ask {
         nonce: u64,
@@ -99,6 +106,8 @@ pub(crate) enum Live {
 const UPDATE: u8 = 0x01;
 const SEED: u8 = 0x02;
 const STORED: u8 = 0x03;
+const ASK_AGAIN: u8 = 0x04;
+const GIVEN_UP: u8 = 0x05;
 const ASK: u8 = 0x10;
 const MORE: u8 = 0x11;
 
@@ -153,6 +162,12 @@ fn position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {
 fn some_bytes(reader: &mut Reader<'_>) -> Result<Bytes, Malformed> {
     let length = reader.length(usize::MAX, "too long")?;
     reader.bytes(length)
+}
+
+/// A text up to the end.
+fn rest(bytes: &Bytes, reader: &Reader<'_>) -> Result<String, Malformed> {
+    let text = std::str::from_utf8(&bytes[reader.position()..]);
+    text.map(ToOwned::to_owned).map_err(|_| Malformed("text is not UTF-8"))
 }
 
 fn kind(reader: &mut Reader<'_>) -> Result<String, Malformed> {
@@ -225,6 +240,11 @@ impl Live {
                 bytes.put_u8(STORED);
                 put_position(&mut bytes, *position);
             }
+            Self::AskAgain => bytes.put_u8(ASK_AGAIN),
+            Self::GivenUp(reason) => {
+                bytes.put_u8(GIVEN_UP);
+                bytes.put_slice(reason.as_bytes());
+            }
             Self::Ask { nonce, of, anyone } => {
                 bytes.put_u8(ASK);
                 bytes.put_u64(*nonce);
@@ -247,6 +267,8 @@ impl Live {
             UPDATE => return Update::read(bytes, &mut reader).map(Self::Update),
             SEED => return Ok(Self::Seed(bytes.slice(1..))),
             STORED => Self::Stored(position(&mut reader)?),
+            ASK_AGAIN => Self::AskAgain,
+            GIVEN_UP => return Ok(Self::GivenUp(rest(bytes, &reader)?)),
             ASK => Self::Ask {
                 nonce: reader.u64()?,
                 of: Some(reader.id()?).filter(|id| !id.is_nil()),
@@ -296,9 +318,7 @@ impl Answer {
                 });
             }
             REFUSED => {
-                let reason = std::str::from_utf8(&bytes[reader.position()..]);
-                let reason = reason.map_err(|_| Malformed("text is not UTF-8"))?.to_owned();
-                return Ok(Self { nonce, word: Word::Refused(reason) });
+                return Ok(Self { nonce, word: Word::Refused(rest(bytes, &reader)?) });
             }
             EMPTY => Word::Empty { read_only: reader.u8()? != 0 },
             OFFER => Word::Offer,

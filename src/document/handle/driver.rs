@@ -125,7 +125,8 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
 
 /// Changes and answers come in one stream, in their order.
 fn stream_options(me: EndpointId, name: &str) -> StreamOptions {
-    StreamOptions::new().prefix(wire::prefix(name)).prefix(wire::answer_topic(me)).echo(true)
+    let answers = wire::answer_topic(me);
+    StreamOptions::new().prefix(wire::prefix(name)).prefix(answers).prefix(wire::KEEPER_TOPIC).echo(true)
 }
 
 /// A number of the system's generator; where that fails, of the process's hasher.
@@ -511,6 +512,7 @@ async fn write<D: Document>(
 ) {
     let subscribed = async {
         sender.subscribe(&wire::answer_topic(shared.me)).await?;
+        sender.subscribe(wire::KEEPER_TOPIC).await?;
         sender.subscribe(&wire::prefix(&shared.name)).await
     };
     let subscribed = tokio::select! {
@@ -550,7 +552,7 @@ async fn write<D: Document>(
             }
         }
     }
-    // The answers' topic stays: other documents may be open. An endpoint that has ended takes nothing any more anyway.
+    // The topics of answers and of keepers stay: other documents may be open. An endpoint that has ended takes nothing any more anyway.
     let _ = sender.unsubscribe(&wire::prefix(&shared.name)).await;
     shared.done.cancel();
 }

@@ -68,7 +68,7 @@ pub enum KeeperError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The keeper fell behind the order, and has missed updates: start a new one.
+    /// The keeper fell behind the order, and has missed updates: start a new one, which gets them from those that have the documents open.
     #[error("the keeper fell too far behind the order of the cluster")]
     Overrun,
     /// The host has ended.
@@ -133,7 +133,9 @@ impl KeeperBuilder {
         self
     }
 
-    /// Loads what is stored, and starts. To be called right after the host was bound: what is changed before, the keeper has not seen.
+    /// Loads what is stored, and starts. To be called right after the host was bound: what is changed before, the keeper has not seen. It asks those that have
+    /// documents open by then to give them, so that what they know is not lost; of an ordered document that is the state of one of them, and what each of the others
+    /// has done itself. What was changed before by documents that are closed by now, and is in no open one, is gone.
     ///
     /// # Errors
     /// [`KeeperError`].
@@ -155,6 +157,7 @@ impl KeeperBuilder {
             Some(store) => Some(Storing::start(store, &mut machine).await?),
             None => None,
         };
+        machine.begin();
         // A clock that was set back must not put what is changed now before what is stored.
         if let Some(epoch) = machine.last_epoch() {
             host.rise_above(epoch).await;
@@ -334,6 +337,8 @@ struct Driver {
 impl Driver {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        // What it has to say from the beginning.
+        self.perform();
         loop {
             let deadline = lock(&shared.machine).poll_timeout();
             tokio::select! {

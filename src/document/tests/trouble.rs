@@ -172,3 +172,82 @@ fn a_state_of_a_type_that_no_document_can_have_is_none() {
     assert!(wire::State::decode(&state(&"x".repeat(64))).is_ok());
     assert!(wire::State::decode(&state(&"x".repeat(65))).is_err());
 }
+
+#[test]
+fn a_keeper_that_has_missed_something_gets_it_from_those_that_have_it() {
+    // By what it sees, or since it says that it is there.
+    for says_so in [false, true] {
+        for model in [Model::Ordered, Model::Commutative] {
+            match model {
+                Model::Ordered => {
+                    let texts = |text: &str| (text.as_bytes().to_vec(), None);
+                    miss::<Line>(says_so, ["a", "b", "c", "d"].map(texts), b"abcd");
+                }
+                Model::Commutative => miss::<Set>(says_so, [1, 2, 3, 4].map(|n| vec![n]), &[1, 2, 3, 4]),
+            }
+        }
+    }
+}
+
+fn miss<D: Document>(says_so: bool, fragments: [D::Fragment; 4], expected: &[u8]) {
+    let mut net = Net::<D>::new();
+    let (first, second) = (net.open(), net.open());
+    net.place_all();
+    let mut stored = None;
+    for (n, fragment) in fragments.into_iter().enumerate() {
+        if n == 3 {
+            net.replace_keeper(None);
+            if says_so {
+                net.keeper.as_mut().expect("it is there").begin();
+                net.take_down_keeper();
+                net.place_all();
+                // Nobody has changed anything.
+                net.all_have(&expected[..3]);
+            }
+        }
+        net.update(if n == 1 { second } else { first }, vec![fragment]).expect("room");
+        net.place_all();
+        stored = stored.or(net.store.load(NAME).expect("a store"));
+    }
+    net.open();
+    net.place_all();
+    net.all_have(expected);
+    // One that is behind.
+    net.replace_keeper(stored);
+    net.keeper.as_mut().expect("it is there").begin();
+    net.take_down_keeper();
+    net.place_all();
+    let expected: Vec<u8> = net.shown(first);
+    net.all_have(&expected);
+}
+
+#[test]
+fn a_keeper_does_not_ask_for_what_it_misses_more_than_once_in_a_second() {
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    net.place_all();
+    let count = |net: &mut Net<Line>| {
+        for number in 2..9 {
+            net.say_as(77, 5, number, &(b"x".to_vec(), None));
+        }
+        let mut count = 0;
+        let is_it = |message: &Message| Live::decode(message.payload()) == Ok(Live::AskAgain);
+        while let Some((_, message)) = net.said.front() {
+            count += usize::from(is_it(message));
+            net.place();
+        }
+        count
+    };
+    assert_eq!(count(&mut net), 1);
+    net.pass(Duration::from_secs(1));
+    assert_eq!(count(&mut net), 1);
+    net.all_have(b"a");
+    // Nobody but the host may say it.
+    let before = net.seq;
+    net.say(77, Live::AskAgain.encode());
+    net.say_on(wire::KEEPER_TOPIC, 77, Live::AskAgain.encode());
+    net.place_all();
+    assert_eq!((net.seq - before, net.ones[first].replica.malformed()), (2, 2));
+}

@@ -130,6 +130,7 @@ impl World<'_> {
         filter.extend(part.openings.keys().map(|document| wire::prefix(NAMES[*document])));
         if part.answers {
             filter.insert(wire::answer_topic(self.members[index].id));
+            filter.insert(wire::KEEPER_TOPIC.to_owned());
         }
         filter
     }
