@@ -147,7 +147,8 @@ impl Keeper {
         kept.stored = kept.ledger.at;
         kept.said_stored = kept.stored;
         kept.state = state;
-        self.documents.insert(name, kept);
+        self.documents.insert(name.clone(), kept);
+        self.look_after(&name);
         Ok(())
     }
 
@@ -372,21 +373,31 @@ impl Keeper {
             return;
         }
         let kind = kept.ledger.kind.clone().unwrap_or_default();
-        let due = kept.tail_bytes > FOLD_BYTES.max(kept.state.snapshot.len()).min(limit / 2);
+        let (over, most) = (kept.size() > limit, FOLD_BYTES.max(kept.state.snapshot.len()).min(limit / 2));
+        let due = kept.tail_bytes > most || (over && !kept.state.tail.is_empty());
         if let Some(fold) = self.config.folds.get(&kind).copied().filter(|_| due) {
             kept.is_folding = true;
             let state = State { kind: Some(kind), ..kept.state.clone() };
             self.outputs.push_back(Output::Fold { name: name.to_owned(), state, fold });
-        } else if kept.size() > limit {
-            kept.refused = Some(format!("it has {} bytes, more than the {limit} that are kept", kept.size()));
-            kept.state = State::default();
-            kept.tail_bytes = 0;
+        } else if over {
+            let reason = format!("it has {} bytes, more than the {limit} that are kept", kept.size());
+            self.give_up(name, reason);
         }
+    }
+
+    /// Keeps a document no more, and says so to who has it open. What is stored of it stays as it is.
+    fn give_up(&mut self, name: &str, reason: String) {
+        let Some(kept) = self.documents.get_mut(name) else { return };
+        tracing::warn!(document = name, reason, "a document is kept no more");
+        kept.state = State::default();
+        kept.tail_bytes = 0;
+        kept.refused = Some(reason.clone());
+        let payload = Live::GivenUp(reason).encode();
+        self.outputs.push_back(Output::Say { name: name.to_owned(), kind: MessageKind::Data, payload });
     }
 
     /// A document was folded up to where its records went then.
     pub(crate) fn on_folded(&mut self, name: &str, folded: Result<State, Malformed>) {
-        let limit = self.config.max_document;
         let Some(kept) = self.documents.get_mut(name) else { return };
         kept.is_folding = false;
         match folded {
@@ -400,16 +411,10 @@ impl Keeper {
                     State { tail: tail.into_iter().filter(|entry| entry.position > at).collect(), ..state };
                 kept.tail_bytes = kept.state.tail.iter().map(|entry| entry.update.len() + RECORD).sum();
                 let base = Base { position: at, bytes: kept.state.encode_base() };
-                if kept.size() > limit {
-                    self.look_after(name);
-                }
                 self.store(|| StoreChange::Replace { name: name.to_owned(), base });
+                self.look_after(name);
             }
-            Err(malformed) => {
-                kept.refused = Some(format!("it cannot be read: {malformed}"));
-                kept.state = State::default();
-                kept.tail_bytes = 0;
-            }
+            Err(malformed) => self.give_up(name, format!("it cannot be read: {malformed}")),
         }
     }
 

@@ -147,6 +147,10 @@ struct Net<D: Document> {
 }
 
 fn keeper(stores: bool, knows: bool) -> Keeper {
+    keeper_up_to(64 << 20, stores, knows)
+}
+
+fn keeper_up_to(max_document: usize, stores: bool, knows: bool) -> Keeper {
     let mut folds: std::collections::BTreeMap<String, keeper::Fold> = Default::default();
     if knows {
         folds.insert(Line::KIND.into(), fold::<Line>);
@@ -155,7 +159,7 @@ fn keeper(stores: bool, knows: bool) -> Keeper {
     Keeper::new(keeper::Config {
         me: id(HOST),
         is_hosts: true,
-        max_document: 64 << 20,
+        max_document,
         max_documents: 3,
         stores,
         folds,

@@ -251,3 +251,57 @@ fn a_keeper_does_not_ask_for_what_it_misses_more_than_once_in_a_second() {
     net.place_all();
     assert_eq!((net.seq - before, net.ones[first].replica.malformed()), (2, 2));
 }
+
+#[test]
+fn who_has_a_document_open_that_is_given_up_is_told() {
+    let too_large = |knows, stored: Option<Stored>| {
+        let mut keeper = keeper_up_to(300, true, knows);
+        stored
+            .into_iter()
+            .for_each(|stored| keeper.load(NAME.into(), stored).expect("what it stored itself"));
+        keeper
+    };
+    for knows in [true, false] {
+        let mut net = Net::<Line> { keeper: Some(too_large(knows, None)), ..Net::new() };
+        let first = net.open();
+        net.place_all();
+        while net.ones[first].failure().is_none() {
+            net.write(first, &"a".repeat(100));
+            net.place_all();
+        }
+        let failure = net.ones[first].failure();
+        assert!(
+            matches!(failure, Some(DocumentError::Refused { reason, .. }) if reason.contains("300")),
+            "{failure:?}"
+        );
+        let second = net.open();
+        net.place_all();
+        assert_eq!(net.ones[second].failure(), net.ones[first].failure());
+        // What is stored is no smaller.
+        let stored = net.store.load(NAME).expect("a store");
+        net.keeper = Some(too_large(knows, stored));
+        net.take_down_keeper();
+        let third = net.open();
+        net.place_all();
+        assert!(matches!(net.ones[third].failure(), Some(DocumentError::Refused { .. })));
+    }
+    // Nobody but the host may say it.
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.say(77, Live::GivenUp("ha".into()).encode());
+    net.place_all();
+    assert_eq!((net.ones[first].failure(), net.ones[first].replica.malformed()), (None, 1));
+}
+
+#[test]
+fn a_document_is_folded_before_it_is_too_large() {
+    let mut net = Net::<Set> { keeper: Some(keeper_up_to(400, true, true)), ..Net::new() };
+    let first = net.open();
+    net.place_all();
+    let all: Vec<u8> = (0..250).collect();
+    for part in [&all[..], &all[..70], &all[..70], &all[..70], &all[..70]] {
+        net.update(first, vec![part.to_vec()]).expect("room");
+        net.place_all();
+    }
+    net.all_have(&all);
+}
