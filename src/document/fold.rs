@@ -195,7 +195,11 @@ impl<D: Document> Folded<D> {
                         update.and_then(|update| decode_all::<D>(&update).ok()).into_iter().flatten(),
                     );
                 }
-                D::rebuild(snapshot, &fragments, replica)?
+                let document = D::rebuild(snapshot, &fragments, replica)?;
+                if document.is_broken() {
+                    return Err(Malformed::new("a fragment of it breaks it"));
+                }
+                document
             }
             Model::Ordered => {
                 let mut document = snapshot.map_or_else(|| Ok(D::empty()), D::restore)?;

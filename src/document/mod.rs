@@ -105,6 +105,12 @@ pub trait Document: Sized + Send + 'static {
         Ok(document)
     }
 
+    /// Whether a fragment has left the state of no more use, so that it has to be made anew from what the cluster has: [`rebuild`](Self::rebuild) passes over such
+    /// fragments. For commutative documents. By default none does.
+    fn is_broken(&self) -> bool {
+        false
+    }
+
     /// A fragment as bytes.
     fn encode(fragment: &Self::Fragment) -> Vec<u8>;
 

@@ -90,6 +90,8 @@ pub(crate) struct Replica<D: Document> {
     run: Option<Run<D>>,
     /// Whether there is a document at all yet.
     begun: bool,
+    /// Whether a fragment broke the document, which is being made anew.
+    is_broken: bool,
     read_only: bool,
     join: Option<Join>,
     /// Whether it has to be asked for once more when it is there.
@@ -134,6 +136,7 @@ impl<D: Document> Replica<D> {
             view_is_stale: false,
             run: None,
             begun: false,
+            is_broken: false,
             read_only: false,
             join: None,
             ask_again: false,
@@ -544,10 +547,20 @@ impl<D: Document> Replica<D> {
     }
 
     fn end_run(&mut self) {
-        let Some(Run { by, fragments }) = self.run.take().filter(|_| self.failed.is_none()) else { return };
+        let is_useful = self.failed.is_none() && !self.is_broken;
+        let Some(Run { by, fragments }) = self.run.take().filter(|_| is_useful) else { return };
         let changes = self.guarded(|replica| replica.folded.document.replay(&fragments));
+        self.see_to_breaks();
         if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
             self.event(DocumentEvent::Changed { by, changes });
+        }
+    }
+
+    /// What is broken is made anew from what the cluster has.
+    fn see_to_breaks(&mut self) {
+        if D::MODEL == Model::Commutative && !self.is_broken && self.folded.document.is_broken() {
+            self.is_broken = true;
+            self.on_reset();
         }
     }
 
@@ -614,7 +627,7 @@ impl<D: Document> Replica<D> {
                     return self.fail(self.foreign(found));
                 }
                 // What there is already takes it in, and has its number.
-                let replica = (!self.begun).then_some(self.id);
+                let replica = (!self.begun || self.is_broken).then_some(self.id);
                 match self.guarded(|_| Folded::<D>::of(&state, replica)) {
                     Some(Ok(folded)) => self.begin(asked, folded, held),
                     Some(Err(malformed)) => {
@@ -658,10 +671,13 @@ impl<D: Document> Replica<D> {
         folded.ledger.reaches(asked);
         let first = !std::mem::replace(&mut self.begun, true);
         match D::MODEL {
+            Model::Commutative if std::mem::take(&mut self.is_broken) => self.mend(folded),
             Model::Commutative if !first => self.come_together(folded),
-            _ => self.folded = folded,
+            _ => {
+                self.folded = folded;
+                self.tell_replica();
+            }
         }
-        self.folded.document.set_replica(self.id);
         for Held { position, origin, live } in held {
             if !mutant!(self, ForgetHeld) {
                 self.take(position, origin, live);
@@ -687,6 +703,28 @@ impl<D: Document> Replica<D> {
         self.merge(document);
     }
 
+    /// In the place of one that is broken comes what the cluster has; what of ours has no place yet is put on top, and goes out again.
+    fn mend(&mut self, folded: Folded<D>) {
+        self.folded = folded;
+        let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
+        self.pending.retain(|own| numbers.last(me, own.replica) < own.number);
+        self.renumber();
+        // As somebody else: some of what we made before may be left out.
+        self.tell_replica();
+        let own: Vec<D::Fragment> =
+            self.pending.iter().flat_map(|pending| pending.fragments.iter().cloned()).collect();
+        self.guarded(|replica| replica.folded.document.replay(&own));
+        if self.folded.document.is_broken() {
+            let (name, reason) = (self.config.name.clone(), "an own update breaks it".to_owned());
+            return self.fail(DocumentError::Malformed { name, reason });
+        }
+        self.send_again();
+    }
+
+    fn tell_replica(&mut self) {
+        self.guarded(|replica| replica.folded.document.set_replica(replica.id));
+    }
+
     fn merge(&mut self, document: D) {
         let merged = self.guarded(|replica| replica.folded.document.merge(document));
         self.pending.clear();
@@ -707,10 +745,13 @@ impl<D: Document> Replica<D> {
         }
     }
 
+    /// What is said from now on is said under another number. What a commutative document makes it names as before: it has all that it has made.
     fn be_somebody_else(&mut self) {
         self.id = self.nonce();
         self.next_number = 1;
-        self.folded.document.set_replica(self.id);
+        if D::MODEL == Model::Ordered {
+            self.tell_replica();
+        }
     }
 
     /// What is pending gets numbers that count.
@@ -849,6 +890,7 @@ impl<D: Document> Replica<D> {
             let author = Author { endpoint: self.config.me, replica: self.id, local: true, position: None };
             self.event(DocumentEvent::Changed { by: author, changes });
         }
+        self.see_to_breaks();
         match result {
             Ok(value) => Ok(value),
             Err(panic) => resume_unwind(panic),

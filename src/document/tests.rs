@@ -155,6 +155,9 @@ fn keeper_up_to(max_document: usize, stores: bool, knows: bool) -> Keeper {
     if knows {
         folds.insert(Line::KIND.into(), fold::<Line>);
         folds.insert(Set::KIND.into(), fold::<Set>);
+        folds.insert(trouble::Brittle::KIND.into(), fold::<trouble::Brittle>);
+        #[cfg(feature = "crdt")]
+        folds.insert(super::crdt::Text::KIND.into(), fold::<super::crdt::Text>);
     }
     Keeper::new(keeper::Config {
         me: id(HOST),

@@ -24,6 +24,9 @@ const FIRST: &str = "first";
 /// How many steps can be undone; when there are twice as many, the older half goes.
 const UNDO_STEPS: usize = 500;
 
+/// How many fragments that break a document are left out of it when it is made anew (a guess: none are known that come so far).
+const MOST_LEFT_OUT: usize = 16;
+
 /// What a type of document makes of a yrs document: its roots, and what it watches.
 pub(super) trait Shape: Clone + Send + 'static {
     /// What items may hold.
@@ -252,6 +255,10 @@ impl<S: Shape> Engine<S> {
         self.clocks.get(&client).is_some_and(|known| clock < *known) || outline.has(client, clock)
     }
 
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     fn breaks(&mut self) -> Conflict {
         self.broken = true;
         Conflict::new("the fragment broke this document: it makes no sense in it")
@@ -309,7 +316,7 @@ impl<S: Shape> Engine<S> {
         fragments: &[Bytes],
         replica: Option<u64>,
     ) -> Result<Self, Malformed> {
-        let mut engine = Self::new(replica.map(|number| number & scan::MAX_CLIENT));
+        let replica = replica.map(|number| number & scan::MAX_CLIENT);
         let mut first = Vec::new();
         if let Some(snapshot) = snapshot {
             let (outline, mut rest) = scan::check_first(snapshot, S::CONTENTS)?;
@@ -320,13 +327,32 @@ impl<S: Shape> Engine<S> {
                 rest = others;
             }
         }
-        let done = engine.transaction(FIRST, |engine, txn| {
-            first.into_iter().try_for_each(|fragment| engine.integrate_in(txn, fragment))?;
-            engine.replay_in(txn, fragments);
-            Ok(())
-        });
-        done.map_err(|conflict| Malformed::new(conflict.to_string()))?;
-        Ok(engine)
+        let mut left_out = BTreeSet::new();
+        loop {
+            let mut engine = Self::new(replica);
+            let mut breaks = None;
+            let done = engine.transaction(FIRST, |engine, txn| {
+                first.iter().try_for_each(|fragment| engine.integrate_in(txn, fragment.clone()))?;
+                let fragments = fragments.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
+                for (index, fragment) in fragments {
+                    // One that is no good has its place, and no effect.
+                    let _ = engine.integrate_in(txn, fragment.clone());
+                    if engine.broken {
+                        breaks = Some(index);
+                        break;
+                    }
+                }
+                Ok(())
+            });
+            match breaks {
+                // Once more without it: what comes behind is not to be lost.
+                Some(index) if left_out.len() < MOST_LEFT_OUT => _ = left_out.insert(index),
+                Some(_) => return Err(Malformed::new("too much of it breaks the document")),
+                None => {
+                    return done.map(|()| engine).map_err(|conflict| Malformed::new(conflict.to_string()));
+                }
+            }
+        }
     }
 
     /// Takes in the other's state, and says what it lacks. What came too early here it gets as this one did.

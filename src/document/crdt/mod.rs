@@ -18,6 +18,7 @@
 mod array;
 mod axis;
 mod canvas;
+mod circle;
 mod engine;
 mod fraction;
 mod map;
@@ -77,6 +78,10 @@ macro_rules! shared {
             replica: Option<u64>,
         ) -> Result<Self, Malformed> {
             Engine::rebuild(snapshot, fragments, replica).map(Self::new)
+        }
+
+        fn is_broken(&self) -> bool {
+            self.engine.is_broken()
         }
 
         fn encode(fragment: &Bytes) -> Vec<u8> {

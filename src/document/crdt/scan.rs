@@ -6,6 +6,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::super::Malformed;
+use super::circle::{self, Beside};
 
 /// The highest clock of a client that is let in, and the greatest length: half of what fits, so that sums fit.
 pub(super) const MAX_CLOCK: u64 = 1 << 30;
@@ -38,6 +39,8 @@ pub(super) struct Outline {
     pub brings: Vec<(u64, Range<u64>)>,
     /// Clients, and clocks of theirs that must be there before, or come with it.
     pub needs: Vec<(u64, u64)>,
+    /// Items that stand beside what another client has made, and what that is.
+    besides: Vec<Beside>,
     /// Clients of the delete set, and where what it says of them is.
     deleted: Vec<(u64, Range<usize>)>,
     /// Where the delete set begins.
@@ -151,7 +154,8 @@ fn rearrange(bytes: &mut [u8], bounds: Range<usize>, parts: impl Iterator<Item =
 fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
     // yrs would put blocks into one another that come twice, and then use what it has freed.
     let mut last = None;
-    for _ in 0..cursor.count()? {
+    let clients = cursor.count()?;
+    for _ in 0..clients {
         let client = blocks(cursor, contents)?;
         if last.replace(client).is_some_and(|last| last <= client) {
             return Err(Malformed::new(format!("client {client} after one that is not greater")));
@@ -169,7 +173,8 @@ fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
         cursor.outline.deleted.push((client, start..cursor.at));
     }
     cursor.outline.end = cursor.at;
-    Ok(())
+    let besides = std::mem::take(&mut cursor.outline.besides);
+    circle::check(&cursor.outline, &besides)
 }
 
 fn blocks(cursor: &mut Cursor<'_>, contents: Contents) -> Result<u64, Malformed> {
@@ -206,6 +211,7 @@ fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents, own: (u64, u64)) 
             // What its own client made before is there if this may come.
             if client != own.0 {
                 cursor.outline.needs.push((client, clock));
+                cursor.outline.besides.push((own, (client, clock)));
             }
         }
     }

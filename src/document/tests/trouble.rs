@@ -305,3 +305,134 @@ fn a_document_is_folded_before_it_is_too_large() {
     }
     net.all_have(&all);
 }
+
+/// Bytes that were there; 255 breaks it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Brittle(BTreeSet<u8>);
+
+const POISON: u8 = 255;
+
+impl Document for Brittle {
+    const KIND: &'static str = "test.brittle";
+    const MODEL: Model = Model::Commutative;
+    type Fragment = Vec<u8>;
+    type Change = ();
+
+    fn empty() -> Self {
+        Self::default()
+    }
+
+    fn apply(&mut self, bytes: &Vec<u8>) -> Result<(), Conflict> {
+        if self.is_broken() {
+            return Err(Conflict::new("it is broken"));
+        }
+        self.0.extend(bytes);
+        Ok(())
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.contains(&POISON)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.0.iter().copied().collect()
+    }
+
+    fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
+        Ok(Self(snapshot.iter().copied().collect()))
+    }
+
+    fn rebuild(snapshot: Option<&[u8]>, fragments: &[Vec<u8>], _: Option<u64>) -> Result<Self, Malformed> {
+        let fragments = fragments.iter().filter(|fragment| !fragment.contains(&POISON));
+        Ok(Self(snapshot.into_iter().flatten().chain(fragments.flatten()).copied().collect()))
+    }
+
+    fn encode(bytes: &Vec<u8>) -> Vec<u8> {
+        bytes.clone()
+    }
+
+    fn decode(fragment: &[u8]) -> Result<Vec<u8>, Malformed> {
+        Ok(fragment.to_vec())
+    }
+
+    fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
+        let lacking: Vec<u8> = self.0.difference(&other.0).copied().collect();
+        self.0.extend(other.0);
+        Ok(Merged { change: None, lacking: (!lacking.is_empty()).then_some(lacking) })
+    }
+}
+
+#[test]
+fn what_breaks_a_document_has_its_place_and_no_effect_and_what_comes_behind_it_has() {
+    let mut net = Net::<Brittle>::new();
+    let (first, second) = (net.open(), net.open());
+    net.place_all();
+    net.update(first, vec![vec![1]]).expect("room");
+    net.say_as(77, 5, 1, &vec![POISON]);
+    net.say_as(77, 5, 2, &vec![2]);
+    net.update(second, vec![vec![3]]).expect("room");
+    net.update(second, vec![vec![4]]).expect("room");
+    net.place_all();
+    net.open();
+    net.place_all();
+    net.all_have(&[1, 2, 3, 4]);
+    net.update(first, vec![vec![5]]).expect("room");
+    net.place_all();
+    net.all_have(&[1, 2, 3, 4, 5]);
+}
+
+#[cfg(feature = "crdt")]
+mod texts {
+    use super::super::super::crdt::{Text, Undo};
+    use super::*;
+
+    fn insert(net: &mut Net<Text>, index: usize, at: usize, text: &str) {
+        let done = net.ones[index].replica.update(|draft| draft.insert(at, text));
+        done.expect("room").expect("it fits");
+        net.take_down(index);
+    }
+
+    fn all_show(net: &Net<Text>, expected: &str) {
+        for one in &net.ones {
+            assert_eq!(one.replica.document().to_string(), expected);
+            assert!(one.replica.is_synced());
+        }
+        let state = net.keeper.as_ref().and_then(|keeper| keeper.state(NAME)).expect("it is kept");
+        let folded = fold::<Text>(&state).expect("it is good");
+        assert_eq!(Text::restore(&folded.snapshot).expect("it is good").to_string(), expected);
+    }
+
+    #[test]
+    fn items_that_name_each_other_have_no_effect_and_what_comes_behind_them_has() {
+        let mut net = Net::<Text>::new();
+        let (first, _) = (net.open(), net.open());
+        net.place_all();
+        insert(&mut net, first, 0, "a");
+        let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'x', 1, 1, 0, 0x84, 2, 0, 1, b'y', 0];
+        net.say_as(77, 5, 1, &Bytes::copy_from_slice(&circle));
+        insert(&mut net, first, 1, "b");
+        net.place_all();
+        net.open();
+        net.place_all();
+        all_show(&net, "ab");
+    }
+
+    #[test]
+    fn what_was_done_can_be_undone_after_a_reset() {
+        let mut net = Net::<Text>::new();
+        let (first, second) = (net.open(), net.open());
+        net.place_all();
+        insert(&mut net, first, 0, "a");
+        net.place_all();
+        net.reset(first);
+        net.place_all();
+        insert(&mut net, second, 1, "b");
+        net.place_all();
+        assert!(net.ones[first].replica.document().can_undo());
+        let undone = net.ones[first].replica.update(|draft| draft.undo());
+        assert_eq!(undone.expect("room"), Ok(true));
+        net.take_down(first);
+        net.place_all();
+        all_show(&net, "b");
+    }
+}
