@@ -496,17 +496,11 @@ async fn write<D: Document>(
     sender: Sender,
     mut queue: mpsc::UnboundedReceiver<Outgoing>,
 ) {
-    let subscribed = async {
-        sender.subscribe(&wire::answer_topic(shared.me)).await?;
-        sender.subscribe(&wire::prefix(&shared.name)).await
-    };
-    let subscribed = tokio::select! {
-        biased;
-        () = shared.closing.cancelled() => Ok(()),
-        subscribed = subscribed => subscribed,
-    };
-    if let Err(error) = subscribed {
-        shared.with(|replica| replica.fail(subscribe_error(&shared.name, &error)));
+    let topics = [wire::answer_topic(shared.me), wire::prefix(&shared.name)];
+    // Not given up when the document is closed meanwhile: what was taken up is to be released, once.
+    let taken_up = sender.take_up(&topics).await;
+    if let Err(error) = &taken_up {
+        shared.with(|replica| replica.fail(subscribe_error(&shared.name, error)));
     }
     // The messages whose fates are open, in their order: the last one's fate does not tell those of the others.
     let mut open: VecDeque<Receipt> = VecDeque::new();
@@ -537,8 +531,10 @@ async fn write<D: Document>(
             }
         }
     }
-    // The answers' topic stays: other documents may be open. An endpoint that has ended takes nothing any more anyway.
-    let _ = sender.unsubscribe(&wire::prefix(&shared.name)).await;
+    if taken_up.is_ok() {
+        // An endpoint that has ended takes nothing any more anyway.
+        let _ = sender.release(&topics).await;
+    }
     shared.done.cancel();
 }
 

@@ -1,6 +1,8 @@
 //! What the application holds of an open document.
 
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::collections::BTreeMap;
