@@ -111,6 +111,7 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
     });
     let reader = Reader {
         shared: Arc::clone(&shared),
+        _alive: Alive(Arc::clone(&shared)),
         messages: endpoint.messages_with(&stream_options(me, name)),
         events: Some(endpoint.events()),
         sender: endpoint.sender(),
@@ -323,9 +324,28 @@ impl<D: Document> Shared<D> {
     }
 }
 
+/// Each task has one: where it ends and the document was not closed, by a panic say, the document ends with it, and whoever waits is told.
+struct Alive<D: Document>(Arc<Shared<D>>);
+
+impl<D: Document> Drop for Alive<D> {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        if !shared.closing.is_cancelled() {
+            let name = shared.name.clone();
+            let error = match std::thread::panicking() {
+                true => DocumentError::Panicked { name },
+                false => DocumentError::Closed { name },
+            };
+            shared.with(|replica| replica.fail(error));
+            shared.closing.cancel();
+        }
+    }
+}
+
 /// Takes in what concerns the document.
 struct Reader<D: Document> {
     shared: Arc<Shared<D>>,
+    _alive: Alive<D>,
     messages: Messages,
     events: Option<Events>,
     sender: Sender,
@@ -496,6 +516,8 @@ async fn write<D: Document>(
     sender: Sender,
     mut queue: mpsc::UnboundedReceiver<Outgoing>,
 ) {
+    let _alive = Alive(Arc::clone(&shared));
+    let _done = shared.done.clone().drop_guard();
     let topics = [wire::answer_topic(shared.me), wire::prefix(&shared.name)];
     // Not given up when the document is closed meanwhile: what was taken up is to be released, once.
     let taken_up = sender.take_up(&topics).await;
@@ -535,7 +557,6 @@ async fn write<D: Document>(
         // An endpoint that has ended takes nothing any more anyway.
         let _ = sender.release(&topics).await;
     }
-    shared.done.cancel();
 }
 
 /// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.

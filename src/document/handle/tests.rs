@@ -107,3 +107,53 @@ async fn what_the_application_subscribed_to_stays_when_a_document_is_closed() {
     add(&again, b"b").unwrap();
     in_time(again.synced()).await.unwrap();
 }
+
+/// Panics when its replica is told to it a second time, as when it is begun.
+#[derive(Debug)]
+struct Fragile;
+
+static TOLD: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+impl Document for Fragile {
+    const KIND: &'static str = "test.fragile";
+    const MODEL: Model = Model::Commutative;
+    type Fragment = ();
+    type Change = ();
+
+    fn empty() -> Self {
+        Self
+    }
+
+    fn set_replica(&mut self, _: u64) {
+        assert_eq!(TOLD.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 0, "as asked");
+    }
+
+    fn apply(&mut self, (): &()) -> Result<(), Conflict> {
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(_: &[u8]) -> Result<Self, Malformed> {
+        Ok(Self)
+    }
+
+    fn encode((): &()) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode(_: &[u8]) -> Result<(), Malformed> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_type_that_panics_anywhere_leaves_nobody_waiting() {
+    let (host, _keeper) = host("panic").await;
+    let one = client(&host).await;
+    let opened = in_time(one.document::<Fragile>("it")).await;
+    assert!(matches!(opened, Err(DocumentError::Panicked { .. })), "{opened:?}");
+    in_time(one.document::<Set>("another")).await.unwrap();
+}

@@ -1,6 +1,8 @@
 //! Keeps the documents of a cluster at its host.
 
 mod storing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,6 +73,9 @@ pub enum KeeperError {
     /// The keeper fell behind the order, and has missed updates: start a new one.
     #[error("the keeper fell too far behind the order of the cluster")]
     Overrun,
+    /// A task of the keeper panicked, which is a mistake of this crate: start a new one.
+    #[error("the keeper panicked")]
+    Panicked,
     /// The host has ended.
     #[error("the host has ended")]
     Closed,
@@ -105,7 +110,7 @@ impl KeeperBuilder {
         self
     }
 
-    /// Who may do what with which documents. Called when an endpoint asks for one; must not block. Default: everybody may change everything.
+    /// Who may do what with which documents. Called when an endpoint asks for one; must not block. A panic in it is a denial. Default: everybody may change everything.
     ///
     /// An endpoint that is told `Read`, or nothing, keeps to it if it is of this crate. What is broadcast reaches all who subscribe, and is not kept from somebody who
     /// speaks the protocol by hand: that takes an authenticator, or a read-only role.
@@ -314,6 +319,19 @@ impl Shared {
     }
 }
 
+/// Each task has one: where it ends and the keeper was not closed, by a panic say, the keeper ends with it, and whoever waits is told.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if !self.0.closing.is_cancelled() {
+            let panicked = std::thread::panicking();
+            self.0.fail(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
+            self.0.closing.cancel();
+        }
+    }
+}
+
 /// What was done beside the driver.
 #[derive(Debug)]
 enum Done {
@@ -334,6 +352,8 @@ struct Driver {
 impl Driver {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        let _alive = Alive(Arc::clone(&shared));
+        let _done = shared.done.clone().drop_guard();
         loop {
             let deadline = lock(&shared.machine).poll_timeout();
             tokio::select! {
@@ -364,15 +384,23 @@ impl Driver {
         if let Some(storing) = self.storing.take() {
             storing.end().await;
         }
-        shared.done.cancel();
     }
 
     fn take(&self, batch: Batch) {
         let now = self.shared.now();
         let mut machine = lock(&self.shared.machine);
         for message in batch {
-            machine.on_message(now, &message, |who, name| (self.access)(who, name));
+            machine.on_message(now, &message, |who, name| self.access(who, name));
         }
+    }
+
+    /// What the application says; who it cannot tell about may do nothing.
+    fn access(&self, who: EndpointId, name: &str) -> Access {
+        let access = || (self.access)(who, name);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(access)).unwrap_or_else(|_| {
+            tracing::error!(%who, name, "the keeper's access callback panicked: taken for a denial");
+            Access::Denied("the host cannot tell who may have it".to_owned())
+        })
     }
 
     fn on_done(&self, done: Done) {

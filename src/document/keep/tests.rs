@@ -1,0 +1,92 @@
+//! Keepers on hosts.
+
+use std::time::Duration;
+
+use super::super::store::{MemoryStore, StoreChange, Stored};
+use super::super::wire::{Answer, Live, Update, Word};
+use super::*;
+use crate::endpoint::Client;
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+async fn host(name: &str) -> Host {
+    Host::builder().bind(format!("inproc://keep-{name}")).await.unwrap()
+}
+
+/// Somebody who speaks the protocol by hand.
+struct Asker {
+    client: Client,
+    messages: Messages,
+}
+
+impl Asker {
+    async fn join(host: &Host) -> Self {
+        let client = Client::builder().subscribe_to_nothing().join(host.address()).await.unwrap();
+        let messages = client.messages();
+        client.subscribe(&wire::answer_topic(client.id())).await.unwrap();
+        Self { client, messages }
+    }
+
+    async fn say(&self, name: &str, live: &Live) {
+        let message = Message::new(wire::live_topic(name), live.encode()).unwrap();
+        in_time(self.client.send(message)).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> Answer {
+        use futures::StreamExt;
+        let message = in_time(self.messages.next()).await.unwrap().unwrap();
+        Answer::decode(message.payload()).unwrap()
+    }
+}
+
+fn update(number: u64, bytes: usize) -> Live {
+    let fragments = vec![Bytes::from(vec![b'x'; bytes])];
+    Live::Update(Update { kind: "ledger".to_owned(), replica: 1, number, fragments })
+}
+
+#[tokio::test]
+async fn who_may_do_what_is_nobodys_end_where_asking_that_panics() {
+    let host = host("access").await;
+    let access = |_, name: &str| {
+        assert_eq!(name, "good", "as asked");
+        Access::Write
+    };
+    let keeper = Keeper::builder().access(access).start(&host).await.unwrap();
+    let mut asker = Asker::join(&host).await;
+    let question = |nonce| Live::Ask { nonce, of: None, anyone: false };
+    asker.say("bad", &question(1)).await;
+    assert!(matches!(asker.answer().await, Answer { nonce: 1, word: Word::Refused(_) }));
+    asker.say("good", &question(2)).await;
+    assert!(matches!(asker.answer().await, Answer { nonce: 2, word: Word::Empty { read_only: false } }));
+    in_time(keeper.close()).await;
+}
+
+/// A store that panics when something is to be stored.
+struct Fragile(MemoryStore);
+
+impl Store for Fragile {
+    fn names(&mut self) -> Result<Vec<String>, StoreError> {
+        self.0.names()
+    }
+
+    fn load(&mut self, name: &str) -> Result<Option<Stored>, StoreError> {
+        self.0.load(name)
+    }
+
+    fn commit(&mut self, _: &[StoreChange]) -> Result<(), StoreError> {
+        panic!("as asked")
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_panics_is_told_of() {
+    let host = host("panic").await;
+    let keeper = Keeper::builder().store(Fragile(MemoryStore::new())).start(&host).await.unwrap();
+    let asker = Asker::join(&host).await;
+    asker.say("it", &update(1, 1)).await;
+    assert_eq!(in_time(keeper.failed()).await, KeeperError::Store("the store panicked".to_owned()));
+    assert_eq!(keeper.documents().len(), 1, "it goes on in memory");
+    in_time(keeper.close()).await;
+}
