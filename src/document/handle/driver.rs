@@ -1,21 +1,23 @@
 //! Drives the machine of an open document: one task reads, another sends, and the application's threads change it in between.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Batch, Endpoint, Event, Events, Messages, Receipt, Sender, StreamOptions};
-use crate::error::{ReceiptError, RecvError};
+use crate::error::{ReceiptError, RecvError, SendError};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 use crate::sync::lock;
 
+use super::super::outgoing::{Outgoing, Queue};
 use super::super::presence::{self, Presence, Presences};
 use super::super::replica::{Config, Output, Replica};
 use super::super::wire;
@@ -39,14 +41,6 @@ pub(super) struct Status {
     let_in: u64,
 }
 
-/// Something to send.
-#[derive(Debug)]
-struct Outgoing {
-    topic: String,
-    kind: MessageKind,
-    payload: Bytes,
-}
-
 /// What the handles and the tasks of an open document share.
 pub(super) struct Shared<D: Document> {
     name: String,
@@ -56,7 +50,11 @@ pub(super) struct Shared<D: Document> {
     others: Mutex<Presences>,
     events: broadcast::Sender<DocumentEvent<D>>,
     status: watch::Sender<Status>,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
+    outgoing: Outgoing,
+    /// There is a part of the document to be sent to somebody.
+    part: Notify,
+    /// Answers to others that could not be sent.
+    unsent: AtomicU64,
     /// The reader has something new to look at.
     wake: Notify,
     closing: CancellationToken,
@@ -89,11 +87,12 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         create: options.create,
         max_unsynced: options.max_unsynced,
         max_update: options.max_update,
+        max_message: endpoint.sender().max_message(),
         recent: MOST_RECENT,
         #[cfg(any(test, feature = "test-utils"))]
         mutant: None,
     };
-    let (outgoing, queue) = mpsc::unbounded_channel();
+    let (outgoing, queue) = Queue::new();
     let shared = Arc::new(Shared {
         name: name.to_owned(),
         me,
@@ -103,6 +102,8 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         events: broadcast::Sender::new(EVENTS),
         status: watch::Sender::default(),
         outgoing,
+        part: Notify::new(),
+        unsent: AtomicU64::new(0),
         wake: Notify::new(),
         closing: CancellationToken::new(),
         done: CancellationToken::new(),
@@ -155,21 +156,19 @@ impl<D: Document> Shared<D> {
         let mut replica = lock(&self.replica);
         let result = act(&mut replica);
         while let Some(output) = replica.poll_output() {
-            let outgoing = match output {
-                Output::Say { kind, payload } => {
-                    Outgoing { topic: wire::live_topic(&self.name), kind, payload }
+            match output {
+                // Nobody listening is no error.
+                Output::Event(event) => _ = self.events.send(event),
+                Output::Say { .. } => self.outgoing.send(self.message(output)),
+                Output::Answer { .. } => {
+                    if !self.outgoing.answer(self.message(output)) {
+                        self.unsent.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
-                Output::Answer { to, payload } => {
-                    Outgoing { topic: wire::answer_topic(to), kind: MessageKind::FullDocument, payload }
-                }
-                Output::Event(event) => {
-                    // Nobody listening is no error.
-                    let _ = self.events.send(event);
-                    continue;
-                }
-            };
-            // The writer is gone when the document is closed: nothing is to be sent then.
-            let _ = self.outgoing.send(outgoing);
+            }
+        }
+        if replica.has_part() {
+            self.part.notify_one();
         }
         self.status.send_if_modified(|status| {
             let failed = replica.failure().is_some() && status.failed.is_none();
@@ -182,6 +181,17 @@ impl<D: Document> Shared<D> {
             changed
         });
         result
+    }
+
+    /// What the machine wants sent.
+    fn message(&self, output: Output<D>) -> Option<Message> {
+        match output {
+            Output::Say { kind, payload } => message(wire::live_topic(&self.name), kind, payload),
+            Output::Answer { to, payload } => {
+                message(wire::answer_topic(to), MessageKind::FullDocument, payload)
+            }
+            Output::Event(_) => None,
+        }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -198,6 +208,10 @@ impl<D: Document> Shared<D> {
 
     pub(super) fn malformed(&self) -> u64 {
         lock(&self.replica).malformed()
+    }
+
+    pub(super) fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
     }
 
     pub(super) fn read<R>(&self, read: impl FnOnce(&D) -> R) -> R {
@@ -281,8 +295,7 @@ impl<D: Document> Shared<D> {
     fn tell_presence(&self, state: Option<&Bytes>) {
         let payload = presence::encode(lock(&self.replica).id(), state);
         let topic = wire::presence_topic(&self.name);
-        // As above.
-        let _ = self.outgoing.send(Outgoing { topic, kind: MessageKind::Data, payload });
+        self.outgoing.send(message(topic, MessageKind::Data, payload));
     }
 
     /// Tells the own presence, if that is due.
@@ -510,12 +523,14 @@ async fn sleep_until<D: Document>(shared: &Shared<D>, deadline: Option<Instant>)
     }
 }
 
+fn message(topic: String, kind: MessageKind, payload: Bytes) -> Option<Message> {
+    let message = Message::new(topic, payload);
+    debug_assert!(message.is_ok(), "{message:?}");
+    Some(message.ok()?.with_kind(kind))
+}
+
 /// Sends what the document has to say, in its order.
-async fn write<D: Document>(
-    shared: Arc<Shared<D>>,
-    sender: Sender,
-    mut queue: mpsc::UnboundedReceiver<Outgoing>,
-) {
+async fn write<D: Document>(shared: Arc<Shared<D>>, sender: Sender, mut queue: Queue) {
     let _alive = Alive(Arc::clone(&shared));
     let _done = shared.done.clone().drop_guard();
     let topics = [wire::answer_topic(shared.me), wire::prefix(&shared.name)];
@@ -527,35 +542,43 @@ async fn write<D: Document>(
     // The messages whose fates are open, in their order: the last one's fate does not tell those of the others.
     let mut open: VecDeque<Receipt> = VecDeque::new();
     loop {
-        let outgoing = tokio::select! {
+        let part = || {
+            let part = lock(&shared.replica).poll_part();
+            part.and_then(|part| shared.message(part))
+        };
+        let message = tokio::select! {
             biased;
             () = next_unknown(&mut open) => {
                 shared.with(Replica::on_unknown);
                 continue;
             }
-            outgoing = queue.recv() => outgoing,
-            () = shared.closing.cancelled() => queue.try_recv().ok(),
+            () = shared.closing.cancelled() => queue.try_next(),
+            message = queue.next(&shared.part, part) => message,
         };
-        let Some(Outgoing { topic, kind, payload }) = outgoing else { break };
-        let message = match Message::new(topic, payload) {
-            Ok(message) => message.with_kind(kind),
-            Err(error) => {
-                debug_assert!(false, "{error}");
-                continue;
-            }
-        };
+        let Some(message) = message else { break };
         match sender.send(message).await {
             Ok(receipt) => open.push_back(receipt),
-            Err(error) => {
-                let reason = error.to_string();
-                let name = shared.name.clone();
-                shared.with(|replica| replica.fail(DocumentError::Refused { name, reason }));
-            }
+            Err(error) => on_unsent(&shared, error),
         }
     }
     if taken_up.is_ok() {
         // An endpoint that has ended takes nothing any more anyway.
         let _ = sender.release(&topics).await;
+    }
+}
+
+/// What is said for others is missed by them, and they ask again. Without what it has to say for itself a document is of no use.
+fn on_unsent<D: Document>(shared: &Shared<D>, error: SendError) {
+    let reason = error.to_string();
+    match error.into_message().kind() {
+        MessageKind::DocumentFragment | MessageKind::FullDocumentRequest => {
+            let name = shared.name.clone();
+            shared.with(|replica| replica.fail(DocumentError::Refused { name, reason }));
+        }
+        _ => {
+            tracing::warn!(document = shared.name, reason, "an answer to another endpoint was not sent");
+            shared.unsent.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -277,6 +277,13 @@ impl<D: Document> DocumentHandle<D> {
         self.shared().malformed()
     }
 
+    /// How many answers to other endpoints were not sent: they asked faster than this one can answer, the cluster's messages are too short, or this endpoint may not send. They
+    /// ask again.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        self.shared().unsent()
+    }
+
     /// Up to where a keeper has said that it has the document where it survives the keeper; `None` where none has said anything.
     #[must_use]
     pub fn stored(&self) -> Option<Position> {

@@ -6,15 +6,16 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use futures::FutureExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Batch, Endpoint, Host, Messages, Sender, StreamOptions};
+use crate::error::SendError;
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
@@ -22,6 +23,7 @@ use crate::sync::lock;
 
 use super::fold::Folded;
 use super::keeper::{self, Config, Fold, Output, fold};
+use super::outgoing::{Outgoing, Queue};
 use super::store::{Store, StoreError};
 use super::wire::{self, State};
 use super::{Access, Document, Malformed};
@@ -51,6 +53,8 @@ pub struct KeeperStats {
     pub malformed: u64,
     /// Updates of documents that are not kept: there are too many of them, or they are too large.
     pub dropped: u64,
+    /// What the keeper did not send: it was asked faster than it can answer, or the cluster's messages are too short for it. Whoever asked asks again.
+    pub unsent: u64,
     /// Commits to the store.
     pub commits: u64,
 }
@@ -150,6 +154,7 @@ impl KeeperBuilder {
             is_hosts: true,
             max_document: self.max_document,
             max_documents: self.max_documents,
+            max_message: host.sender().max_message(),
             stores: self.store.is_some(),
             folds: self.folds,
             #[cfg(any(test, feature = "test-utils"))]
@@ -167,12 +172,14 @@ impl KeeperBuilder {
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
             clock: TokioInstant::now(),
+            part: Notify::new(),
+            unsent: AtomicU64::new(0),
             commits: watch::Sender::new(0),
             failed: watch::Sender::new(None),
             closing: CancellationToken::new(),
             done: CancellationToken::new(),
         });
-        let (outgoing, queue) = mpsc::unbounded_channel();
+        let (outgoing, queue) = Queue::new();
         let (written, results) = mpsc::unbounded_channel();
         let driver = Driver {
             shared: Arc::clone(&shared),
@@ -184,7 +191,7 @@ impl KeeperBuilder {
             results,
         };
         tokio::spawn(driver.run());
-        tokio::spawn(write(host.sender(), queue));
+        tokio::spawn(write(Arc::clone(&shared), host.sender(), queue));
         Ok(Keeper { guard: Arc::new(Guard(shared)) })
     }
 }
@@ -272,6 +279,7 @@ impl Keeper {
             documents: machine.documents().count(),
             malformed: machine.malformed(),
             dropped: machine.dropped(),
+            unsent: self.guard.0.unsent.load(Ordering::Relaxed),
             commits: *self.guard.0.commits.borrow(),
         }
     }
@@ -296,6 +304,9 @@ impl Keeper {
 struct Shared {
     machine: Mutex<keeper::Keeper>,
     clock: TokioInstant,
+    /// There is a part of a document to be sent to somebody.
+    part: Notify,
+    unsent: AtomicU64,
     commits: watch::Sender<u64>,
     failed: watch::Sender<Option<KeeperError>>,
     closing: CancellationToken,
@@ -343,7 +354,7 @@ struct Driver {
     shared: Arc<Shared>,
     access: AccessFn,
     messages: Messages,
-    outgoing: mpsc::UnboundedSender<Message>,
+    outgoing: Outgoing,
     storing: Option<storing::Writer>,
     folded: mpsc::UnboundedSender<Done>,
     results: mpsc::UnboundedReceiver<Done>,
@@ -424,9 +435,11 @@ impl Driver {
         loop {
             let Some(output) = lock(&self.shared.machine).poll_output() else { break };
             match output {
-                Output::Say { name, kind, payload } => self.say(&wire::live_topic(&name), kind, payload),
-                Output::Answer { to, payload } => {
-                    self.say(&wire::answer_topic(to), MessageKind::FullDocument, payload);
+                Output::Say { .. } => self.outgoing.send(message(output)),
+                Output::Answer { .. } => {
+                    if !self.outgoing.answer(message(output)) {
+                        self.shared.unsent.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 Output::Store(change) => {
                     if let Some(storing) = &self.storing {
@@ -444,15 +457,22 @@ impl Driver {
                 }
             }
         }
-    }
-
-    fn say(&self, topic: &str, kind: MessageKind, payload: Bytes) {
-        match Message::new(topic, payload) {
-            // The writer ends with the host.
-            Ok(message) => _ = self.outgoing.send(message.with_kind(kind)),
-            Err(error) => debug_assert!(false, "{error}"),
+        if lock(&self.shared.machine).has_part() {
+            self.shared.part.notify_one();
         }
     }
+}
+
+/// What the machine wants sent.
+fn message(output: Output) -> Option<Message> {
+    let (topic, kind, payload) = match output {
+        Output::Say { name, kind, payload } => (wire::live_topic(&name), kind, payload),
+        Output::Answer { to, payload } => (wire::answer_topic(to), MessageKind::FullDocument, payload),
+        Output::Store(_) | Output::Fold { .. } => return None,
+    };
+    let message = Message::new(topic, payload);
+    debug_assert!(message.is_ok(), "{message:?}");
+    Some(message.ok()?.with_kind(kind))
 }
 
 async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
@@ -462,11 +482,18 @@ async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
     }
 }
 
-/// Sends what the keeper has to say, in its order.
-async fn write(sender: Sender, mut queue: mpsc::UnboundedReceiver<Message>) {
-    while let Some(message) = queue.recv().await {
-        if sender.send(message).await.is_err() {
-            break;
+/// Sends what the keeper has to say.
+async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
+    let _alive = Alive(Arc::clone(&shared));
+    let part = || lock(&shared.machine).poll_part().and_then(message);
+    while let Some(message) = queue.next(&shared.part, part).await {
+        match sender.send(message).await {
+            Ok(_) => {}
+            Err(SendError::Closed { .. }) => break,
+            Err(error) => {
+                tracing::warn!(%error, "the keeper of documents could not send something");
+                shared.unsent.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

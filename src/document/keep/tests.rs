@@ -6,6 +6,7 @@ use super::super::store::{MemoryStore, StoreChange, Stored};
 use super::super::wire::{Answer, Live, Update, Word};
 use super::*;
 use crate::endpoint::Client;
+use bytes::Bytes;
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
@@ -88,5 +89,28 @@ async fn a_store_that_panics_is_told_of() {
     asker.say("it", &update(1, 1)).await;
     assert_eq!(in_time(keeper.failed()).await, KeeperError::Store("the store panicked".to_owned()));
     assert_eq!(keeper.documents().len(), 1, "it goes on in memory");
+    in_time(keeper.close()).await;
+}
+
+#[tokio::test]
+async fn what_a_keeper_has_to_say_it_says_in_messages_as_short_as_the_clusters() {
+    let host = Host::builder().max_message(64).bind("inproc://keep-short").await.unwrap();
+    let long = "because of this: ".repeat(100);
+    let reason = long.clone();
+    let access = move |_, name: &str| match name {
+        "no" => Access::Denied(reason.clone()),
+        _ => Access::Write,
+    };
+    let keeper = Keeper::builder().access(access).start(&host).await.unwrap();
+    let mut asker = Asker::join(&host).await;
+    let question = |nonce| Live::Ask { nonce, of: None, anyone: false };
+    asker.say("no", &question(1)).await;
+    let Word::Refused(told) = asker.answer().await.word else { panic!("a refusal") };
+    assert_eq!((told.len(), long.starts_with(&told)), (55, true));
+    // Parts are as short as messages have to be here.
+    asker.say("yes", &update(1, 3)).await;
+    asker.say("yes", &question(2)).await;
+    assert!(matches!(asker.answer().await, Answer { nonce: 2, word: Word::Part { .. } }));
+    assert_eq!(keeper.stats().unsent, 0);
     in_time(keeper.close()).await;
 }
