@@ -301,21 +301,21 @@ impl<D: Document> Shared<D> {
     /// Tells the own presence, if that is due.
     fn tell_presence_if_due(&self) {
         let now = self.now();
+        // Kept until it is told, as in `close`: nothing is told behind the goodbye.
         let mut own = lock(&self.presence);
-        if own.due.is_none_or(|due| now < due) {
+        if self.closing.is_cancelled() || own.due.is_none_or(|due| now < due) {
             return;
         }
         own.told = Some(now);
         own.due = own.state.is_some().then(|| now + presence::TELL_EVERY);
-        let state = own.state.clone();
-        drop(own);
-        if state.is_some() {
-            self.tell_presence(state.as_ref());
+        if own.state.is_some() {
+            self.tell_presence(own.state.as_ref());
         }
     }
 
     pub(super) fn close(&self) {
-        if !self.closing.is_cancelled() && lock(&self.presence).state.take().is_some() {
+        let mut own = lock(&self.presence);
+        if !self.closing.is_cancelled() && own.state.take().is_some() {
             self.tell_presence(None);
         }
         self.closing.cancel();
@@ -475,9 +475,9 @@ impl<D: Document> Reader<D> {
     }
 
     fn on_presence(&mut self, now: Instant, message: &Message) {
-        let own = lock(&self.shared.replica).id();
         let from = message.origin();
-        if from == self.shared.me && message.payload().starts_with(&own.to_be_bytes()) {
+        // Whatever number it was told under.
+        if from == self.shared.me {
             return;
         }
         let first = {

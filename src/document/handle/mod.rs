@@ -228,8 +228,16 @@ impl<D: Document> DocumentHandle<D> {
     /// # Errors
     /// [`UpdateError`]; nothing was changed.
     pub async fn update<R>(&self, change: impl FnOnce(&mut Draft<'_, D>) -> R) -> Result<R, UpdateError> {
-        self.shared().has_room().await?;
-        self.try_update(change)
+        let mut change = Some(change);
+        loop {
+            self.shared().has_room().await?;
+            match self.try_update(|draft| change.take().map(|change| change(draft))) {
+                Ok(Some(result)) => return Ok(result),
+                // Another has taken the room meanwhile; without room `change` is not called.
+                Err(UpdateError::Full { .. }) | Ok(None) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// As [`update`](Self::update), without waiting.

@@ -157,3 +157,59 @@ async fn a_type_that_panics_anywhere_leaves_nobody_waiting() {
     assert!(matches!(opened, Err(DocumentError::Panicked { .. })), "{opened:?}");
     in_time(one.document::<Set>("another")).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_room_for_one_all_wait_for_their_turn() {
+    let (host, _keeper) = host("room").await;
+    let one = client(&host).await;
+    let document = one.document_with::<Set>("it", DocumentOptions::new().max_unsynced(1, 1 << 20));
+    let document = in_time(document).await.unwrap();
+    let all: Vec<_> = (0..3_000)
+        .map(|n| {
+            let document = document.clone();
+            tokio::spawn(async move { document.update(|set| set.push(vec![n as u8]).unwrap()).await })
+        })
+        .collect();
+    for updated in all {
+        in_time(updated).await.unwrap().unwrap();
+    }
+    in_time(document.synced()).await.unwrap();
+    assert_eq!(document.read(|set| set.0.len()), 256);
+}
+
+#[tokio::test]
+async fn what_an_endpoint_told_under_an_earlier_number_is_nobody_elses() {
+    let (host, _keeper) = host("number").await;
+    let one = client(&host).await;
+    let document = in_time(one.document::<Set>("it")).await.unwrap();
+    let earlier = crate::document::presence::encode(77, Some(&"me".into()));
+    one.send(crate::Message::new("doc/it/p", earlier).unwrap()).await.unwrap();
+    for n in 0..2 {
+        add(&document, &[n]).unwrap();
+        in_time(document.synced()).await.unwrap();
+    }
+    assert_eq!(document.presence(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_told_behind_a_goodbye() {
+    let (host, _keeper) = host("goodbye").await;
+    let (one, other) = (client(&host).await, client(&host).await);
+    let mut messages = other.messages();
+    other.subscribe("doc/it/p").await.unwrap();
+    for _ in 0..30 {
+        let document = in_time(one.document::<Set>("it")).await.unwrap();
+        document.set_presence("here").unwrap();
+        in_time(document.close()).await;
+        one.send(crate::Message::new("doc/it/p", "end").unwrap()).await.unwrap();
+        let mut last = 8;
+        loop {
+            let message = in_time(messages.next()).await.unwrap().unwrap();
+            if message.payload() == "end" {
+                break;
+            }
+            last = message.payload().len();
+        }
+        assert_eq!(last, 8, "the goodbye");
+    }
+}
