@@ -29,6 +29,11 @@ use super::wire::{self, State};
 use super::{Access, Document, Malformed};
 use storing::{Storing, Written};
 
+/// How much may come while the store is being loaded, in bytes (a guess, as for what waits for a store).
+const MOST_EARLY: usize = 256 << 20;
+/// What a message takes beyond its payload, in bytes, about.
+const EARLY: usize = 256;
+
 type AccessFn = Arc<dyn Fn(EndpointId, &str) -> Access + Send + Sync>;
 
 /// A document that is kept.
@@ -148,7 +153,7 @@ impl KeeperBuilder {
     /// [`KeeperError`].
     pub async fn start(self, host: &Host) -> Result<Keeper, KeeperError> {
         // First of all: nothing is to be missed.
-        let messages = host.messages_with(&StreamOptions::new().prefix(wire::ROOT).echo(true));
+        let mut messages = host.messages_with(&StreamOptions::new().prefix(wire::ROOT).echo(true));
         let config = Config {
             me: host.id(),
             is_hosts: true,
@@ -161,9 +166,12 @@ impl KeeperBuilder {
             mutant: None,
         };
         let mut machine = keeper::Keeper::new(config);
-        let storing = match self.store {
-            Some(store) => Some(Storing::start(store, &mut machine).await?),
-            None => None,
+        let (storing, early) = match self.store {
+            Some(store) => {
+                let (storing, early) = meanwhile(&mut messages, Storing::start(store, &mut machine)).await?;
+                (Some(storing?), early)
+            }
+            None => (None, Vec::new()),
         };
         // A clock that was set back must not put what is changed now before what is stored.
         if let Some(epoch) = machine.last_epoch() {
@@ -190,7 +198,7 @@ impl KeeperBuilder {
             folded: written,
             results,
         };
-        tokio::spawn(driver.run());
+        tokio::spawn(driver.run(early));
         tokio::spawn(write(Arc::clone(&shared), host.sender(), queue));
         Ok(Keeper { guard: Arc::new(Guard(shared)) })
     }
@@ -343,6 +351,35 @@ impl Drop for Alive {
     }
 }
 
+/// Waits for something to be done, and takes down what comes meanwhile: a stream that nobody reads is ended.
+async fn meanwhile<T>(
+    messages: &mut Messages,
+    work: impl Future<Output = T>,
+) -> Result<(T, Vec<Batch>), KeeperError> {
+    let mut early = Vec::new();
+    let mut bytes = 0;
+    tokio::pin!(work);
+    loop {
+        let item = tokio::select! {
+            biased;
+            done = &mut work => return Ok((done, early)),
+            item = messages.next_batch() => item,
+        };
+        match item {
+            Some(Ok(batch)) => {
+                bytes +=
+                    batch.as_slice().iter().map(|message| message.payload().len() + EARLY).sum::<usize>();
+                early.push(batch);
+            }
+            Some(Err(_)) => return Err(KeeperError::Overrun),
+            None => return Err(KeeperError::Closed),
+        }
+        if bytes > MOST_EARLY {
+            return Err(KeeperError::Overrun);
+        }
+    }
+}
+
 /// What was done beside the driver.
 #[derive(Debug)]
 enum Done {
@@ -361,10 +398,12 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn run(mut self, early: Vec<Batch>) {
         let shared = Arc::clone(&self.shared);
         let _alive = Alive(Arc::clone(&shared));
         let _done = shared.done.clone().drop_guard();
+        early.into_iter().for_each(|batch| self.take(batch));
+        self.perform();
         loop {
             let deadline = lock(&shared.machine).poll_timeout();
             tokio::select! {

@@ -30,9 +30,9 @@ impl Asker {
         Self { client, messages }
     }
 
-    async fn say(&self, name: &str, live: &Live) {
+    async fn say(&self, name: &str, live: &Live) -> crate::Receipt {
         let message = Message::new(wire::live_topic(name), live.encode()).unwrap();
-        in_time(self.client.send(message)).await.unwrap();
+        in_time(self.client.send(message)).await.unwrap()
     }
 
     async fn answer(&mut self) -> Answer {
@@ -112,5 +112,47 @@ async fn what_a_keeper_has_to_say_it_says_in_messages_as_short_as_the_clusters()
     asker.say("yes", &question(2)).await;
     assert!(matches!(asker.answer().await, Answer { nonce: 2, word: Word::Part { .. } }));
     assert_eq!(keeper.stats().unsent, 0);
+    in_time(keeper.close()).await;
+}
+
+/// A store that is loaded when it is told to.
+struct Slow(std::sync::mpsc::Receiver<()>);
+
+impl Store for Slow {
+    fn names(&mut self) -> Result<Vec<String>, StoreError> {
+        // Nobody there to tell it is as good.
+        let _ = self.0.recv();
+        Ok(Vec::new())
+    }
+
+    fn load(&mut self, _: &str) -> Result<Option<Stored>, StoreError> {
+        Ok(None)
+    }
+
+    fn commit(&mut self, _: &[StoreChange]) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_changed_while_the_store_is_loaded_is_kept() {
+    let mark = crate::HighWaterMark::new().messages(100);
+    let host = Host::builder().high_water_mark(mark).bind("inproc://keep-slow").await.unwrap();
+    let asker = Asker::join(&host).await;
+    let (go, told) = std::sync::mpsc::channel();
+    let starting = Keeper::builder().store(Slow(told)).start(&host);
+    let changing = async {
+        for number in 1..=500 {
+            let receipt = asker.say("it", &update(number, 1)).await;
+            in_time(receipt.ordered()).await.unwrap();
+        }
+        go.send(()).unwrap();
+    };
+    let (keeper, ()) = in_time(async { tokio::join!(starting, changing) }).await;
+    let keeper = keeper.unwrap();
+    let mut asker = asker;
+    asker.say("it", &Live::Ask { nonce: 1, of: None, anyone: false }).await;
+    assert!(matches!(asker.answer().await.word, Word::Part { .. }));
+    assert_eq!(lock(&keeper.guard.0.machine).state("it").unwrap().tail.len(), 500);
     in_time(keeper.close()).await;
 }
