@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
+use crate::wire::FloorCharBoundary;
 
 use super::fold::{Folded, Ledger};
 use super::store::{Base, Record, StoreChange, Stored};
@@ -22,6 +23,11 @@ const SAY_ASK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// How many bytes of records a document may have before they are folded into it; beyond, as many as the document itself has (a guess: a joiner applies so much in
 /// some milliseconds).
 const FOLD_BYTES: usize = 64 << 10;
+
+/// How long a reason for a refusal may be, in bytes; the rest is cut off (a guess).
+const MOST_REASON: usize = 1_024;
+/// What an answer has before its reason, in bytes.
+const ANSWER: usize = 9;
 
 /// What a record costs beyond its bytes.
 const RECORD: usize = 48;
@@ -57,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) max_document: usize,
     /// How many documents there may be.
     pub(crate) max_documents: usize,
+    /// The largest message of the cluster, in bytes.
+    pub(crate) max_message: usize,
     /// Whether there is a store.
     pub(crate) stores: bool,
     /// By type, how its documents are folded. Of others all records are kept.
@@ -111,9 +119,9 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(config: Config) -> Self {
         Self {
+            transfers: Transfers::new(config.max_message),
             config,
             documents: BTreeMap::new(),
-            transfers: Transfers::default(),
             unsaid: BTreeSet::new(),
             say_stored_at: None,
             asked_again: BTreeMap::new(),
@@ -177,6 +185,17 @@ impl Keeper {
         self.outputs.pop_front()
     }
 
+    /// A part of a document for somebody who asked, to be sent when there is nothing else to send.
+    pub(crate) fn poll_part(&mut self) -> Option<Output> {
+        let (to, answer) = self.transfers.next_part()?;
+        Some(Output::Answer { to, payload: answer.encode() })
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_part(&self) -> bool {
+        self.transfers.is_ready()
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.say_stored_at
     }
@@ -232,22 +251,22 @@ impl Keeper {
         };
         match live {
             Live::Ask { nonce, of, anyone } => {
-                let answers = if of == Some(self.config.me) || (of.is_none() && self.config.is_hosts) {
+                let say = |word| Some(Answer { nonce, word });
+                let answer = if of == Some(self.config.me) || (of.is_none() && self.config.is_hosts) {
                     match access(from, name) {
                         Access::Write => self.give(now, from, nonce, name, false),
                         Access::Read => self.give(now, from, nonce, name, true),
-                        Access::Denied(reason) => vec![Answer { nonce, word: Word::Refused(reason) }],
+                        Access::Denied(reason) => say(Word::Refused(reason)),
                     }
                 } else if anyone && of.is_none() && self.documents.contains_key(name) {
-                    vec![Answer { nonce, word: Word::Offer }]
+                    say(Word::Offer)
                 } else {
-                    Vec::new()
+                    None
                 };
-                self.answer(from, answers);
+                self.answer(from, answer);
             }
             Live::More { nonce, of, next } if of == self.config.me => {
-                let answers = self.transfers.more(now, from, nonce, next);
-                self.answer(from, answers);
+                self.transfers.more(now, from, name, nonce, next);
             }
             Live::Update(update) => {
                 let nothing = Ledger::default();
@@ -289,24 +308,22 @@ impl Keeper {
     /// A question for the list of documents. Those that the asker may not have are not in it.
     fn on_list(&mut self, now: Instant, message: &Message, access: impl Fn(EndpointId, &str) -> Access) {
         let from = message.origin();
-        let answers = match Live::decode(message.payload()) {
+        match Live::decode(message.payload()) {
             Ok(Live::Ask { nonce, of, .. })
                 if of == Some(self.config.me) || (of.is_none() && self.config.is_hosts) =>
             {
                 let kept = self.documents.iter().filter_map(|(name, kept)| kept.listed(name));
                 let list = kept.filter(|(name, ..)| !matches!(access(from, name), Access::Denied(_)));
-                self.transfers.begin(now, from, nonce, || wire::encode_list(list))
+                // No document has this name.
+                let answer = self.transfers.begin(now, from, "", nonce, None, || wire::encode_list(list));
+                self.answer(from, answer);
             }
             Ok(Live::More { nonce, of, next }) if of == self.config.me => {
-                self.transfers.more(now, from, nonce, next)
+                self.transfers.more(now, from, "", nonce, next);
             }
-            Ok(_) => return,
-            Err(_) => {
-                self.malformed += 1;
-                return;
-            }
-        };
-        self.answer(from, answers);
+            Ok(_) => {}
+            Err(_) => self.malformed += 1,
+        }
     }
 
     /// The document of this name, if what stands there counts; new where there is room for one more.
@@ -336,15 +353,23 @@ impl Keeper {
         None
     }
 
-    fn give(&mut self, now: Instant, to: EndpointId, nonce: u64, name: &str, read_only: bool) -> Vec<Answer> {
-        let say = |word| vec![Answer { nonce, word }];
+    fn give(
+        &mut self,
+        now: Instant,
+        to: EndpointId,
+        nonce: u64,
+        name: &str,
+        read_only: bool,
+    ) -> Option<Answer> {
+        let say = |word| Some(Answer { nonce, word });
         let documents = self.documents.len();
         match self.documents.get_mut(name) {
             Some(Kept { refused: Some(reason), .. }) => say(Word::Refused(reason.clone())),
             Some(kept) if kept.ledger.kind.is_some() => {
                 kept.state.read_only = read_only;
                 kept.state.kind.clone_from(&kept.ledger.kind);
-                self.transfers.begin(now, to, nonce, || kept.state.encode())
+                let version = kept.ledger.at.map(|at| (at, read_only));
+                self.transfers.begin(now, to, name, nonce, version, || kept.state.encode())
             }
             None if documents >= self.config.max_documents => {
                 say(Word::Refused(format!("there are {documents} documents already")))
@@ -353,10 +378,13 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, to: EndpointId, answers: Vec<Answer>) {
-        for answer in answers {
-            self.outputs.push_back(Output::Answer { to, payload: answer.encode() });
+    fn answer(&mut self, to: EndpointId, answer: Option<Answer>) {
+        let Some(mut answer) = answer else { return };
+        if let Word::Refused(reason) = &mut answer.word {
+            let most = MOST_REASON.min(self.config.max_message.saturating_sub(ANSWER));
+            reason.truncate(reason.floor_char_boundary_at(most));
         }
+        self.outputs.push_back(Output::Answer { to, payload: answer.encode() });
     }
 
     fn store(&mut self, change: impl FnOnce() -> StoreChange) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 
 use crate::endpoint::{Endpoint, Messages, StreamOptions};
 use crate::id::EndpointId;
@@ -46,6 +47,8 @@ pub async fn list<E: Endpoint + ?Sized>(endpoint: &E) -> Result<Vec<DocumentInfo
     for _ in 0..TRIES {
         let mut gathering = Gathering::new(random());
         let mut say = Some(gathering.question());
+        // Moved by parts of the list alone: others are answered on this topic, too.
+        let mut deadline = Instant::now() + ANSWER_TIME;
         loop {
             let step = async {
                 if let Some(live) = say.take() {
@@ -53,14 +56,16 @@ pub async fn list<E: Endpoint + ?Sized>(endpoint: &E) -> Result<Vec<DocumentInfo
                 }
                 next(&mut messages, me).await
             };
-            let Ok(step) = tokio::time::timeout(ANSWER_TIME, step).await else { break };
+            let Ok(step) = tokio::time::timeout_at(deadline, step).await else { break };
             match step?.map_or(Step::Again, |(from, answer)| gathering.on_answer(from, answer)) {
-                Step::Wait => {}
+                Step::Wait => continue,
+                Step::Came => {}
                 Step::Say(live) => say = Some(live),
                 Step::Again => break,
                 Step::Done(list) => return Ok(list.into_iter().map(DocumentInfo::from).collect()),
                 Step::Failed(reason) => return Err(DocumentError::Refused { name: String::new(), reason }),
             }
+            deadline = Instant::now() + ANSWER_TIME;
         }
     }
     Err(DocumentError::Unavailable { name: String::new() })
@@ -111,6 +116,8 @@ struct Gathering {
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Wait,
+    /// A part of the list.
+    Came,
     Say(Live),
     Again,
     Done(Vec<Listed>),
@@ -131,7 +138,9 @@ impl Gathering {
             return Step::Wait;
         }
         match answer.word {
-            Word::Part { index, of, bytes } if index == self.next && index < of => {
+            Word::Part { index, of, bytes }
+                if index == self.next && index < of && (of == 1 || !bytes.is_empty()) =>
+            {
                 if self.parts.len() + bytes.len() > MOST_BYTES {
                     return Step::Failed(format!("the list is larger than {MOST_BYTES} bytes"));
                 }
@@ -144,7 +153,7 @@ impl Gathering {
                 if self.next.is_multiple_of(PARTS_AT_ONCE) {
                     return Step::Say(Live::More { nonce: self.nonce, of: from, next: self.next });
                 }
-                Step::Wait
+                Step::Came
             }
             Word::Refused(reason) => Step::Failed(reason),
             // Asked again when the time is up.
@@ -211,6 +220,27 @@ mod tests {
         let error = list(&client(&host).await).await.unwrap_err();
         assert_eq!(error, DocumentError::Unavailable { name: String::new() });
         assert!(error.to_string().starts_with("nobody who answers keeps documents"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_is_told_other_things_all_the_time_does_not_wait_for_ever() {
+        let host = Host::builder().bind("inproc://list-noise").await.unwrap();
+        let (asker, other) = (client(&host).await, client(&host).await);
+        let topic = wire::answer_topic(asker.id());
+        let noise = async {
+            let mut every = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                every.tick().await;
+                let answer = Answer { nonce: 1, word: Word::Busy };
+                other.sender().send(Message::new(&*topic, answer.encode()).unwrap()).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = noise => {}
+            list = tokio::time::timeout(ANSWER_TIME * (TRIES + 3), list(&asker)) => {
+                list.expect("in time").unwrap_err();
+            }
+        }
     }
 
     #[test]

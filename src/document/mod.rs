@@ -26,6 +26,8 @@ mod keep;
 pub(crate) mod keeper;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod list;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
+mod outgoing;
 mod presence;
 pub(crate) mod replica;
 pub mod store;

@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) max_unsynced: (usize, usize),
     /// The largest update, in bytes.
     pub(crate) max_update: usize,
+    /// The largest message of the cluster, in bytes.
+    pub(crate) max_message: usize,
     /// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them.
     pub(crate) recent: usize,
     #[cfg(any(test, feature = "test-utils"))]
@@ -130,6 +132,7 @@ impl<D: Document> Replica<D> {
             nonce: config.seed,
             answers: wire::answer_topic(config.me),
             host: None,
+            transfers: Transfers::new(config.max_message),
             config,
             folded: Folded::empty(),
             view: None,
@@ -147,7 +150,6 @@ impl<D: Document> Replica<D> {
             next_number: 1,
             recent: VecDeque::new(),
             stored: None,
-            transfers: Transfers::default(),
             failed: None,
             outputs: VecDeque::new(),
             malformed: 0,
@@ -159,6 +161,17 @@ impl<D: Document> Replica<D> {
 
     pub(crate) fn poll_output(&mut self) -> Option<Output<D>> {
         self.outputs.pop_front()
+    }
+
+    /// A part of the document for somebody who asked, to be sent when there is nothing else to send.
+    pub(crate) fn poll_part(&mut self) -> Option<Output<D>> {
+        let (to, answer) = self.transfers.next_part()?;
+        Some(Output::Answer { to, payload: answer.encode() })
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_part(&self) -> bool {
+        self.transfers.is_ready()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -234,12 +247,6 @@ impl<D: Document> Replica<D> {
 
     fn say(&mut self, kind: MessageKind, live: &Live) {
         self.outputs.push_back(Output::Say { kind, payload: live.encode() });
-    }
-
-    fn answer(&mut self, to: EndpointId, answers: Vec<Answer>) {
-        for answer in answers {
-            self.outputs.push_back(Output::Answer { to, payload: answer.encode() });
-        }
     }
 
     fn event(&mut self, event: DocumentEvent<D>) {
@@ -368,8 +375,7 @@ impl<D: Document> Replica<D> {
         match live {
             Live::Ask { nonce, of, anyone } if !own => self.on_ask(now, from, nonce, of, anyone),
             Live::More { nonce, of, next } if of == self.config.me => {
-                let answers = self.transfers.more(now, from, nonce, next);
-                self.answer(from, answers);
+                self.transfers.more(now, from, "", nonce, next);
             }
             Live::More { .. } => {}
             Live::Stored(_) | Live::AskAgain | Live::GivenUp(_) => {
@@ -424,22 +430,24 @@ impl<D: Document> Replica<D> {
     fn on_ask(&mut self, now: Instant, from: EndpointId, nonce: u64, of: Option<EndpointId>, anyone: bool) {
         self.end_run();
         let here = self.join.is_none() && self.begun;
-        let say = |word| vec![Answer { nonce, word }];
-        let answers = if of == Some(self.config.me) {
+        let say = |word| Some(Answer { nonce, word });
+        let answer = if of == Some(self.config.me) {
             if !here || (D::MODEL == Model::Commutative && !self.pending.is_empty()) {
                 say(Word::Busy)
             } else {
                 match self.guarded(|replica| replica.folded.state()) {
-                    Some(state) => self.transfers.begin(now, from, nonce, || state.encode()),
+                    Some(state) => self.transfers.begin(now, from, "", nonce, None, || state.encode()),
                     None => say(Word::Busy),
                 }
             }
         } else if anyone && of.is_none() && here {
             say(Word::Offer)
         } else {
-            return;
+            None
         };
-        self.answer(from, answers);
+        if let Some(answer) = answer {
+            self.outputs.push_back(Output::Answer { to: from, payload: answer.encode() });
+        }
     }
 
     /// Takes what stands in the order.

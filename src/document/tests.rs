@@ -108,7 +108,9 @@ impl Document for Set {
 }
 
 fn id(n: usize) -> EndpointId {
-    EndpointId::from_bytes([n as u8; 16])
+    let mut bytes = [n as u8; 16];
+    bytes[0] = (n >> 8) as u8;
+    EndpointId::from_bytes(bytes)
 }
 
 const HOST: usize = 99;
@@ -164,6 +166,7 @@ fn keeper_up_to(max_document: usize, stores: bool, knows: bool) -> Keeper {
         is_hosts: true,
         max_document,
         max_documents: 3,
+        max_message: 8 << 20,
         stores,
         folds,
         mutant: None,
@@ -193,6 +196,7 @@ impl<D: Document> Net<D> {
             create: false,
             max_unsynced: (10, 1 << 20),
             max_update: 1_000,
+            max_message: 8 << 20,
             recent: self.recent,
             mutant: None,
         }
@@ -210,7 +214,7 @@ impl<D: Document> Net<D> {
 
     fn take_down(&mut self, index: usize) {
         let one = &mut self.ones[index];
-        while let Some(output) = one.replica.poll_output() {
+        while let Some(output) = one.replica.poll_output().or_else(|| one.replica.poll_part()) {
             let (topic, kind, payload) = match output {
                 Output::Say { kind, payload } => (wire::live_topic(NAME), kind, payload),
                 Output::Answer { to, payload } => {
@@ -228,7 +232,7 @@ impl<D: Document> Net<D> {
 
     fn take_down_keeper(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
-        while let Some(output) = keeper.poll_output() {
+        while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
             let (topic, kind, payload) = match output {
                 keeper::Output::Say { name, kind, payload } => (wire::live_topic(&name), kind, payload),
                 keeper::Output::Answer { to, payload } => {
@@ -457,10 +461,10 @@ fn who_is_told_to_wait_asks_again() {
         net.place_all();
     }
     // So many that ask, and never go on.
-    for nonce in 0..256 {
-        let question = Live::Ask { nonce: 1_000 + nonce, of: None, anyone: false };
+    for node in 1_000..1_256 {
+        let question = Live::Ask { nonce: 1, of: None, anyone: false };
         let message = Message::new(wire::live_topic(NAME), question.encode()).expect("a topic");
-        net.said.push_back((77, message));
+        net.said.push_back((node, message));
     }
     net.place_all();
     // Who has it, too, would help out.

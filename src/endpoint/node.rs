@@ -41,6 +41,30 @@ pub(crate) enum Command {
     Shutdown,
 }
 
+/// Which topics an endpoint takes.
+#[derive(Debug)]
+struct Prefixes {
+    /// What the application subscribed to: once is as good as twice.
+    own: BTreeSet<String>,
+    /// What services on top of the endpoint use, and how many of them do. What the application does with its own is nothing to them, nor the other way round.
+    used: BTreeMap<String, usize>,
+}
+
+impl Prefixes {
+    fn all(&self) -> BTreeSet<String> {
+        self.own.iter().chain(self.used.keys()).cloned().collect()
+    }
+
+    /// Whether there is room for this one.
+    fn check(&self, prefix: &str) -> Result<(), SubscribeError> {
+        let has = self.own.contains(prefix) || self.used.contains_key(prefix);
+        if !has && self.all().len() >= MAX_PREFIXES {
+            return Err(SubscribeError::TooMany { limit: MAX_PREFIXES });
+        }
+        Ok(())
+    }
+}
+
 /// The shared part of an endpoint: its driver and listener write, its handles read.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -53,7 +77,7 @@ pub(crate) struct Node {
     pub(crate) lags: Mutex<Vec<MemberLag>>,
     members: Mutex<BTreeMap<EndpointId, Role>>,
     events: Mutex<Option<broadcast::Sender<Event>>>,
-    prefixes: Mutex<BTreeSet<String>>,
+    prefixes: Mutex<Prefixes>,
     commands: mpsc::Sender<Command>,
     /// The report of the end, once there is one.
     ended: watch::Sender<Option<ShutdownReport>>,
@@ -81,7 +105,7 @@ impl Node {
             lags: Mutex::default(),
             members: Mutex::default(),
             events: Mutex::new(Some(broadcast::Sender::new(EVENT_CAPACITY))),
-            prefixes: Mutex::new(prefixes),
+            prefixes: Mutex::new(Prefixes { own: prefixes, used: BTreeMap::new() }),
             commands,
             ended: watch::Sender::new(None),
             cancel: CancellationToken::new(),
@@ -133,7 +157,7 @@ impl Node {
 
     async fn change_prefixes(
         &self,
-        change: impl FnOnce(&mut BTreeSet<String>) -> Result<(), SubscribeError>,
+        change: impl FnOnce(&mut Prefixes) -> Result<(), SubscribeError>,
     ) -> Result<(), SubscribeError> {
         if handler::in_handler() {
             return Err(SubscribeError::WouldBlock);
@@ -144,7 +168,7 @@ impl Node {
         {
             let mut prefixes = lock(&self.prefixes);
             change(&mut prefixes)?;
-            permit.send(Command::Subscribe { prefixes: prefixes.clone(), done });
+            permit.send(Command::Subscribe { prefixes: prefixes.all(), done });
         }
         answer.await.map_err(|_| SubscribeError::Closed)
     }
@@ -177,10 +201,8 @@ impl Node {
     pub(crate) async fn subscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
         check_prefix(prefix)?;
         self.change_prefixes(|prefixes| {
-            if prefixes.len() >= MAX_PREFIXES && !prefixes.contains(prefix) {
-                return Err(SubscribeError::TooMany { limit: MAX_PREFIXES });
-            }
-            prefixes.insert(prefix.to_owned());
+            prefixes.check(prefix)?;
+            prefixes.own.insert(prefix.to_owned());
             Ok(())
         })
         .await
@@ -188,7 +210,34 @@ impl Node {
 
     pub(crate) async fn unsubscribe(&self, prefix: &str) -> Result<(), SubscribeError> {
         self.change_prefixes(|prefixes| {
-            prefixes.remove(prefix);
+            prefixes.own.remove(prefix);
+            Ok(())
+        })
+        .await
+    }
+
+    /// As `subscribe`, for services: each use needs its [`release`](Self::release). Not cancel safe: these may be in use afterwards or not.
+    pub(crate) async fn take_up(&self, wanted: &[String]) -> Result<(), SubscribeError> {
+        self.change_prefixes(|prefixes| {
+            for prefix in wanted {
+                prefixes.check(prefix)?;
+            }
+            for prefix in wanted {
+                *prefixes.used.entry(prefix.clone()).or_default() += 1;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn release(&self, unwanted: &[String]) -> Result<(), SubscribeError> {
+        self.change_prefixes(|prefixes| {
+            for prefix in unwanted {
+                if let Some(users) = prefixes.used.get_mut(prefix) {
+                    *users -= 1;
+                }
+            }
+            prefixes.used.retain(|_, users| *users > 0);
             Ok(())
         })
         .await

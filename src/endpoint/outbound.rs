@@ -246,6 +246,10 @@ impl Outbound {
         lock(&self.state).messages
     }
 
+    pub(crate) fn max_message(&self) -> usize {
+        lock(&self.state).max_message
+    }
+
     pub(crate) fn set_max_message(&self, max_message: usize) {
         lock(&self.state).max_message = max_message;
     }

@@ -89,6 +89,20 @@ impl Sender {
         self.node.unsubscribe(prefix).await
     }
 
+    /// The largest message of the cluster, in bytes.
+    pub(crate) fn max_message(&self) -> usize {
+        self.node.outbound.max_message()
+    }
+
+    /// Takes topics of these prefixes for a service on top of the endpoint, whatever its application subscribes to, until they are [released](Self::release).
+    pub(crate) async fn take_up(&self, prefixes: &[String]) -> Result<(), SubscribeError> {
+        self.node.take_up(prefixes).await
+    }
+
+    pub(crate) async fn release(&self, prefixes: &[String]) -> Result<(), SubscribeError> {
+        self.node.release(prefixes).await
+    }
+
     /// Sends a message, waiting for room. As [`Endpoint::send`](super::Endpoint::send). Cancel safe: a cancelled call has sent nothing.
     ///
     /// # Errors

@@ -575,7 +575,7 @@ fn put_text(buffer: &mut BytesMut, text: &str) {
 }
 
 /// `str::floor_char_boundary`, which is newer than the MSRV.
-trait FloorCharBoundary {
+pub(crate) trait FloorCharBoundary {
     fn floor_char_boundary_at(&self, index: usize) -> usize;
 }
 

@@ -17,8 +17,8 @@ mod window;
 
 pub(crate) use batch::{Batch, BatchBuilder, SubmitHead};
 pub(crate) use control::{
-    Ack, ChildMessage, CloseReason, Hello, MAX_EPOCH, MAX_ORIGIN_SEQ, MAX_TOKEN, MemberEntry, Ordered,
-    OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
+    Ack, ChildMessage, CloseReason, FloorCharBoundary, Hello, MAX_EPOCH, MAX_ORIGIN_SEQ, MAX_TOKEN,
+    MemberEntry, Ordered, OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
 };
 pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart};
 pub(crate) use reader::{Malformed, Reader};

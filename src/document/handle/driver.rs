@@ -1,21 +1,23 @@
 //! Drives the machine of an open document: one task reads, another sends, and the application's threads change it in between.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Batch, Endpoint, Event, Events, Messages, Receipt, Sender, StreamOptions};
-use crate::error::{ReceiptError, RecvError};
+use crate::error::{ReceiptError, RecvError, SendError};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 use crate::sync::lock;
 
+use super::super::outgoing::{Outgoing, Queue};
 use super::super::presence::{self, Presence, Presences};
 use super::super::replica::{Config, Output, Replica};
 use super::super::wire;
@@ -39,14 +41,6 @@ pub(super) struct Status {
     let_in: u64,
 }
 
-/// Something to send.
-#[derive(Debug)]
-struct Outgoing {
-    topic: String,
-    kind: MessageKind,
-    payload: Bytes,
-}
-
 /// What the handles and the tasks of an open document share.
 pub(super) struct Shared<D: Document> {
     name: String,
@@ -56,7 +50,11 @@ pub(super) struct Shared<D: Document> {
     others: Mutex<Presences>,
     events: broadcast::Sender<DocumentEvent<D>>,
     status: watch::Sender<Status>,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
+    outgoing: Outgoing,
+    /// There is a part of the document to be sent to somebody.
+    part: Notify,
+    /// Answers to others that could not be sent.
+    unsent: AtomicU64,
     /// The reader has something new to look at.
     wake: Notify,
     closing: CancellationToken,
@@ -89,11 +87,12 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         create: options.create,
         max_unsynced: options.max_unsynced,
         max_update: options.max_update,
+        max_message: endpoint.sender().max_message(),
         recent: MOST_RECENT,
         #[cfg(any(test, feature = "test-utils"))]
         mutant: None,
     };
-    let (outgoing, queue) = mpsc::unbounded_channel();
+    let (outgoing, queue) = Queue::new();
     let shared = Arc::new(Shared {
         name: name.to_owned(),
         me,
@@ -103,6 +102,8 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         events: broadcast::Sender::new(EVENTS),
         status: watch::Sender::default(),
         outgoing,
+        part: Notify::new(),
+        unsent: AtomicU64::new(0),
         wake: Notify::new(),
         closing: CancellationToken::new(),
         done: CancellationToken::new(),
@@ -111,6 +112,7 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
     });
     let reader = Reader {
         shared: Arc::clone(&shared),
+        _alive: Alive(Arc::clone(&shared)),
         messages: endpoint.messages_with(&stream_options(me, name)),
         events: Some(endpoint.events()),
         sender: endpoint.sender(),
@@ -155,21 +157,19 @@ impl<D: Document> Shared<D> {
         let mut replica = lock(&self.replica);
         let result = act(&mut replica);
         while let Some(output) = replica.poll_output() {
-            let outgoing = match output {
-                Output::Say { kind, payload } => {
-                    Outgoing { topic: wire::live_topic(&self.name), kind, payload }
+            match output {
+                // Nobody listening is no error.
+                Output::Event(event) => _ = self.events.send(event),
+                Output::Say { .. } => self.outgoing.send(self.message(output)),
+                Output::Answer { .. } => {
+                    if !self.outgoing.answer(self.message(output)) {
+                        self.unsent.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
-                Output::Answer { to, payload } => {
-                    Outgoing { topic: wire::answer_topic(to), kind: MessageKind::FullDocument, payload }
-                }
-                Output::Event(event) => {
-                    // Nobody listening is no error.
-                    let _ = self.events.send(event);
-                    continue;
-                }
-            };
-            // The writer is gone when the document is closed: nothing is to be sent then.
-            let _ = self.outgoing.send(outgoing);
+            }
+        }
+        if replica.has_part() {
+            self.part.notify_one();
         }
         self.status.send_if_modified(|status| {
             let failed = replica.failure().is_some() && status.failed.is_none();
@@ -182,6 +182,17 @@ impl<D: Document> Shared<D> {
             changed
         });
         result
+    }
+
+    /// What the machine wants sent.
+    fn message(&self, output: Output<D>) -> Option<Message> {
+        match output {
+            Output::Say { kind, payload } => message(wire::live_topic(&self.name), kind, payload),
+            Output::Answer { to, payload } => {
+                message(wire::answer_topic(to), MessageKind::FullDocument, payload)
+            }
+            Output::Event(_) => None,
+        }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -198,6 +209,10 @@ impl<D: Document> Shared<D> {
 
     pub(super) fn malformed(&self) -> u64 {
         lock(&self.replica).malformed()
+    }
+
+    pub(super) fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
     }
 
     pub(super) fn read<R>(&self, read: impl FnOnce(&D) -> R) -> R {
@@ -281,28 +296,27 @@ impl<D: Document> Shared<D> {
     fn tell_presence(&self, state: Option<&Bytes>) {
         let payload = presence::encode(lock(&self.replica).id(), state);
         let topic = wire::presence_topic(&self.name);
-        // As above.
-        let _ = self.outgoing.send(Outgoing { topic, kind: MessageKind::Data, payload });
+        self.outgoing.send(message(topic, MessageKind::Data, payload));
     }
 
     /// Tells the own presence, if that is due.
     fn tell_presence_if_due(&self) {
         let now = self.now();
+        // Kept until it is told, as in `close`: nothing is told behind the goodbye.
         let mut own = lock(&self.presence);
-        if own.due.is_none_or(|due| now < due) {
+        if self.closing.is_cancelled() || own.due.is_none_or(|due| now < due) {
             return;
         }
         own.told = Some(now);
         own.due = own.state.is_some().then(|| now + presence::TELL_EVERY);
-        let state = own.state.clone();
-        drop(own);
-        if state.is_some() {
-            self.tell_presence(state.as_ref());
+        if own.state.is_some() {
+            self.tell_presence(own.state.as_ref());
         }
     }
 
     pub(super) fn close(&self) {
-        if !self.closing.is_cancelled() && lock(&self.presence).state.take().is_some() {
+        let mut own = lock(&self.presence);
+        if !self.closing.is_cancelled() && own.state.take().is_some() {
             self.tell_presence(None);
         }
         self.closing.cancel();
@@ -324,9 +338,28 @@ impl<D: Document> Shared<D> {
     }
 }
 
+/// Each task has one: where it ends and the document was not closed, by a panic say, the document ends with it, and whoever waits is told.
+struct Alive<D: Document>(Arc<Shared<D>>);
+
+impl<D: Document> Drop for Alive<D> {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        if !shared.closing.is_cancelled() {
+            let name = shared.name.clone();
+            let error = match std::thread::panicking() {
+                true => DocumentError::Panicked { name },
+                false => DocumentError::Closed { name },
+            };
+            shared.with(|replica| replica.fail(error));
+            shared.closing.cancel();
+        }
+    }
+}
+
 /// Takes in what concerns the document.
 struct Reader<D: Document> {
     shared: Arc<Shared<D>>,
+    _alive: Alive<D>,
     messages: Messages,
     events: Option<Events>,
     sender: Sender,
@@ -447,9 +480,9 @@ impl<D: Document> Reader<D> {
     }
 
     fn on_presence(&mut self, now: Instant, message: &Message) {
-        let own = lock(&self.shared.replica).id();
         let from = message.origin();
-        if from == self.shared.me && message.payload().starts_with(&own.to_be_bytes()) {
+        // Whatever number it was told under.
+        if from == self.shared.me {
             return;
         }
         let first = {
@@ -504,57 +537,63 @@ async fn sleep_until<D: Document>(shared: &Shared<D>, deadline: Option<Instant>)
     }
 }
 
+fn message(topic: String, kind: MessageKind, payload: Bytes) -> Option<Message> {
+    let message = Message::new(topic, payload);
+    debug_assert!(message.is_ok(), "{message:?}");
+    Some(message.ok()?.with_kind(kind))
+}
+
 /// Sends what the document has to say, in its order.
-async fn write<D: Document>(
-    shared: Arc<Shared<D>>,
-    sender: Sender,
-    mut queue: mpsc::UnboundedReceiver<Outgoing>,
-) {
-    let subscribed = async {
-        sender.subscribe(&wire::answer_topic(shared.me)).await?;
-        sender.subscribe(wire::KEEPER_TOPIC).await?;
-        sender.subscribe(&wire::prefix(&shared.name)).await
-    };
-    let subscribed = tokio::select! {
-        biased;
-        () = shared.closing.cancelled() => Ok(()),
-        subscribed = subscribed => subscribed,
-    };
-    if let Err(error) = subscribed {
-        shared.with(|replica| replica.fail(subscribe_error(&shared.name, &error)));
+async fn write<D: Document>(shared: Arc<Shared<D>>, sender: Sender, mut queue: Queue) {
+    let _alive = Alive(Arc::clone(&shared));
+    let _done = shared.done.clone().drop_guard();
+    let topics = [wire::answer_topic(shared.me), wire::KEEPER_TOPIC.to_owned(), wire::prefix(&shared.name)];
+    // Not given up when the document is closed meanwhile: what was taken up is to be released, once.
+    let taken_up = sender.take_up(&topics).await;
+    if let Err(error) = &taken_up {
+        shared.with(|replica| replica.fail(subscribe_error(&shared.name, error)));
     }
     // The messages whose fates are open, in their order: the last one's fate does not tell those of the others.
     let mut open: VecDeque<Receipt> = VecDeque::new();
     loop {
-        let outgoing = tokio::select! {
+        let part = || {
+            let part = lock(&shared.replica).poll_part();
+            part.and_then(|part| shared.message(part))
+        };
+        let message = tokio::select! {
             biased;
             () = next_unknown(&mut open) => {
                 shared.with(Replica::on_unknown);
                 continue;
             }
-            outgoing = queue.recv() => outgoing,
-            () = shared.closing.cancelled() => queue.try_recv().ok(),
+            () = shared.closing.cancelled() => queue.try_next(),
+            message = queue.next(&shared.part, part) => message,
         };
-        let Some(Outgoing { topic, kind, payload }) = outgoing else { break };
-        let message = match Message::new(topic, payload) {
-            Ok(message) => message.with_kind(kind),
-            Err(error) => {
-                debug_assert!(false, "{error}");
-                continue;
-            }
-        };
+        let Some(message) = message else { break };
         match sender.send(message).await {
             Ok(receipt) => open.push_back(receipt),
-            Err(error) => {
-                let reason = error.to_string();
-                let name = shared.name.clone();
-                shared.with(|replica| replica.fail(DocumentError::Refused { name, reason }));
-            }
+            Err(error) => on_unsent(&shared, error),
         }
     }
-    // The topics of answers and of keepers stay: other documents may be open. An endpoint that has ended takes nothing any more anyway.
-    let _ = sender.unsubscribe(&wire::prefix(&shared.name)).await;
-    shared.done.cancel();
+    if taken_up.is_ok() {
+        // An endpoint that has ended takes nothing any more anyway.
+        let _ = sender.release(&topics).await;
+    }
+}
+
+/// What is said for others is missed by them, and they ask again. Without what it has to say for itself a document is of no use.
+fn on_unsent<D: Document>(shared: &Shared<D>, error: SendError) {
+    let reason = error.to_string();
+    match error.into_message().kind() {
+        MessageKind::DocumentFragment | MessageKind::FullDocumentRequest => {
+            let name = shared.name.clone();
+            shared.with(|replica| replica.fail(DocumentError::Refused { name, reason }));
+        }
+        _ => {
+            tracing::warn!(document = shared.name, reason, "an answer to another endpoint was not sent");
+            shared.unsent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.

@@ -1,6 +1,8 @@
 //! What the application holds of an open document.
 
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -226,8 +228,16 @@ impl<D: Document> DocumentHandle<D> {
     /// # Errors
     /// [`UpdateError`]; nothing was changed.
     pub async fn update<R>(&self, change: impl FnOnce(&mut Draft<'_, D>) -> R) -> Result<R, UpdateError> {
-        self.shared().has_room().await?;
-        self.try_update(change)
+        let mut change = Some(change);
+        loop {
+            self.shared().has_room().await?;
+            match self.try_update(|draft| change.take().map(|change| change(draft))) {
+                Ok(Some(result)) => return Ok(result),
+                // Another has taken the room meanwhile; without room `change` is not called.
+                Err(UpdateError::Full { .. }) | Ok(None) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// As [`update`](Self::update), without waiting.
@@ -273,6 +283,13 @@ impl<D: Document> DocumentHandle<D> {
     #[must_use]
     pub fn malformed(&self) -> u64 {
         self.shared().malformed()
+    }
+
+    /// How many answers to other endpoints were not sent: they asked faster than this one can answer, the cluster's messages are too short, or this endpoint may not send. They
+    /// ask again.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        self.shared().unsent()
     }
 
     /// Up to where a keeper has said that it has the document where it survives the keeper; `None` where none has said anything.

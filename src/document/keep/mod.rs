@@ -1,18 +1,21 @@
 //! Keeps the documents of a cluster at its host.
 
 mod storing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use futures::FutureExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Batch, Endpoint, Host, Messages, Sender, StreamOptions};
+use crate::error::SendError;
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
@@ -20,10 +23,16 @@ use crate::sync::lock;
 
 use super::fold::Folded;
 use super::keeper::{self, Config, Fold, Output, fold};
+use super::outgoing::{Outgoing, Queue};
 use super::store::{Store, StoreError};
 use super::wire::{self, State};
 use super::{Access, Document, Malformed};
 use storing::{Storing, Written};
+
+/// How much may come while the store is being loaded, in bytes (a guess, as for what waits for a store).
+const MOST_EARLY: usize = 256 << 20;
+/// What a message takes beyond its payload, in bytes, about.
+const EARLY: usize = 256;
 
 type AccessFn = Arc<dyn Fn(EndpointId, &str) -> Access + Send + Sync>;
 
@@ -49,6 +58,8 @@ pub struct KeeperStats {
     pub malformed: u64,
     /// Updates of documents that are not kept: there are too many of them, or they are too large.
     pub dropped: u64,
+    /// What the keeper did not send: it was asked faster than it can answer, or the cluster's messages are too short for it. Whoever asked asks again.
+    pub unsent: u64,
     /// Commits to the store.
     pub commits: u64,
 }
@@ -71,6 +82,9 @@ pub enum KeeperError {
     /// The keeper fell behind the order, and has missed updates: start a new one, which gets them from those that have the documents open.
     #[error("the keeper fell too far behind the order of the cluster")]
     Overrun,
+    /// A task of the keeper panicked, which is a mistake of this crate: start a new one.
+    #[error("the keeper panicked")]
+    Panicked,
     /// The host has ended.
     #[error("the host has ended")]
     Closed,
@@ -105,7 +119,7 @@ impl KeeperBuilder {
         self
     }
 
-    /// Who may do what with which documents. Called when an endpoint asks for one; must not block. Default: everybody may change everything.
+    /// Who may do what with which documents. Called when an endpoint asks for one; must not block. A panic in it is a denial. Default: everybody may change everything.
     ///
     /// An endpoint that is told `Read`, or nothing, keeps to it if it is of this crate. What is broadcast reaches all who subscribe, and is not kept from somebody who
     /// speaks the protocol by hand: that takes an authenticator, or a read-only role.
@@ -141,21 +155,25 @@ impl KeeperBuilder {
     /// [`KeeperError`].
     pub async fn start(self, host: &Host) -> Result<Keeper, KeeperError> {
         // First of all: nothing is to be missed.
-        let messages = host.messages_with(&StreamOptions::new().prefix(wire::ROOT).echo(true));
+        let mut messages = host.messages_with(&StreamOptions::new().prefix(wire::ROOT).echo(true));
         let config = Config {
             me: host.id(),
             is_hosts: true,
             max_document: self.max_document,
             max_documents: self.max_documents,
+            max_message: host.sender().max_message(),
             stores: self.store.is_some(),
             folds: self.folds,
             #[cfg(any(test, feature = "test-utils"))]
             mutant: None,
         };
         let mut machine = keeper::Keeper::new(config);
-        let storing = match self.store {
-            Some(store) => Some(Storing::start(store, &mut machine).await?),
-            None => None,
+        let (storing, early) = match self.store {
+            Some(store) => {
+                let (storing, early) = meanwhile(&mut messages, Storing::start(store, &mut machine)).await?;
+                (Some(storing?), early)
+            }
+            None => (None, Vec::new()),
         };
         machine.begin();
         // A clock that was set back must not put what is changed now before what is stored.
@@ -165,12 +183,14 @@ impl KeeperBuilder {
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
             clock: TokioInstant::now(),
+            part: Notify::new(),
+            unsent: AtomicU64::new(0),
             commits: watch::Sender::new(0),
             failed: watch::Sender::new(None),
             closing: CancellationToken::new(),
             done: CancellationToken::new(),
         });
-        let (outgoing, queue) = mpsc::unbounded_channel();
+        let (outgoing, queue) = Queue::new();
         let (written, results) = mpsc::unbounded_channel();
         let driver = Driver {
             shared: Arc::clone(&shared),
@@ -181,8 +201,8 @@ impl KeeperBuilder {
             folded: written,
             results,
         };
-        tokio::spawn(driver.run());
-        tokio::spawn(write(host.sender(), queue));
+        tokio::spawn(driver.run(early));
+        tokio::spawn(write(Arc::clone(&shared), host.sender(), queue));
         Ok(Keeper { guard: Arc::new(Guard(shared)) })
     }
 }
@@ -270,6 +290,7 @@ impl Keeper {
             documents: machine.documents().count(),
             malformed: machine.malformed(),
             dropped: machine.dropped(),
+            unsent: self.guard.0.unsent.load(Ordering::Relaxed),
             commits: *self.guard.0.commits.borrow(),
         }
     }
@@ -294,6 +315,9 @@ impl Keeper {
 struct Shared {
     machine: Mutex<keeper::Keeper>,
     clock: TokioInstant,
+    /// There is a part of a document to be sent to somebody.
+    part: Notify,
+    unsent: AtomicU64,
     commits: watch::Sender<u64>,
     failed: watch::Sender<Option<KeeperError>>,
     closing: CancellationToken,
@@ -317,6 +341,48 @@ impl Shared {
     }
 }
 
+/// Each task has one: where it ends and the keeper was not closed, by a panic say, the keeper ends with it, and whoever waits is told.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if !self.0.closing.is_cancelled() {
+            let panicked = std::thread::panicking();
+            self.0.fail(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
+            self.0.closing.cancel();
+        }
+    }
+}
+
+/// Waits for something to be done, and takes down what comes meanwhile: a stream that nobody reads is ended.
+async fn meanwhile<T>(
+    messages: &mut Messages,
+    work: impl Future<Output = T>,
+) -> Result<(T, Vec<Batch>), KeeperError> {
+    let mut early = Vec::new();
+    let mut bytes = 0;
+    tokio::pin!(work);
+    loop {
+        let item = tokio::select! {
+            biased;
+            done = &mut work => return Ok((done, early)),
+            item = messages.next_batch() => item,
+        };
+        match item {
+            Some(Ok(batch)) => {
+                bytes +=
+                    batch.as_slice().iter().map(|message| message.payload().len() + EARLY).sum::<usize>();
+                early.push(batch);
+            }
+            Some(Err(_)) => return Err(KeeperError::Overrun),
+            None => return Err(KeeperError::Closed),
+        }
+        if bytes > MOST_EARLY {
+            return Err(KeeperError::Overrun);
+        }
+    }
+}
+
 /// What was done beside the driver.
 #[derive(Debug)]
 enum Done {
@@ -328,15 +394,18 @@ struct Driver {
     shared: Arc<Shared>,
     access: AccessFn,
     messages: Messages,
-    outgoing: mpsc::UnboundedSender<Message>,
+    outgoing: Outgoing,
     storing: Option<storing::Writer>,
     folded: mpsc::UnboundedSender<Done>,
     results: mpsc::UnboundedReceiver<Done>,
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn run(mut self, early: Vec<Batch>) {
         let shared = Arc::clone(&self.shared);
+        let _alive = Alive(Arc::clone(&shared));
+        let _done = shared.done.clone().drop_guard();
+        early.into_iter().for_each(|batch| self.take(batch));
         // What it has to say from the beginning.
         self.perform();
         loop {
@@ -369,15 +438,23 @@ impl Driver {
         if let Some(storing) = self.storing.take() {
             storing.end().await;
         }
-        shared.done.cancel();
     }
 
     fn take(&self, batch: Batch) {
         let now = self.shared.now();
         let mut machine = lock(&self.shared.machine);
         for message in batch {
-            machine.on_message(now, &message, |who, name| (self.access)(who, name));
+            machine.on_message(now, &message, |who, name| self.access(who, name));
         }
+    }
+
+    /// What the application says; who it cannot tell about may do nothing.
+    fn access(&self, who: EndpointId, name: &str) -> Access {
+        let access = || (self.access)(who, name);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(access)).unwrap_or_else(|_| {
+            tracing::error!(%who, name, "the keeper's access callback panicked: taken for a denial");
+            Access::Denied("the host cannot tell who may have it".to_owned())
+        })
     }
 
     fn on_done(&self, done: Done) {
@@ -401,9 +478,11 @@ impl Driver {
         loop {
             let Some(output) = lock(&self.shared.machine).poll_output() else { break };
             match output {
-                Output::Say { name, kind, payload } => self.say(&wire::live_topic(&name), kind, payload),
-                Output::Answer { to, payload } => {
-                    self.say(&wire::answer_topic(to), MessageKind::FullDocument, payload);
+                Output::Say { .. } => self.outgoing.send(message(output)),
+                Output::Answer { .. } => {
+                    if !self.outgoing.answer(message(output)) {
+                        self.shared.unsent.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 Output::Store(change) => {
                     if let Some(storing) = &self.storing {
@@ -421,15 +500,22 @@ impl Driver {
                 }
             }
         }
-    }
-
-    fn say(&self, topic: &str, kind: MessageKind, payload: Bytes) {
-        match Message::new(topic, payload) {
-            // The writer ends with the host.
-            Ok(message) => _ = self.outgoing.send(message.with_kind(kind)),
-            Err(error) => debug_assert!(false, "{error}"),
+        if lock(&self.shared.machine).has_part() {
+            self.shared.part.notify_one();
         }
     }
+}
+
+/// What the machine wants sent.
+fn message(output: Output) -> Option<Message> {
+    let (topic, kind, payload) = match output {
+        Output::Say { name, kind, payload } => (wire::live_topic(&name), kind, payload),
+        Output::Answer { to, payload } => (wire::answer_topic(to), MessageKind::FullDocument, payload),
+        Output::Store(_) | Output::Fold { .. } => return None,
+    };
+    let message = Message::new(topic, payload);
+    debug_assert!(message.is_ok(), "{message:?}");
+    Some(message.ok()?.with_kind(kind))
 }
 
 async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
@@ -439,11 +525,18 @@ async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
     }
 }
 
-/// Sends what the keeper has to say, in its order.
-async fn write(sender: Sender, mut queue: mpsc::UnboundedReceiver<Message>) {
-    while let Some(message) = queue.recv().await {
-        if sender.send(message).await.is_err() {
-            break;
+/// Sends what the keeper has to say.
+async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
+    let _alive = Alive(Arc::clone(&shared));
+    let part = || lock(&shared.machine).poll_part().and_then(message);
+    while let Some(message) = queue.next(&shared.part, part).await {
+        match sender.send(message).await {
+            Ok(_) => {}
+            Err(SendError::Closed { .. }) => break,
+            Err(error) => {
+                tracing::warn!(%error, "the keeper of documents could not send something");
+                shared.unsent.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The store on a thread of its own, which commits what has come together.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
@@ -85,7 +86,11 @@ fn write(
         let mut changes = vec![first];
         changes.extend(queue.try_iter().take(MOST_AT_ONCE - 1));
         let bytes: usize = changes.iter().map(size).sum();
-        let mut error = store.commit(&changes).err().map(KeeperError::from);
+        let committed = catch_unwind(AssertUnwindSafe(|| store.commit(&changes)));
+        let mut error = match committed {
+            Ok(committed) => committed.err().map(KeeperError::from),
+            Err(_) => Some(KeeperError::Store("the store panicked".to_owned())),
+        };
         if waiting.fetch_sub(bytes, Ordering::Relaxed) > MOST_WAITING {
             error.get_or_insert_with(|| {
                 KeeperError::Store("the store is too slow, and was given up".to_owned())

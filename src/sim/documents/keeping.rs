@@ -111,6 +111,7 @@ impl World<'_> {
             is_hosts: true,
             max_document: keeping.max_document,
             max_documents: 10,
+            max_message: 1 << 20,
             stores: keeping.store.is_some(),
             folds,
             mutant: self.mutant,
@@ -234,7 +235,7 @@ impl World<'_> {
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let keeping = &mut documents.keeping;
         let Some(keeper) = &mut keeping.keeper else { return Ok(()) };
-        while let Some(output) = keeper.poll_output() {
+        while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
             let message = match output {
                 Output::Say { name, kind, payload } => {
                     if let (Ok(Live::Stored(position)), Some(document)) =

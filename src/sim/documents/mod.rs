@@ -186,6 +186,7 @@ impl World<'_> {
             create: false,
             max_unsynced: (8, 1 << 16),
             max_update: 1_000,
+            max_message: 1 << 20,
             recent: documents.recent,
             mutant,
         };

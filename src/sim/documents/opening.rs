@@ -79,7 +79,7 @@ impl<D: Played> Replicates for Replica<D> {
 
     fn poll(&mut self) -> Option<Wish> {
         loop {
-            return match self.poll_output()? {
+            return match self.poll_output().or_else(|| self.poll_part())? {
                 Output::Say { kind, payload } => Some(Wish::Say { kind, payload }),
                 Output::Answer { to, payload } => Some(Wish::Answer { to, payload }),
                 Output::Event(DocumentEvent::Refused { fragments, .. }) => {

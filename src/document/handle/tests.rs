@@ -1,0 +1,215 @@
+//! Open documents on endpoints.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::document::{Conflict, Keeper, Malformed, Merged, Model};
+use crate::endpoint::{Client, Host};
+
+/// Bytes that were there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Set(BTreeSet<u8>);
+
+impl Document for Set {
+    const KIND: &'static str = "test.set";
+    const MODEL: Model = Model::Commutative;
+    type Fragment = Vec<u8>;
+    type Change = ();
+
+    fn empty() -> Self {
+        Self::default()
+    }
+
+    fn apply(&mut self, bytes: &Vec<u8>) -> Result<(), Conflict> {
+        self.0.extend(bytes);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.0.iter().copied().collect()
+    }
+
+    fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
+        Ok(Self(snapshot.iter().copied().collect()))
+    }
+
+    fn encode(bytes: &Vec<u8>) -> Vec<u8> {
+        bytes.clone()
+    }
+
+    fn decode(fragment: &[u8]) -> Result<Vec<u8>, Malformed> {
+        Ok(fragment.to_vec())
+    }
+
+    fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
+        let lacking: Vec<u8> = self.0.difference(&other.0).copied().collect();
+        self.0.extend(other.0);
+        Ok(Merged { change: None, lacking: (!lacking.is_empty()).then_some(lacking) })
+    }
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+async fn host(name: &str) -> (Host, Keeper) {
+    let host = Host::builder().bind(format!("inproc://handle-{name}")).await.unwrap();
+    let keeper = Keeper::builder().start(&host).await.unwrap();
+    (host, keeper)
+}
+
+async fn client(host: &Host) -> Client {
+    Client::builder().subscribe_to_nothing().join(host.address()).await.unwrap()
+}
+
+fn add(document: &DocumentHandle<Set>, bytes: &[u8]) -> Result<(), UpdateError> {
+    document.try_update(|set| set.push(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn what_failed_and_is_opened_anew_hears_the_others() {
+    let (host, _keeper) = host("anew").await;
+    let (one, other) = (client(&host).await, client(&host).await);
+    let options = || DocumentOptions::new().max_update(3);
+    let others = in_time(other.document::<Set>("it")).await.unwrap();
+    let mut document = in_time(one.document_with::<Set>("it", options())).await.unwrap();
+    for round in 0..20 {
+        assert!(matches!(add(&document, b"too large"), Err(UpdateError::TooLarge { .. })));
+        document = in_time(one.document_with::<Set>("it", options())).await.unwrap();
+        add(&document, &[round]).unwrap();
+        in_time(document.synced()).await.unwrap();
+        let mut changes = document.changes();
+        add(&others, &[100 + round]).unwrap();
+        while !document.read(|set| set.0.contains(&(100 + round))) {
+            in_time(changes.next()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_application_subscribed_to_stays_when_a_document_is_closed() {
+    let (host, _keeper) = host("own").await;
+    let (one, other) = (client(&host).await, client(&host).await);
+    one.subscribe("doc/it/").await.unwrap();
+    in_time(in_time(one.document::<Set>("it")).await.unwrap().close()).await;
+    // What the application no longer wants, a document may.
+    let still = in_time(one.document::<Set>("it")).await.unwrap();
+    let mut messages = one.messages();
+    let others = in_time(other.document::<Set>("it")).await.unwrap();
+    in_time(still.clone().close()).await;
+    add(&others, b"a").unwrap();
+    in_time(others.synced()).await.unwrap();
+    while !in_time(messages.next()).await.unwrap().unwrap().payload().ends_with(b"a") {}
+    one.unsubscribe("doc/it/").await.unwrap();
+    let again = in_time(one.document::<Set>("it")).await.unwrap();
+    one.unsubscribe("doc/it/").await.unwrap();
+    add(&again, b"b").unwrap();
+    in_time(again.synced()).await.unwrap();
+}
+
+/// Panics when its replica is told to it a second time, as when it is begun.
+#[derive(Debug)]
+struct Fragile;
+
+static TOLD: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+impl Document for Fragile {
+    const KIND: &'static str = "test.fragile";
+    const MODEL: Model = Model::Commutative;
+    type Fragment = ();
+    type Change = ();
+
+    fn empty() -> Self {
+        Self
+    }
+
+    fn set_replica(&mut self, _: u64) {
+        assert_eq!(TOLD.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 0, "as asked");
+    }
+
+    fn apply(&mut self, (): &()) -> Result<(), Conflict> {
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(_: &[u8]) -> Result<Self, Malformed> {
+        Ok(Self)
+    }
+
+    fn encode((): &()) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode(_: &[u8]) -> Result<(), Malformed> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_type_that_panics_anywhere_leaves_nobody_waiting() {
+    let (host, _keeper) = host("panic").await;
+    let one = client(&host).await;
+    let opened = in_time(one.document::<Fragile>("it")).await;
+    assert!(matches!(opened, Err(DocumentError::Panicked { .. })), "{opened:?}");
+    in_time(one.document::<Set>("another")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_room_for_one_all_wait_for_their_turn() {
+    let (host, _keeper) = host("room").await;
+    let one = client(&host).await;
+    let document = one.document_with::<Set>("it", DocumentOptions::new().max_unsynced(1, 1 << 20));
+    let document = in_time(document).await.unwrap();
+    let all: Vec<_> = (0..3_000)
+        .map(|n| {
+            let document = document.clone();
+            tokio::spawn(async move { document.update(|set| set.push(vec![n as u8]).unwrap()).await })
+        })
+        .collect();
+    for updated in all {
+        in_time(updated).await.unwrap().unwrap();
+    }
+    in_time(document.synced()).await.unwrap();
+    assert_eq!(document.read(|set| set.0.len()), 256);
+}
+
+#[tokio::test]
+async fn what_an_endpoint_told_under_an_earlier_number_is_nobody_elses() {
+    let (host, _keeper) = host("number").await;
+    let one = client(&host).await;
+    let document = in_time(one.document::<Set>("it")).await.unwrap();
+    let earlier = crate::document::presence::encode(77, Some(&"me".into()));
+    one.send(crate::Message::new("doc/it/p", earlier).unwrap()).await.unwrap();
+    for n in 0..2 {
+        add(&document, &[n]).unwrap();
+        in_time(document.synced()).await.unwrap();
+    }
+    assert_eq!(document.presence(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_told_behind_a_goodbye() {
+    let (host, _keeper) = host("goodbye").await;
+    let (one, other) = (client(&host).await, client(&host).await);
+    let mut messages = other.messages();
+    other.subscribe("doc/it/p").await.unwrap();
+    for _ in 0..30 {
+        let document = in_time(one.document::<Set>("it")).await.unwrap();
+        document.set_presence("here").unwrap();
+        in_time(document.close()).await;
+        one.send(crate::Message::new("doc/it/p", "end").unwrap()).await.unwrap();
+        let mut last = 8;
+        loop {
+            let message = in_time(messages.next()).await.unwrap().unwrap();
+            if message.payload() == "end" {
+                break;
+            }
+            last = message.payload().len();
+        }
+        assert_eq!(last, 8, "the goodbye");
+    }
+}

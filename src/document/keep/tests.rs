@@ -1,0 +1,156 @@
+//! Keepers on hosts.
+
+use std::time::Duration;
+
+use super::super::store::{MemoryStore, StoreChange, Stored};
+use super::super::wire::{Answer, Live, Update, Word};
+use super::*;
+use crate::endpoint::Client;
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+async fn host(name: &str) -> Host {
+    Host::builder().bind(format!("inproc://keep-{name}")).await.unwrap()
+}
+
+/// Somebody who speaks the protocol by hand.
+struct Asker {
+    client: Client,
+    messages: Messages,
+}
+
+impl Asker {
+    async fn join(host: &Host) -> Self {
+        let client = Client::builder().subscribe_to_nothing().join(host.address()).await.unwrap();
+        let messages = client.messages();
+        client.subscribe(&wire::answer_topic(client.id())).await.unwrap();
+        Self { client, messages }
+    }
+
+    async fn say(&self, name: &str, live: &Live) -> crate::Receipt {
+        let message = Message::new(wire::live_topic(name), live.encode()).unwrap();
+        in_time(self.client.send(message)).await.unwrap()
+    }
+
+    async fn answer(&mut self) -> Answer {
+        use futures::StreamExt;
+        let message = in_time(self.messages.next()).await.unwrap().unwrap();
+        Answer::decode(message.payload()).unwrap()
+    }
+}
+
+fn update(number: u64, bytes: usize) -> Live {
+    Live::Update(Update::new("ledger", 1, number, [&vec![b'x'; bytes][..]]))
+}
+
+#[tokio::test]
+async fn who_may_do_what_is_nobodys_end_where_asking_that_panics() {
+    let host = host("access").await;
+    let access = |_, name: &str| {
+        assert_eq!(name, "good", "as asked");
+        Access::Write
+    };
+    let keeper = Keeper::builder().access(access).start(&host).await.unwrap();
+    let mut asker = Asker::join(&host).await;
+    let question = |nonce| Live::Ask { nonce, of: None, anyone: false };
+    asker.say("bad", &question(1)).await;
+    assert!(matches!(asker.answer().await, Answer { nonce: 1, word: Word::Refused(_) }));
+    asker.say("good", &question(2)).await;
+    assert!(matches!(asker.answer().await, Answer { nonce: 2, word: Word::Empty { read_only: false } }));
+    in_time(keeper.close()).await;
+}
+
+/// A store that panics when something is to be stored.
+struct Fragile(MemoryStore);
+
+impl Store for Fragile {
+    fn names(&mut self) -> Result<Vec<String>, StoreError> {
+        self.0.names()
+    }
+
+    fn load(&mut self, name: &str) -> Result<Option<Stored>, StoreError> {
+        self.0.load(name)
+    }
+
+    fn commit(&mut self, _: &[StoreChange]) -> Result<(), StoreError> {
+        panic!("as asked")
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_panics_is_told_of() {
+    let host = host("panic").await;
+    let keeper = Keeper::builder().store(Fragile(MemoryStore::new())).start(&host).await.unwrap();
+    let asker = Asker::join(&host).await;
+    asker.say("it", &update(1, 1)).await;
+    assert_eq!(in_time(keeper.failed()).await, KeeperError::Store("the store panicked".to_owned()));
+    assert_eq!(keeper.documents().len(), 1, "it goes on in memory");
+    in_time(keeper.close()).await;
+}
+
+#[tokio::test]
+async fn what_a_keeper_has_to_say_it_says_in_messages_as_short_as_the_clusters() {
+    let host = Host::builder().max_message(64).bind("inproc://keep-short").await.unwrap();
+    let long = "because of this: ".repeat(100);
+    let reason = long.clone();
+    let access = move |_, name: &str| match name {
+        "no" => Access::Denied(reason.clone()),
+        _ => Access::Write,
+    };
+    let keeper = Keeper::builder().access(access).start(&host).await.unwrap();
+    let mut asker = Asker::join(&host).await;
+    let question = |nonce| Live::Ask { nonce, of: None, anyone: false };
+    asker.say("no", &question(1)).await;
+    let Word::Refused(told) = asker.answer().await.word else { panic!("a refusal") };
+    assert_eq!((told.len(), long.starts_with(&told)), (55, true));
+    // Parts are as short as messages have to be here.
+    asker.say("yes", &update(1, 3)).await;
+    asker.say("yes", &question(2)).await;
+    assert!(matches!(asker.answer().await, Answer { nonce: 2, word: Word::Part { .. } }));
+    assert_eq!(keeper.stats().unsent, 0);
+    in_time(keeper.close()).await;
+}
+
+/// A store that is loaded when it is told to.
+struct Slow(std::sync::mpsc::Receiver<()>);
+
+impl Store for Slow {
+    fn names(&mut self) -> Result<Vec<String>, StoreError> {
+        // Nobody there to tell it is as good.
+        let _ = self.0.recv();
+        Ok(Vec::new())
+    }
+
+    fn load(&mut self, _: &str) -> Result<Option<Stored>, StoreError> {
+        Ok(None)
+    }
+
+    fn commit(&mut self, _: &[StoreChange]) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_changed_while_the_store_is_loaded_is_kept() {
+    let mark = crate::HighWaterMark::new().messages(100);
+    let host = Host::builder().high_water_mark(mark).bind("inproc://keep-slow").await.unwrap();
+    let asker = Asker::join(&host).await;
+    let (go, told) = std::sync::mpsc::channel();
+    let starting = Keeper::builder().store(Slow(told)).start(&host);
+    let changing = async {
+        for number in 1..=500 {
+            let receipt = asker.say("it", &update(number, 1)).await;
+            in_time(receipt.ordered()).await.unwrap();
+        }
+        go.send(()).unwrap();
+    };
+    let (keeper, ()) = in_time(async { tokio::join!(starting, changing) }).await;
+    let keeper = keeper.unwrap();
+    let mut asker = asker;
+    asker.say("it", &Live::Ask { nonce: 1, of: None, anyone: false }).await;
+    assert!(matches!(asker.answer().await.word, Word::Part { .. }));
+    assert_eq!(lock(&keeper.guard.0.machine).state("it").unwrap().tail.len(), 500);
+    in_time(keeper.close()).await;
+}
