@@ -93,6 +93,8 @@ pub(crate) struct Replica<D: Document> {
     run: Option<Run<D>>,
     /// Whether there is a document at all yet.
     begun: bool,
+    /// Where the question stands that it last came by.
+    since: Option<Position>,
     /// Whether a fragment broke the document, which is being made anew.
     is_broken: bool,
     read_only: bool,
@@ -120,6 +122,7 @@ impl<D: Document> fmt::Debug for Replica<D> {
         f.debug_struct("Replica")
             .field("name", &self.config.name)
             .field("at", &self.folded.ledger.at)
+            .field("since", &self.since)
             .field("unsynced", &self.pending.len())
             .field("join", &self.join)
             .finish_non_exhaustive()
@@ -139,6 +142,7 @@ impl<D: Document> Replica<D> {
             view_is_stale: false,
             run: None,
             begun: false,
+            since: None,
             is_broken: false,
             read_only: false,
             join: None,
@@ -227,6 +231,18 @@ impl<D: Document> Replica<D> {
     #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn is_alone(&self) -> bool {
         !self.unanswered.is_empty()
+    }
+
+    /// Where the question stands that it last came by.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn since(&self) -> Option<Position> {
+        self.since
+    }
+
+    /// The number of the next update that is to count.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn next_number(&self) -> u64 {
+        self.pending.front().map_or(self.next_number, |pending| pending.number)
     }
 
     fn nonce(&mut self) -> u64 {
@@ -688,6 +704,7 @@ impl<D: Document> Replica<D> {
     /// From here on there is a document: this one as it was there, with what came meanwhile, and what is ours.
     fn begin(&mut self, asked: Position, mut folded: Folded<D>, held: Vec<Held>) {
         self.end_run();
+        self.since = Some(asked);
         folded.ledger.reaches(asked);
         let first = !std::mem::replace(&mut self.begun, true);
         match D::MODEL {
