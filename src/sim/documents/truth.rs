@@ -200,7 +200,7 @@ impl Truth {
     ) -> Result<bool, Broken> {
         let mut seeds = false;
         for life in lives.clone() {
-            seeds = self.take(life, life == *lives.end(), at, origin, payload)?;
+            seeds = self.take(life, lives.start() == lives.end(), at, origin, payload)?;
         }
         Ok(seeds)
     }
@@ -208,7 +208,7 @@ impl Truth {
     fn take(
         &mut self,
         life: u32,
-        is_last: bool,
+        is_only: bool,
         at: Position,
         origin: EndpointId,
         payload: &Bytes,
@@ -221,9 +221,10 @@ impl Truth {
                     return Ok(false);
                 };
                 for edit in edits.iter().filter(|_| applies) {
-                    // What is brought back for a new keeper may come twice to who has not asked again yet.
+                    // What is brought back for a new keeper may come twice to who has not asked again yet; and to all, if a whole document was on its way that
+                    // counts with the new keeper and did not with the one before.
                     if self.model == Model::Ordered
-                        && is_last
+                        && is_only
                         && fold.edits.iter().filter(|other| *other == edit).count() > 1
                     {
                         return broken(3, format!("edit {edit} of {} counts twice: at {at}, too", self.name));
