@@ -174,8 +174,11 @@ fn many(options: &Options) -> ExitCode {
         sum.delivered, sum.repaired, sum.resets
     );
     println!("evictions    {}", sum.evictions);
-    let DocumentCounts { opened, unavailable, edits, refused, seeds, folds, compared, .. } = sum.documents;
+    let DocumentCounts {
+        opened, unavailable, edits, refused, seeds, folds, compared, forged, keepers, ..
+    } = sum.documents;
     println!("documents    {opened} opened, {unavailable} not to be had, {edits} edits, {refused} refused");
+    println!("             {forged} forged, {keepers} keepers replaced");
     println!("             {compared} states compared, {seeds} brought back by replicas, {folds} folds");
     for (fault, times) in &sum.faults {
         println!("{times:>12} x {}", fault.name());

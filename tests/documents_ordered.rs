@@ -10,7 +10,8 @@ mod common;
 use common::{Kind, bind_again, fixed_address, soon};
 use futures::StreamExt;
 use zincmq::document::{
-    Conflict, Document, DocumentError, DocumentEvent, DocumentExt, DocumentHandle, Keeper, Malformed, Model,
+    Conflict, Document, DocumentError, DocumentEvent, DocumentExt, DocumentHandle, DocumentOptions, Keeper,
+    Malformed, Model,
 };
 use zincmq::prelude::*;
 
@@ -173,4 +174,30 @@ async fn empty_and_unavailable_are_told_apart() {
     let counter = soon(client.document::<Counter>("counter")).await.expect("it is empty");
     assert_eq!(counter.read(|counter| counter.0), 0);
     assert!(matches!(client.document::<Counter>("a/b").await, Err(DocumentError::Name { .. })));
+}
+
+#[tokio::test]
+async fn a_keeper_that_comes_late_has_what_is_open_and_so_has_one_in_its_place() {
+    let host = Host::builder().bind(common::address(Kind::Tcp)).await.expect("bind");
+    let joined = || Client::builder().subscribe_to_nothing().join(host.address().clone());
+    let first = joined().await.expect("join");
+    let create = DocumentOptions::new().create(true);
+    let counter = soon(first.document_with::<Counter>("counter", create)).await.expect("it is new");
+    counter.update(|draft| draft.push(Step::Add(1))).await.expect("open").expect("it applies");
+    soon(counter.synced()).await.expect("in sync");
+    for expected in 1..3 {
+        let keeper = Keeper::builder().knows::<Counter>().start(&host).await.expect("a keeper");
+        let has_it = async {
+            while keeper.documents().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(has_it).await;
+        let second = joined().await.expect("join");
+        let opened = soon(second.document::<Counter>("counter")).await.expect("it is kept");
+        assert_eq!(opened.read(|counter| counter.0), expected);
+        counter.update(|draft| draft.push(Step::Add(1))).await.expect("open").expect("it applies");
+        soon(counter.synced()).await.expect("in sync");
+        keeper.close().await;
+    }
 }

@@ -154,12 +154,19 @@ impl Ledger {
         Ok(counts.then_some(update))
     }
 
-    /// A seed, if it counts: it does where nothing was taken before.
-    pub(crate) fn takes_seed(&mut self, seed: &Bytes) -> Option<State> {
+    /// A seed, if it counts: it does where nothing was taken before, and it makes sense.
+    pub(crate) fn takes_seed(
+        &mut self,
+        seed: &Bytes,
+        makes_sense: impl FnOnce(&State) -> bool,
+    ) -> Option<State> {
         if self.kind.is_some() {
             return None;
         }
         let state = State::decode(seed).ok().filter(|state| state.kind.is_some() && state.tail.is_empty())?;
+        if !makes_sense(&state) {
+            return None;
+        }
         self.kind.clone_from(&state.kind);
         self.numbers.clone_from(&state.numbers);
         Some(state)

@@ -8,7 +8,7 @@ use crate::id::EndpointId;
 use crate::message::Position;
 use crate::proto::Instant;
 
-use super::wire::{Answer, Live, State, Word};
+use super::wire::{self, Answer, Live, State, Update, Word};
 
 /// How long an answer may take, and each part of it (a guess: a busy host's longest pause, several times over).
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -22,6 +22,9 @@ pub(super) const PARTS_AT_ONCE: u64 = 8;
 const MOST_NONCES: usize = 16;
 /// The largest document that is taken in, in bytes (a guess).
 pub(super) const MOST_BYTES: usize = 256 << 20;
+
+/// How many bytes may come behind a question before it has its answer; beyond, it is asked anew (a guess).
+pub(super) const MOST_HELD_BYTES: usize = 64 << 20;
 
 /// A question for a document.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(super) struct Join {
     next: u64,
     /// What came behind the question.
     held: Vec<Held>,
+    held_bytes: usize,
 }
 
 /// What came while the document was not there yet.
@@ -96,6 +100,7 @@ impl Join {
             parts: BytesMut::new(),
             next: 0,
             held: Vec::new(),
+            held_bytes: 0,
         }
     }
 
@@ -137,25 +142,30 @@ impl Join {
         self.deadline
     }
 
-    /// What stands in the order: the question itself, or what came behind it.
+    /// What stands in the order: the question itself, or what came behind it. `false` if that is too much.
     pub(super) fn on_live(
         &mut self,
         now: Instant,
         own: bool,
         position: Position,
         origin: EndpointId,
-        live: Live,
-    ) {
-        match (&live, self.asked) {
+        mut live: Live,
+    ) -> bool {
+        match (&mut live, self.asked) {
             (Live::Ask { nonce, .. }, None) if own && *nonce == self.nonce => {
                 self.asked = Some(position);
                 self.deadline = Some(now + ANSWER_TIME);
             }
-            (Live::Update(_) | Live::Seed(_), Some(asked)) if position > asked => {
+            (Live::Update(Update { fragments: bytes, .. }) | Live::Seed(bytes), Some(asked))
+                if position > asked =>
+            {
+                *bytes = wire::own(bytes);
+                self.held_bytes += bytes.len() + size_of::<Held>();
                 self.held.push(Held { position, origin, live });
             }
             _ => {}
         }
+        self.held_bytes <= MOST_HELD_BYTES
     }
 
     /// Whether this may be said by them: anybody may offer the document, and answer when asked; else it is the host's word.

@@ -1,6 +1,7 @@
 //! What keeps all documents of a cluster, without knowing their types, as a machine: so that whoever asks for one gets it, and so that they survive.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -278,7 +279,7 @@ impl Keeper {
                 else {
                     return;
                 };
-                let update = message.payload().clone();
+                let update = wire::own(message.payload());
                 let record = Record { position, bytes: wire::encode_record(from, &update) };
                 kept.tail_bytes += update.len() + RECORD;
                 kept.state.tail.push(Entry { position, origin: from, update });
@@ -286,13 +287,21 @@ impl Keeper {
                 self.look_after(name);
             }
             Live::Seed(seed) => {
-                let mut state = None;
+                let (mut state, mut is_good) = (None, true);
+                let folds = self.config.folds.clone();
                 let takes = |ledger: &mut Ledger| {
-                    state = ledger.takes_seed(&seed);
+                    state = ledger.takes_seed(&seed, |state| {
+                        is_good = makes_sense(&folds, position, state);
+                        is_good
+                    });
                     state.is_some()
                 };
-                let Some(kept) = self.kept(name, position, takes) else { return };
-                let Some(mut state) = state else { return };
+                let kept = self.kept(name, position, takes).is_some();
+                self.malformed += u64::from(!is_good);
+                let Some((kept, mut state)) = self.documents.get_mut(name).filter(|_| kept).zip(state) else {
+                    return;
+                };
+                state.snapshot = wire::own(&state.snapshot);
                 state.at = Some(position);
                 state.read_only = false;
                 let base = Base { position, bytes: state.encode_base() };
@@ -469,6 +478,13 @@ impl Keeper {
             self.outputs.push_back(Output::Say { name, kind: MessageKind::Data, payload });
         }
     }
+}
+
+/// Whether this makes sense to its type, as far as that is known.
+fn makes_sense(folds: &BTreeMap<String, Fold>, at: Position, state: &State) -> bool {
+    let Some(fold) = state.kind.as_ref().and_then(|kind| folds.get(kind)) else { return true };
+    let state = State { at: Some(at), ..state.clone() };
+    catch_unwind(AssertUnwindSafe(|| fold(&state).is_ok())).unwrap_or(false)
 }
 
 impl Kept {

@@ -16,6 +16,9 @@ use super::transfer::Transfers;
 use super::wire::{self, Answer, Live, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
 
+/// How many bytes the updates may have that an ordered document remembers after they had their places (a guess).
+const MOST_RECENT_BYTES: usize = 16 << 20;
+
 /// What a replica is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -92,6 +95,8 @@ pub(crate) struct Replica<D: Document> {
     run: Option<Run<D>>,
     /// Whether there is a document at all yet.
     begun: bool,
+    /// Where the question stands that it last came by.
+    since: Option<Position>,
     /// Whether a fragment broke the document, which is being made anew.
     is_broken: bool,
     read_only: bool,
@@ -119,6 +124,7 @@ impl<D: Document> fmt::Debug for Replica<D> {
         f.debug_struct("Replica")
             .field("name", &self.config.name)
             .field("at", &self.folded.ledger.at)
+            .field("since", &self.since)
             .field("unsynced", &self.pending.len())
             .field("join", &self.join)
             .finish_non_exhaustive()
@@ -139,6 +145,7 @@ impl<D: Document> Replica<D> {
             view_is_stale: false,
             run: None,
             begun: false,
+            since: None,
             is_broken: false,
             read_only: false,
             join: None,
@@ -237,6 +244,18 @@ impl<D: Document> Replica<D> {
     #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn is_alone(&self) -> bool {
         !self.unanswered.is_empty()
+    }
+
+    /// Where the question stands that it last came by.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn since(&self) -> Option<Position> {
+        self.since
+    }
+
+    /// The number of the next update that is to count.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn next_number(&self) -> u64 {
+        self.pending.front().map_or(self.next_number, |pending| pending.number)
     }
 
     fn nonce(&mut self) -> u64 {
@@ -388,11 +407,14 @@ impl<D: Document> Replica<D> {
             live => match &mut self.join {
                 Some(join) => {
                     let is_seed = matches!(live, Live::Seed(_));
-                    join.on_live(now, own, position, from, live);
+                    if !join.on_live(now, own, position, from, live) {
+                        // More than there is room for came behind the question.
+                        return self.ask();
+                    }
                     if is_seed && own && std::mem::take(&mut self.seeding) {
                         // It, or one before it, is what the document is from now on.
                         if let Some((asked, held)) = self.join.take().and_then(Join::into_held) {
-                            self.begin(asked, Folded::empty(), held);
+                            self.begin_empty(asked, held);
                         }
                     }
                 }
@@ -463,7 +485,7 @@ impl<D: Document> Replica<D> {
     }
 
     fn take_seed(&mut self, seed: &Bytes) -> bool {
-        let Some(state) = self.folded.ledger.takes_seed(seed) else { return false };
+        let Some(state) = self.folded.ledger.takes_seed(seed, |_| true) else { return false };
         if state.kind.as_deref() != Some(D::KIND) {
             self.fail(self.foreign(state.kind));
             return false;
@@ -471,16 +493,21 @@ impl<D: Document> Replica<D> {
         match self.guarded(|_| D::restore(&state.snapshot)) {
             Some(Ok(document)) => {
                 match D::MODEL {
-                    Model::Ordered => self.folded.document = document,
+                    Model::Ordered => {
+                        self.folded.document = document;
+                        self.tell_replica();
+                    }
                     Model::Commutative => self.merge(document),
                 }
                 self.view_is_stale = true;
                 true
             }
-            Some(Err(_)) | None => {
-                self.malformed += 1;
+            Some(Err(malformed)) => {
+                let (name, reason) = (self.config.name.clone(), malformed.to_string());
+                self.fail(DocumentError::Malformed { name, reason });
                 false
             }
+            None => false,
         }
     }
 
@@ -566,7 +593,10 @@ impl<D: Document> Replica<D> {
 
     /// What is broken is made anew from what the cluster has.
     fn see_to_breaks(&mut self) {
-        if D::MODEL == Model::Commutative && !self.is_broken && self.folded.document.is_broken() {
+        if D::MODEL == Model::Commutative
+            && !self.is_broken
+            && self.guarded(|replica| replica.folded.document.is_broken()) == Some(true)
+        {
             self.is_broken = true;
             self.on_reset();
         }
@@ -670,12 +700,19 @@ impl<D: Document> Replica<D> {
             }
             return;
         }
-        self.begin(asked, Folded::empty(), held);
+        self.begin_empty(asked, held);
+    }
+
+    fn begin_empty(&mut self, asked: Position, held: Vec<Held>) {
+        if let Some(empty) = self.guarded(|_| Folded::empty()) {
+            self.begin(asked, empty, held);
+        }
     }
 
     /// From here on there is a document: this one as it was there, with what came meanwhile, and what is ours.
     fn begin(&mut self, asked: Position, mut folded: Folded<D>, held: Vec<Held>) {
         self.end_run();
+        self.since = Some(asked);
         folded.ledger.reaches(asked);
         let first = !std::mem::replace(&mut self.begun, true);
         match D::MODEL {
@@ -695,6 +732,8 @@ impl<D: Document> Replica<D> {
         // Only now is it known what of ours is in it: the whole document may be among what came meanwhile.
         if D::MODEL == Model::Ordered {
             self.bring_back_own();
+            self.guarded(Self::rebuild_view);
+            self.view_is_stale = false;
         }
         self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
         if std::mem::take(&mut self.ask_again) {
@@ -716,13 +755,20 @@ impl<D: Document> Replica<D> {
         self.folded = folded;
         let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
         self.pending.retain(|own| numbers.last(me, own.replica) < own.number);
+        if self.read_only {
+            let lost: Vec<_> = self.pending.drain(..).map(|own| own.fragments).collect();
+            lost.into_iter().for_each(|fragments| self.refuse_to_read_only(fragments));
+        }
         self.renumber();
         // As somebody else: some of what we made before may be left out.
         self.tell_replica();
         let own: Vec<D::Fragment> =
             self.pending.iter().flat_map(|pending| pending.fragments.iter().cloned()).collect();
-        self.guarded(|replica| replica.folded.document.replay(&own));
-        if self.folded.document.is_broken() {
+        let is_broken = self.guarded(|replica| {
+            replica.folded.document.replay(&own);
+            replica.folded.document.is_broken()
+        });
+        if is_broken == Some(true) {
             let (name, reason) = (self.config.name.clone(), "an own update breaks it".to_owned());
             return self.fail(DocumentError::Malformed { name, reason });
         }
@@ -733,7 +779,27 @@ impl<D: Document> Replica<D> {
         self.guarded(|replica| replica.folded.document.set_replica(replica.id));
     }
 
+    /// What we may only read is as the cluster has it: what of ours is not in it is told to be refused.
+    fn give_in(&mut self, document: D) {
+        let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
+        let lost = self.pending.drain(..).filter(|own| numbers.last(me, own.replica) < own.number);
+        let lost: Vec<_> = lost.map(|own| own.fragments).collect();
+        lost.into_iter().for_each(|fragments| self.refuse_to_read_only(fragments));
+        self.pending_bytes = 0;
+        self.folded.document = document;
+        self.be_somebody_else();
+        self.tell_replica();
+    }
+
+    fn refuse_to_read_only(&mut self, fragments: Vec<D::Fragment>) {
+        let conflict = Conflict::new("the document may only be read here, by now");
+        self.event(DocumentEvent::Refused { fragments, conflict });
+    }
+
     fn merge(&mut self, document: D) {
+        if self.read_only {
+            return self.give_in(document);
+        }
         let merged = self.guarded(|replica| replica.folded.document.merge(document));
         self.pending.clear();
         self.pending_bytes = 0;
@@ -741,8 +807,10 @@ impl<D: Document> Replica<D> {
         self.be_somebody_else();
         match merged {
             Some(Ok(Merged { lacking, .. })) => {
-                if let Some(fragment) = lacking.filter(|_| !self.read_only) {
-                    self.submit(vec![fragment]);
+                let lacking: Vec<D::Fragment> = lacking.into_iter().collect();
+                match self.encoded(&lacking) {
+                    Some(encoded) if !encoded.is_empty() => self.submit(lacking, &encoded),
+                    _ => {}
                 }
             }
             Some(Err(conflict)) => {
@@ -791,6 +859,11 @@ impl<D: Document> Replica<D> {
                 has_holes = true;
                 continue;
             }
+            if !has && self.read_only {
+                has_holes = true;
+                self.refuse_to_read_only(own.fragments);
+                continue;
+            }
             if !has {
                 self.pending.push_back(own);
                 continue;
@@ -820,14 +893,24 @@ impl<D: Document> Replica<D> {
     }
 
     fn forget_old(&mut self) {
-        let too_many = self.recent.len().saturating_sub(self.config.recent);
-        self.recent.drain(..too_many);
+        let mut bytes = 0;
+        let fits = |own: &&Pending<D>| {
+            bytes += own.payload.len();
+            bytes <= MOST_RECENT_BYTES
+        };
+        let kept = self.recent.iter().rev().take(self.config.recent).take_while(fits).count();
+        self.recent.drain(..self.recent.len() - kept);
     }
 
-    fn submit(&mut self, fragments: Vec<D::Fragment>) {
+    fn encoded(&mut self, fragments: &[D::Fragment]) -> Option<Vec<Vec<u8>>> {
+        self.guarded(|_| fragments.iter().map(D::encode).collect())
+    }
+
+    fn submit(&mut self, fragments: Vec<D::Fragment>, encoded: &[Vec<u8>]) {
         let number = self.next_number;
         self.next_number += 1;
-        let payload = encode_update::<D>(self.id, number, &fragments);
+        let encoded = encoded.iter().map(|fragment| &fragment[..]);
+        let payload = Update::new(D::KIND, self.id, number, encoded).encode();
         self.pending_bytes += payload.len();
         let (replica, refused) = (self.id, false);
         self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
@@ -853,6 +936,10 @@ impl<D: Document> Replica<D> {
         Ok(())
     }
 
+    fn panicked(&self) -> UpdateError {
+        UpdateError::Document(DocumentError::Panicked { name: self.config.name.clone() })
+    }
+
     /// Changes the document here and now, and lets the change go out. A panic of `change` goes on when that is done.
     ///
     /// # Errors
@@ -866,10 +953,7 @@ impl<D: Document> Replica<D> {
         if D::MODEL == Model::Ordered && self.view.is_none() {
             match self.guarded(|replica| replica.folded.document.fork()) {
                 Some(fork) => self.view = Some(fork),
-                None => {
-                    let name = self.config.name.clone();
-                    return Err(UpdateError::Document(DocumentError::Panicked { name }));
-                }
+                None => return Err(self.panicked()),
             }
         }
         let document = self.view.as_mut().unwrap_or(&mut self.folded.document);
@@ -882,11 +966,12 @@ impl<D: Document> Replica<D> {
             }
         } else {
             let (fragments, changes): (Vec<D::Fragment>, Vec<D::Change>) = parts.into_iter().unzip();
-            let size: usize = fragments.iter().map(|fragment| D::encode(fragment).len()).sum();
+            let Some(encoded) = self.encoded(&fragments) else { return Err(self.panicked()) };
+            let size: usize = encoded.iter().map(Vec::len).sum();
             if size > self.config.max_update {
                 let (name, limit) = (self.config.name.clone(), self.config.max_update);
                 match D::MODEL {
-                    Model::Ordered => self.rebuild_view(),
+                    Model::Ordered => _ = self.guarded(Self::rebuild_view),
                     // What was done to it cannot be taken back.
                     Model::Commutative => {
                         self.fail(DocumentError::TooLarge { name: name.clone(), size, limit })
@@ -894,7 +979,7 @@ impl<D: Document> Replica<D> {
                 }
                 return Err(UpdateError::TooLarge { name, size, limit });
             }
-            self.submit(fragments);
+            self.submit(fragments, &encoded);
             let author = Author { endpoint: self.config.me, replica: self.id, local: true, position: None };
             self.event(DocumentEvent::Changed { by: author, changes });
         }
@@ -904,9 +989,4 @@ impl<D: Document> Replica<D> {
             Err(panic) => resume_unwind(panic),
         }
     }
-}
-
-fn encode_update<D: Document>(replica: u64, number: u64, fragments: &[D::Fragment]) -> Bytes {
-    let fragments: Vec<Vec<u8>> = fragments.iter().map(D::encode).collect();
-    Update::new(D::KIND, replica, number, fragments.iter().map(|fragment| &fragment[..])).encode()
 }

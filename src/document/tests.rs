@@ -258,7 +258,9 @@ impl<D: Document> Net<D> {
         self.seq += 1;
         message.origin = id(node);
         message.position = Some(Position { epoch: self.epoch, seq: self.seq });
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(keeper) =
+            self.keeper.as_mut().filter(|_| message.topic().as_str().starts_with(wire::ROOT))
+        {
             let access = self.access.clone();
             keeper.on_message(self.now, &message, |_, _| access.clone());
         }

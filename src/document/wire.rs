@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::id::EndpointId;
 use crate::message::{Position, Topic};
-use crate::wire::{Malformed, Reader, put_varint};
+use crate::wire::{Malformed, Reader, TARGET_BYTES, put_varint};
 
 use super::fold::{Numbers, Taken};
 
@@ -72,7 +72,7 @@ pub(crate) struct Update {
     /// 1, 2, 3 … for each replica.
     pub(crate) number: u64,
     /// The fragments, each with its length before it, as they travel: there may be as many as there are bytes.
-    fragments: Bytes,
+    pub(super) fragments: Bytes,
 }
 
 /// A message on a document's topic.
@@ -153,6 +153,11 @@ fn put_bytes(bytes: &mut BytesMut, put: &[u8]) {
 fn put_position(bytes: &mut BytesMut, position: Position) {
     put_varint(bytes, position.epoch);
     put_varint(bytes, position.seq);
+}
+
+/// These bytes, to be kept: a part of a window would keep all of it, which only what is larger than one has for itself.
+pub(super) fn own(bytes: &Bytes) -> Bytes {
+    if bytes.len() > TARGET_BYTES { bytes.clone() } else { Bytes::copy_from_slice(bytes) }
 }
 
 fn position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {

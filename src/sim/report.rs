@@ -56,6 +56,10 @@ pub struct DocumentCounts {
     pub seeds: u64,
     /// How often the keeper folded one.
     pub folds: u64,
+    /// Updates that somebody said in another's name.
+    pub forged: u64,
+    /// How often another keeper took the place of one that had fallen behind.
+    pub keepers: u64,
     /// States of replicas and keepers that were compared with what was ordered.
     pub compared: u64,
 }
@@ -69,6 +73,8 @@ impl DocumentCounts {
         self.refused += other.refused;
         self.seeds += other.seeds;
         self.folds += other.folds;
+        self.forged += other.forged;
+        self.keepers += other.keepers;
         self.compared += other.compared;
     }
 }

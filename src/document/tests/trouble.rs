@@ -339,10 +339,13 @@ impl Document for Brittle {
     }
 
     fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
-        Ok(Self(snapshot.iter().copied().collect()))
+        Self::rebuild(Some(snapshot), &[], None)
     }
 
     fn rebuild(snapshot: Option<&[u8]>, fragments: &[Vec<u8>], _: Option<u64>) -> Result<Self, Malformed> {
+        if snapshot.is_some_and(|snapshot| snapshot.contains(&POISON)) {
+            return Err(Malformed::new("poison"));
+        }
         let fragments = fragments.iter().filter(|fragment| !fragment.contains(&POISON));
         Ok(Self(snapshot.into_iter().flatten().chain(fragments.flatten()).copied().collect()))
     }
@@ -379,6 +382,101 @@ fn what_breaks_a_document_has_its_place_and_no_effect_and_what_comes_behind_it_h
     net.update(first, vec![vec![5]]).expect("room");
     net.place_all();
     net.all_have(&[1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn who_may_only_read_after_an_outage_is_told_what_of_theirs_is_refused() {
+    fn run<D: Document>(own: D::Fragment, others: D::Fragment, expected: &[u8]) {
+        let mut net = Net::<D>::new();
+        let (first, second) = (net.open(), net.open());
+        net.place_all();
+        net.ones[first].is_deaf = true;
+        net.update(first, vec![own]).expect("room");
+        net.said.clear();
+        net.update(second, vec![others]).expect("room");
+        net.place_all();
+        net.access = Access::Read;
+        net.reset(first);
+        net.place_all();
+        net.all_have(expected);
+        assert_eq!(net.ones[first].refused(), 1);
+    }
+    run::<Line>((b"a".to_vec(), None), (b"b".to_vec(), None), b"b");
+    run::<Set>(vec![1], vec![2], &[2]);
+    run::<Brittle>(vec![1], vec![2], &[2]);
+}
+
+#[test]
+fn a_whole_document_that_makes_no_sense_takes_no_name() {
+    let mut net = Net::<Brittle>::new();
+    let first = net.open();
+    net.place_all();
+    let state = wire::State {
+        kind: Some(Brittle::KIND.into()),
+        at: Some(Position { epoch: 1, seq: 1 }),
+        snapshot: Bytes::from_static(&[POISON]),
+        ..wire::State::default()
+    };
+    net.say(77, Live::Seed(state.encode()).encode());
+    net.place_all();
+    let keeper = net.keeper.as_ref().expect("it is there");
+    assert_eq!((keeper.documents().count(), keeper.malformed()), (0, 1));
+    assert!(matches!(net.ones[first].failure(), Some(DocumentError::Malformed { .. })));
+    let second = net.open();
+    net.place_all();
+    net.update(second, vec![vec![1]]).expect("room");
+    net.place_all();
+    assert_eq!((net.shown(second), net.kept()), (vec![1], vec![1]));
+}
+
+#[test]
+fn what_does_not_count_takes_no_name() {
+    let mut net = Net::<Line>::new();
+    for n in 0..9 {
+        let update = wire::Update::new(Line::KIND, 5, 2, [&b"x"[..]]);
+        net.say_on(&wire::live_topic(&format!("{n}")), 77, update.encode());
+        net.say_on(&wire::live_topic(&format!("{n}")), 77, Live::Seed(Bytes::from_static(b"x")).encode());
+    }
+    net.place_all();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    net.place_all();
+    net.all_have(b"a");
+}
+
+#[test]
+fn who_opens_a_document_is_told_so_and_nothing_else() {
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    net.place_all();
+    let second = net.open();
+    net.place_all();
+    let events = &net.ones[second].events;
+    assert!(matches!(events[..], [DocumentEvent::Opened, DocumentEvent::Synced]), "{events:?}");
+}
+
+#[test]
+fn what_comes_behind_a_question_is_held_up_to_a_bound() {
+    let mut net = Net::<Line>::new();
+    let first = net.open();
+    net.place_all();
+    net.write(first, "a");
+    net.place_all();
+    // The host is slow.
+    let keeper = net.keeper.take();
+    net.reset(first);
+    net.place_all();
+    let large = (vec![b'x'; 8 << 20], None);
+    for number in 1..9 {
+        assert!(net.said.is_empty(), "{number}");
+        net.say_as(77, 5, number, &large);
+        net.place_all();
+    }
+    assert_eq!(net.seq, 4 + 8 + 1, "it asked again");
+    net.keeper = keeper;
 }
 
 #[cfg(feature = "crdt")]

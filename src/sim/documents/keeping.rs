@@ -18,6 +18,10 @@ use super::{Documents, NAMES};
 
 /// The host's part in documents, in one of its lives; the store has several.
 pub(super) struct Keeping {
+    /// The lives of keepers so far: in which life of the host each began, and behind which position of it.
+    lives: Vec<(u32, Option<Position>)>,
+    /// The last position there is.
+    ordered: Option<Position>,
     keeper: Option<Keeper>,
     store: Option<MemoryStore>,
     /// What the keeper wants stored, and is not yet.
@@ -39,6 +43,8 @@ pub(super) struct Keeping {
 impl Keeping {
     pub(super) fn new(stores: bool, max_document: usize, knows: bool) -> Self {
         Self {
+            lives: Vec::new(),
+            ordered: None,
             keeper: None,
             store: stores.then(MemoryStore::new),
             uncommitted: VecDeque::new(),
@@ -81,6 +87,19 @@ impl Keeping {
         Ok(stored)
     }
 
+    /// The life of the keeper, counted from 1.
+    pub(super) fn life(&self) -> u32 {
+        self.lives.len() as u32
+    }
+
+    /// The life of the keeper that a replica goes by which asked there, in a life of the host.
+    pub(super) fn life_at(&self, host: u32, asked: Option<Position>) -> Option<u32> {
+        let of_host = |(_, (life, _)): &(u32, &(u32, Option<Position>))| *life == host;
+        let mut lives = (1..).zip(&self.lives).filter(of_host);
+        let first = lives.next()?.0;
+        Some(lives.take_while(|(_, (_, behind))| *behind < asked).last().map_or(first, |(life, _)| life))
+    }
+
     /// The host's clock is not what it was.
     pub(super) fn forget_timer(&mut self) {
         self.timer_at = None;
@@ -93,14 +112,36 @@ impl Keeping {
 
 impl World<'_> {
     pub(in super::super) fn start_keeper(&mut self) -> Result<(), Broken> {
-        let (life, id) = (self.host.life, self.host.id);
         let Some(documents) = &mut self.documents else { return Ok(()) };
-        let keeping = &mut documents.keeping;
-        if documents.dice.percent(10) && keeping.store.is_some() {
+        documents.keeping.ordered = None;
+        if documents.dice.percent(10) && documents.keeping.store.is_some() {
             // It comes back on another machine.
-            keeping.store = Some(MemoryStore::new());
+            documents.keeping.store = Some(MemoryStore::new());
             documents.truths.iter_mut().for_each(|truth| truth.on_store_lost());
         }
+        self.begin_keeper()
+    }
+
+    /// The keeper has fallen behind, and misses what waits for it; another one takes its place.
+    pub(super) fn replace_keeper(&mut self) -> Result<(), Broken> {
+        if self.host.machine.is_none() {
+            return Ok(());
+        }
+        trace!(self, "the keeper is replaced");
+        self.end_keeper();
+        if let Some(documents) = &mut self.documents {
+            documents.counts.keepers += 1;
+        }
+        self.begin_keeper()
+    }
+
+    fn begin_keeper(&mut self) -> Result<(), Broken> {
+        let (host_life, id) = (self.host.life, self.host.id);
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let keeping = &mut documents.keeping;
+        let before = keeping.life();
+        keeping.lives.push((host_life, keeping.ordered));
+        let life = keeping.life();
         let mut folds: BTreeMap<String, Fold> = BTreeMap::new();
         if keeping.knows {
             folds.insert("sim.log".into(), fold::<Log>);
@@ -122,16 +163,16 @@ impl World<'_> {
                 None => None,
             };
             let Some(stored) = stored else {
-                truth.on_host_start(life, None)?;
+                truth.on_keeper_start(life, None)?;
                 continue;
             };
             keeper.load((*name).to_owned(), stored).map_err(|malformed| (0, malformed.to_string()))?;
             let state = keeper.state(name);
             let last = state.as_ref().and_then(last_of);
-            let known = last
-                .and_then(|position| Some(Known { life: self.oracle.life_of(position.epoch)?, position }));
-            truth.on_host_start(life, known.zip(state.as_ref()))?;
+            let known = last.map(|position| Known { life: before, position });
+            truth.on_keeper_start(life, known.zip(state.as_ref()))?;
         }
+        keeper.begin();
         keeping.keeper = Some(keeper);
         keeping.incoming.clear();
         keeping.outgoing.clear();
@@ -140,6 +181,7 @@ impl World<'_> {
         keeping.timer_at = None;
         keeping.stalled_until = 0;
         keeping.at = None;
+        self.push(0, Event::Keeper { life: host_life });
         Ok(())
     }
 
@@ -161,8 +203,11 @@ impl World<'_> {
         let Ok(window) = Window::decode(body, 1 << 20) else { return Ok(()) };
         let before = documents.keeping.incoming.len();
         for message in window.messages {
-            if let Some(documents) = self.documents.as_mut().filter(|_| message.origin() == self.host.id) {
-                documents.keeping.flying.remove(&message.origin_seq());
+            if let Some(documents) = &mut self.documents {
+                documents.keeping.ordered = message.position();
+                if message.origin() == self.host.id {
+                    documents.keeping.flying.remove(&message.origin_seq());
+                }
             }
             let Some((name, true)) = wire::name_of(message.topic()) else { continue };
             let Some(documents) = &self.documents else { continue };
@@ -175,8 +220,9 @@ impl World<'_> {
                 message.origin()
             );
             let Some(documents) = &mut self.documents else { continue };
+            let lives = documents.keeping.life_at(life, None).unwrap_or(1)..=documents.keeping.life();
             let seeds =
-                documents.truths[document].on_record(life, at, message.origin(), message.payload())?;
+                documents.truths[document].on_record(lives, at, message.origin(), message.payload())?;
             documents.counts.seeds += u64::from(seeds);
             documents.keeping.incoming.push_back(message);
         }
@@ -224,7 +270,7 @@ impl World<'_> {
         for (name, truth) in NAMES.iter().zip(&documents.truths) {
             if let Some(state) = keeping.state(name) {
                 documents.counts.compared += 1;
-                truth.check(&Known { life: self.host.life, position }, &state, "what the keeper has")?;
+                truth.check(&Known { life: keeping.life(), position }, &state, "what the keeper has")?;
             }
         }
         Ok(())
@@ -234,6 +280,7 @@ impl World<'_> {
         let mut events = Vec::new();
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let keeping = &mut documents.keeping;
+        let keeper_life = keeping.life();
         let Some(keeper) = &mut keeping.keeper else { return Ok(()) };
         while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
             let message = match output {
@@ -241,7 +288,7 @@ impl World<'_> {
                     if let (Ok(Live::Stored(position)), Some(document)) =
                         (Live::decode(&payload), NAMES.iter().position(|other| *other == name))
                     {
-                        documents.truths[document].on_stored(life, position);
+                        documents.truths[document].on_stored(keeper_life, position);
                     }
                     Message::new(wire::live_topic(&name), payload).map(|message| message.with_kind(kind))
                 }

@@ -34,6 +34,8 @@ const NAMES: [&str; 2] = ["log", "facts"];
 const MODELS: [Model; 2] = [Model::Ordered, Model::Commutative];
 /// How many edits are made in a run, at most: documents stay short.
 const MOST_EDITS: u32 = 60;
+/// What is said in another's name is of no opening.
+const NOBODY: u64 = 0;
 /// One run in so many has documents.
 const ONE_IN: u64 = 4;
 
@@ -63,6 +65,11 @@ struct Part {
 /// All there is of documents in a run.
 pub(super) struct Documents {
     dice: Dice,
+    /// For what is done to them beside, so that the rest is as it is without.
+    chaos: Dice,
+    /// How often somebody says something in another's name, and how often the keeper is replaced, in a thousand of what applications do.
+    forges: u64,
+    replaces: u64,
     truths: [Truth; 2],
     parts: Vec<Part>,
     keeping: Keeping,
@@ -88,7 +95,11 @@ impl Documents {
         let stores = dice.percent(60);
         let max_document = dice.pick(&[2_000, 4_000, 1 << 20]);
         let knows = dice.percent(70);
+        let mut chaos = Dice::new(Dice::new(seed ^ 0xc4a0).any());
         Some(Self {
+            forges: chaos.pick(&[0, 0, 50]),
+            replaces: chaos.pick(&[0, 0, 0, 20]),
+            chaos,
             truths: [0, 1].map(|index| Truth::new(NAMES[index], MODELS[index])),
             parts: (0..members).map(|_| Part::default()).collect(),
             // Of what it cannot fold it has to keep all.
@@ -166,6 +177,12 @@ impl World<'_> {
             return Ok(());
         }
         self.push(next, Event::Edit { member: index, life });
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        if documents.chaos.below(1_000) < documents.replaces {
+            self.replace_keeper()?;
+        } else if documents.chaos.below(1_000) < documents.forges {
+            self.forge(index, document)?;
+        }
         match (is_open, what) {
             (false, 0..60) => self.open(index, document),
             (true, 0..80) => self.edit(index, document, MOST_EDITS),
@@ -201,6 +218,32 @@ impl World<'_> {
         trace!(self, "m{index} opens {:?} (opening {number})", NAMES[document]);
         self.subscribe_again(index)?;
         self.on_documents(index)
+    }
+
+    /// A member says something in the name of another that has the document open.
+    fn forge(&mut self, index: usize, document: usize) -> Result<(), Broken> {
+        let Some(documents) = &mut self.documents else { return Ok(()) };
+        let others: Vec<usize> = (0..documents.parts.len())
+            .filter(|other| *other != index && documents.parts[*other].openings.contains_key(&document))
+            .collect();
+        if others.is_empty() || documents.edits >= MOST_EDITS {
+            return Ok(());
+        }
+        let other = documents.chaos.pick(&others);
+        let Some(opening) = documents.parts[other].openings.get(&document) else { return Ok(()) };
+        documents.edits += 1;
+        documents.counts.forged += 1;
+        let payload = opening.replica.forge(documents.edits);
+        // Nobody cares what becomes of it.
+        documents.truths[document].on_edit(NOBODY, &[documents.edits]);
+        documents.truths[document].on_ended(NOBODY);
+        let message = Message::new(wire::live_topic(NAMES[document]), payload);
+        let message =
+            message.map_err(|error| (0, error.to_string()))?.with_kind(MessageKind::DocumentFragment);
+        documents.parts[index].outgoing.push_back(Outgoing { opening: NOBODY, message });
+        let edit = documents.edits;
+        trace!(self, "m{index} makes edit {edit} of {:?} in the name of m{other}", NAMES[document]);
+        self.submit_of_documents(index)
     }
 
     fn close_document(&mut self, index: usize, document: usize) -> Result<(), Broken> {
@@ -310,7 +353,7 @@ impl World<'_> {
     pub(super) fn on_documents(&mut self, index: usize) -> Result<(), Broken> {
         let answers = wire::answer_topic(self.members[index].id);
         let now = self.members[index].clock.now(self.now);
-        let (is_up, life) = (self.members[index].machine.is_some(), self.host.life);
+        let (is_up, host_life) = (self.members[index].machine.is_some(), self.host.life);
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let Some(part) = documents.parts.get_mut(index).filter(|_| is_up) else { return Ok(()) };
         for opening in part.openings.values_mut() {
@@ -324,7 +367,7 @@ impl World<'_> {
                         let prefix = wire::prefix(NAMES[*document]);
                         for message in messages {
                             let topic = message.topic().as_str();
-                            if topic.starts_with(&prefix) || topic == answers {
+                            if topic.starts_with(&prefix) || topic == answers || topic == wire::KEEPER_TOPIC {
                                 opening.replica.on_message(now, message);
                             }
                         }
@@ -337,8 +380,11 @@ impl World<'_> {
             part.timer_at = None;
         }
         let mut failed = Vec::new();
+        let life = documents.keeping.life();
         for (document, opening) in &mut part.openings {
             opening.replica.handle_timeout(now);
+            // It may go by what a keeper had that is no more.
+            opening.was_alone |= documents.keeping.life_at(host_life, opening.replica.since()) != Some(life);
             if perform(opening, *document, &mut documents.truths[*document], &mut documents.counts, life)? {
                 failed.push(*document);
             }
@@ -391,6 +437,7 @@ impl World<'_> {
             opening.checked = Some(position);
             documents.counts.compared += 1;
             let Some(life) = self.oracle.life_of(position.epoch) else { continue };
+            let Some(life) = documents.keeping.life_at(life, opening.replica.since()) else { continue };
             let whose = format!("what m{index} has (opening {})", opening.number);
             documents.truths[*document].check(&Known { life, position }, &state, &whose)?;
         }
@@ -507,7 +554,7 @@ impl World<'_> {
     /// All have come together, and nothing is missing.
     pub(super) fn check_documents(&self) -> Result<(), Broken> {
         let Some(documents) = &self.documents else { return Ok(()) };
-        let life = self.host.life;
+        let life = documents.keeping.life();
         for (document, (name, truth)) in NAMES.iter().zip(&documents.truths).enumerate() {
             let last = truth.last(life);
             for (index, part) in documents.parts.iter().enumerate() {

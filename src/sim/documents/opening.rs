@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::document::replica::{Config, Output, Replica};
-use crate::document::wire::State;
+use crate::document::wire::{State, Update};
 use crate::document::{DocumentError, DocumentEvent, Model};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
@@ -44,6 +44,10 @@ pub(super) trait Replicates {
     fn edits(&self) -> Vec<Edit>;
     fn state(&self) -> Option<State>;
     fn position(&self) -> Option<Position>;
+    /// Where the question stands that it last came by.
+    fn since(&self) -> Option<Position>;
+    /// An update with this edit, as it would be the next one to count.
+    fn forge(&self, edit: Edit) -> Bytes;
     fn is_synced(&self) -> bool;
     fn is_alone(&self) -> bool;
 }
@@ -112,6 +116,16 @@ impl<D: Played> Replicates for Replica<D> {
 
     fn position(&self) -> Option<Position> {
         Self::position(self)
+    }
+
+    fn since(&self) -> Option<Position> {
+        Self::since(self)
+    }
+
+    fn forge(&self, edit: Edit) -> Bytes {
+        let fragments: Vec<Vec<u8>> = D::empty().fragments(&[edit], false).iter().map(D::encode).collect();
+        let fragments = fragments.iter().map(|fragment| &fragment[..]);
+        Update::new(D::KIND, self.id(), self.next_number(), fragments).encode()
     }
 
     fn is_synced(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What documents really are: the fold of what was ordered, made anew here, and whether replicas and the keeper agree with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -102,11 +103,11 @@ struct Fate {
     opening: u64,
     /// Where it came to be in the document, if anywhere, the last time.
     placed: Option<(u32, Position)>,
-    /// In which life of the host its author was told that it does not apply; 0 where it was on its own then, and may have been wrong.
+    /// In which life of the keeper its author was told that it does not apply; 0 where it was on its own then, and may have been wrong.
     refused: Option<u32>,
 }
 
-/// A document's folds over one life of the host, by position; the first one is what that life began with.
+/// A document's folds over one life of a keeper, by position; the first one is what that life began with.
 #[derive(Debug, Default)]
 struct History {
     first: Rc<Fold>,
@@ -154,8 +155,8 @@ impl Truth {
         }
     }
 
-    /// A life of the host begins with this document, which its keeper had stored.
-    pub(super) fn on_host_start(&mut self, life: u32, stored: Option<(Known, &State)>) -> Check {
+    /// A life of a keeper begins with this document, which the one before had stored.
+    pub(super) fn on_keeper_start(&mut self, life: u32, stored: Option<(Known, &State)>) -> Check {
         let mut history = History::default();
         let promised = self.lives.values().next_back().and_then(|before| before.stored);
         if let Some((known, state)) = stored {
@@ -188,10 +189,26 @@ impl Truth {
         history.stored = history.stored.max(Some(position));
     }
 
-    /// A message on the document's topic has its place; whether it is a whole document, and counts.
+    /// A message on the document's topic has its place; whether it is a whole document, and counts. `lives` are those of the host's keepers: replicas that came by the document
+    /// of an earlier one go by that until they ask again.
     pub(super) fn on_record(
         &mut self,
+        lives: RangeInclusive<u32>,
+        at: Position,
+        origin: EndpointId,
+        payload: &Bytes,
+    ) -> Result<bool, Broken> {
+        let mut seeds = false;
+        for life in lives.clone() {
+            seeds = self.take(life, lives.start() == lives.end(), at, origin, payload)?;
+        }
+        Ok(seeds)
+    }
+
+    fn take(
+        &mut self,
         life: u32,
+        is_only: bool,
         at: Position,
         origin: EndpointId,
         payload: &Bytes,
@@ -204,13 +221,16 @@ impl Truth {
                     return Ok(false);
                 };
                 for edit in edits.iter().filter(|_| applies) {
+                    // What is brought back for a new keeper may come twice to who has not asked again yet; and to all, if a whole document was on its way that
+                    // counts with the new keeper and did not with the one before.
                     if self.model == Model::Ordered
+                        && is_only
                         && fold.edits.iter().filter(|other| *other == edit).count() > 1
                     {
                         return broken(3, format!("edit {edit} of {} counts twice: at {at}, too", self.name));
                     }
                     let fate = self.fates.entry(*edit).or_default();
-                    fate.placed = Some((life, at));
+                    fate.placed = fate.placed.max(Some((life, at)));
                 }
                 history.since.push((at, Rc::new(fold)));
             }
@@ -218,7 +238,8 @@ impl Truth {
                 let mut fold = Fold::clone(history.last());
                 if fold.take_seed(&seed) {
                     for edit in &fold.edits {
-                        self.fates.entry(*edit).or_default().placed = Some((life, at));
+                        let fate = self.fates.entry(*edit).or_default();
+                        fate.placed = fate.placed.max(Some((life, at)));
                     }
                     history.since.push((at, Rc::new(fold)));
                     return Ok(true);
