@@ -11,6 +11,7 @@ use crate::proto::Instant;
 use crate::wire::FloorCharBoundary;
 
 use super::fold::{Folded, Ledger};
+use super::pieces::{Pieces, Taken};
 use super::store::{Base, Record, StoreChange, Stored};
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Entry, Live, State, Word};
@@ -103,6 +104,7 @@ pub(crate) struct Keeper {
     config: Config,
     documents: BTreeMap<String, Kept>,
     transfers: Transfers,
+    pieces: Pieces,
     /// Whose stored positions are to be told.
     unsaid: BTreeSet<String>,
     say_stored_at: Option<Instant>,
@@ -116,6 +118,7 @@ impl Keeper {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             transfers: Transfers::new(config.max_message),
+            pieces: Pieces::default(),
             config,
             documents: BTreeMap::new(),
             unsaid: BTreeSet::new(),
@@ -210,12 +213,26 @@ impl Keeper {
         let Some((name, true)) = wire::name_of(message.topic()) else { return };
         let Some(position) = message.position() else { return };
         let from = message.origin();
-        let live = match Live::decode(message.payload()) {
-            Ok(live) => live,
-            Err(_) => {
+        let mut payload = message.payload().clone();
+        let mut live = Live::decode(&payload);
+        if let Ok(Live::Piece(piece)) = live {
+            payload = match self.pieces.take(from, name, piece) {
+                Taken::Held => return,
+                Taken::Whole(whole) => whole,
+                Taken::Missed => {
+                    self.dropped += 1;
+                    return;
+                }
+            };
+            live = Live::decode(&payload);
+            if !matches!(live, Ok(Live::Update(_) | Live::Seed(_))) {
                 self.malformed += 1;
                 return;
             }
+        }
+        let Ok(live) = live else {
+            self.malformed += 1;
+            return;
         };
         match live {
             Live::Ask { nonce, of, anyone } => {
@@ -241,7 +258,7 @@ impl Keeper {
                 if !kept.ledger.reaches(position) || !kept.ledger.takes(position, &update) {
                     return;
                 }
-                let update = message.payload().clone();
+                let update = payload;
                 let record = Record { position, bytes: wire::encode_record(from, &update) };
                 kept.tail_bytes += update.len() + RECORD;
                 kept.state.tail.push(Entry { position, origin: from, update });
@@ -262,7 +279,7 @@ impl Keeper {
                 self.store(|| StoreChange::Replace { name: name.to_owned(), base });
                 self.look_after(name);
             }
-            Live::More { .. } | Live::Stored(_) => {}
+            Live::More { .. } | Live::Stored(_) | Live::Piece(_) => {}
         }
     }
 

@@ -28,6 +28,7 @@ pub(crate) mod keeper;
 mod list;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod outgoing;
+mod pieces;
 mod presence;
 pub(crate) mod replica;
 pub mod store;

@@ -12,6 +12,7 @@ use crate::proto::Instant;
 
 use super::fold::{Folded, apply_all, decode_all};
 use super::join::{Held, Join, Joined, Step};
+use super::pieces::{self, Pieces, Taken};
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Live, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
@@ -92,6 +93,7 @@ pub(crate) struct Replica<D: Document> {
     recent: VecDeque<Pending<D>>,
     stored: Option<Position>,
     transfers: Transfers,
+    pieces: Pieces,
     failed: Option<DocumentError>,
     outputs: VecDeque<Output<D>>,
     /// Malformed messages on the document's topics, passed over.
@@ -115,6 +117,7 @@ impl<D: Document> Replica<D> {
             id: config.seed,
             nonce: config.seed,
             transfers: Transfers::new(config.max_message),
+            pieces: Pieces::default(),
             config,
             folded: Folded::empty(),
             view: None,
@@ -282,8 +285,19 @@ impl<D: Document> Replica<D> {
 
     fn send_again(&mut self) {
         let again: Vec<Bytes> = self.pending.iter().map(|pending| pending.payload.clone()).collect();
-        for payload in again {
-            self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
+        again.into_iter().for_each(|payload| self.put(payload));
+    }
+
+    /// Says an update or a seed, in pieces where messages may not be so large.
+    fn put(&mut self, payload: Bytes) {
+        let kind = MessageKind::DocumentFragment;
+        if payload.len() <= self.config.max_message {
+            self.outputs.push_back(Output::Say { kind, payload });
+            return;
+        }
+        let nonce = self.nonce();
+        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
+            self.say(kind, &Live::Piece(piece));
         }
     }
 
@@ -318,6 +332,16 @@ impl<D: Document> Replica<D> {
             return;
         }
         match Live::decode(message.payload()) {
+            Ok(Live::Piece(piece)) => match self.pieces.take(from, "", piece) {
+                Taken::Held => {}
+                Taken::Whole(whole) => match Live::decode(&whole) {
+                    Ok(live @ (Live::Update(_) | Live::Seed(_))) => self.on_live(now, position, from, live),
+                    _ => self.malformed += 1,
+                },
+                // The first ones may have come before the document was asked for: then it is in no answer yet.
+                Taken::Missed if self.join.as_ref().is_some_and(Join::is_unasked) => {}
+                Taken::Missed => self.ask(),
+            },
             Ok(live) => self.on_live(now, position, from, live),
             Err(_) => self.malformed += 1,
         }
@@ -400,7 +424,7 @@ impl<D: Document> Replica<D> {
             }
             // One that counts comes to those who know that there was nothing before.
             Live::Seed(seed) => self.folded.ledger.reaches(position) && self.take_seed(&seed),
-            Live::Stored(_) | Live::Ask { .. } | Live::More { .. } => false,
+            Live::Stored(_) | Live::Piece(_) | Live::Ask { .. } | Live::More { .. } => false,
         }
     }
 
@@ -586,7 +610,7 @@ impl<D: Document> Replica<D> {
             if let Some(state) = self.guarded(|replica| replica.folded.state()) {
                 self.seeding = true;
                 self.join = Some(Join::holding(self.nonce(), asked, held));
-                self.say(MessageKind::DocumentFragment, &Live::Seed(state.encode()));
+                self.put(Live::Seed(state.encode()).encode());
             }
             return;
         }
@@ -716,7 +740,7 @@ impl<D: Document> Replica<D> {
         self.pending_bytes += payload.len();
         let (replica, refused) = (self.id, false);
         self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
-        self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
+        self.put(payload);
     }
 
     /// Whether there is room for an update.

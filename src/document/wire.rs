@@ -70,6 +70,16 @@ pub(crate) struct Update {
     pub(crate) fragments: Vec<Bytes>,
 }
 
+/// A piece of an update or a seed that is larger than a message may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Tells what one sender cuts up apart.
+    pub(crate) nonce: u64,
+    pub(crate) index: u64,
+    pub(crate) of: u64,
+    pub(crate) bytes: Bytes,
+}
+
 /// A message on a document's topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Live {
@@ -78,6 +88,7 @@ pub(crate) enum Live {
     Seed(Bytes),
     /// Up to where a keeper has the document where it survives the keeper.
     Stored(Position),
+    Piece(Piece),
     /// Somebody wants the document as it is where this stands in the order.
     Ask {
         nonce: u64,
@@ -97,6 +108,7 @@ pub(crate) enum Live {
 const UPDATE: u8 = 0x01;
 const SEED: u8 = 0x02;
 const STORED: u8 = 0x03;
+const PIECE: u8 = 0x06;
 const ASK: u8 = 0x10;
 const MORE: u8 = 0x11;
 
@@ -199,6 +211,13 @@ impl Live {
                 bytes.put_u8(STORED);
                 put_position(&mut bytes, *position);
             }
+            Self::Piece(piece) => {
+                bytes.put_u8(PIECE);
+                bytes.put_u64(piece.nonce);
+                put_varint(&mut bytes, piece.index);
+                put_varint(&mut bytes, piece.of);
+                bytes.put_slice(&piece.bytes);
+            }
             Self::Ask { nonce, of, anyone } => {
                 bytes.put_u8(ASK);
                 bytes.put_u64(*nonce);
@@ -221,6 +240,11 @@ impl Live {
             UPDATE => return Update::read(bytes, &mut reader).map(Self::Update),
             SEED => return Ok(Self::Seed(bytes.slice(1..))),
             STORED => Self::Stored(position(&mut reader)?),
+            PIECE => {
+                let (nonce, index, of) = (reader.u64()?, reader.varint()?, reader.varint()?);
+                let bytes = bytes.slice(reader.position()..);
+                return Ok(Self::Piece(Piece { nonce, index, of, bytes }));
+            }
             ASK => Self::Ask {
                 nonce: reader.u64()?,
                 of: Some(reader.id()?).filter(|id| !id.is_nil()),
