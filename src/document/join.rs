@@ -118,6 +118,11 @@ impl Join {
         self.asked.map(|asked| (asked, self.held))
     }
 
+    /// Whether the question has no place in the order yet.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.asked.is_none()
+    }
+
     /// The question. It may be said again: until it came back, it is as if it had not been said.
     pub(super) fn question(&self) -> Live {
         Live::Ask { nonce: self.nonce, of: self.of, anyone: self.tries > TRIES_AT_THE_HOST }

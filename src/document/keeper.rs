@@ -12,6 +12,7 @@ use crate::proto::Instant;
 use crate::wire::FloorCharBoundary;
 
 use super::fold::{Folded, Ledger};
+use super::pieces::{Pieces, Taken};
 use super::store::{Base, Record, StoreChange, Stored};
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Entry, Live, State, Word};
@@ -106,6 +107,7 @@ pub(crate) struct Keeper {
     config: Config,
     documents: BTreeMap<String, Kept>,
     transfers: Transfers,
+    pieces: Pieces,
     /// Whose stored positions are to be told.
     unsaid: BTreeSet<String>,
     say_stored_at: Option<Instant>,
@@ -121,6 +123,7 @@ impl Keeper {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             transfers: Transfers::new(config.max_message),
+            pieces: Pieces::default(),
             config,
             documents: BTreeMap::new(),
             unsaid: BTreeSet::new(),
@@ -243,12 +246,23 @@ impl Keeper {
         };
         let Some(position) = message.position() else { return };
         let from = message.origin();
-        let live = match Live::decode(message.payload()) {
-            Ok(live) => live,
-            Err(_) => {
+        let mut payload = message.payload().clone();
+        let mut live = Live::decode(&payload);
+        if let Ok(Live::Piece(piece)) = live {
+            payload = match self.pieces.take(from, name, piece) {
+                Taken::Held => return,
+                Taken::Whole(whole) => whole,
+                Taken::Missed => return self.miss(now, name),
+            };
+            live = Live::decode(&payload);
+            if !matches!(live, Ok(Live::Update(_) | Live::Seed(_))) {
                 self.malformed += 1;
                 return;
             }
+        }
+        let Ok(live) = live else {
+            self.malformed += 1;
+            return;
         };
         match live {
             Live::Ask { nonce, of, anyone } => {
@@ -279,7 +293,7 @@ impl Keeper {
                 else {
                     return;
                 };
-                let update = wire::own(message.payload());
+                let update = wire::own(&payload);
                 let record = Record { position, bytes: wire::encode_record(from, &update) };
                 kept.tail_bytes += update.len() + RECORD;
                 kept.state.tail.push(Entry { position, origin: from, update });
@@ -310,7 +324,7 @@ impl Keeper {
                 self.store(|| StoreChange::Replace { name: name.to_owned(), base });
                 self.look_after(name);
             }
-            Live::More { .. } | Live::Stored(_) | Live::AskAgain | Live::GivenUp(_) => {}
+            Live::More { .. } | Live::Stored(_) | Live::AskAgain | Live::GivenUp(_) | Live::Piece(_) => {}
         }
     }
 

@@ -13,7 +13,7 @@ pub use handle::{DocumentEvents, DocumentExt, DocumentHandle, DocumentOptions};
 pub use keep::{DocumentInfo, Keeper, KeeperBuilder, KeeperError, KeeperStats};
 pub use keeper::Access;
 pub use list::list;
-pub use presence::Presence;
+pub use presence::{Presence, PresenceError};
 
 #[cfg(feature = "crdt")]
 pub mod crdt;
@@ -28,6 +28,7 @@ pub(crate) mod keeper;
 mod list;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod outgoing;
+mod pieces;
 mod presence;
 pub(crate) mod replica;
 pub mod store;

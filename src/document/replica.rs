@@ -12,8 +12,9 @@ use crate::proto::Instant;
 
 use super::fold::{Folded, apply_all, decode_all};
 use super::join::{Held, Join, Joined, Step};
+use super::pieces::{self, Pieces, Taken};
 use super::transfer::Transfers;
-use super::wire::{self, Answer, Live, Update, Word};
+use super::wire::{self, Answer, Live, Piece, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
 
 /// How many bytes the updates may have that an ordered document remembers after they had their places (a guess).
@@ -113,6 +114,7 @@ pub(crate) struct Replica<D: Document> {
     recent: VecDeque<Pending<D>>,
     stored: Option<Position>,
     transfers: Transfers,
+    pieces: Pieces,
     failed: Option<DocumentError>,
     outputs: VecDeque<Output<D>>,
     /// Malformed messages on the document's topics, passed over.
@@ -139,6 +141,7 @@ impl<D: Document> Replica<D> {
             answers: wire::answer_topic(config.me),
             host: None,
             transfers: Transfers::new(config.max_message),
+            pieces: Pieces::default(),
             config,
             folded: Folded::empty(),
             view: None,
@@ -321,8 +324,19 @@ impl<D: Document> Replica<D> {
 
     fn send_again(&mut self) {
         let again: Vec<Bytes> = self.pending.iter().map(|pending| pending.payload.clone()).collect();
-        for payload in again {
-            self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
+        again.into_iter().for_each(|payload| self.put(payload));
+    }
+
+    /// Says an update or a seed, in pieces where messages may not be so large.
+    fn put(&mut self, payload: Bytes) {
+        let kind = MessageKind::DocumentFragment;
+        if payload.len() <= self.config.max_message {
+            self.outputs.push_back(Output::Say { kind, payload });
+            return;
+        }
+        let nonce = self.nonce();
+        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
+            self.say(kind, &Live::Piece(piece));
         }
     }
 
@@ -347,6 +361,7 @@ impl<D: Document> Replica<D> {
         let of_all = topic.as_str() == wire::KEEPER_TOPIC;
         if of_all || matches!(wire::name_of(topic), Some((_, true))) {
             match Live::decode(message.payload()) {
+                Ok(Live::Piece(piece)) if !of_all => self.on_piece(now, position, from, piece),
                 Ok(live) if !of_all || live == Live::AskAgain => self.on_live(now, position, from, live),
                 _ => self.malformed += 1,
             }
@@ -357,6 +372,19 @@ impl<D: Document> Replica<D> {
             }
         } else {
             self.malformed += 1;
+        }
+    }
+
+    fn on_piece(&mut self, now: Instant, position: Position, from: EndpointId, piece: Piece) {
+        match self.pieces.take(from, "", piece) {
+            Taken::Held => {}
+            Taken::Whole(whole) => match Live::decode(&whole) {
+                Ok(live @ (Live::Update(_) | Live::Seed(_))) => self.on_live(now, position, from, live),
+                _ => self.malformed += 1,
+            },
+            // The first ones may have come before the document was asked for: then it is in no answer yet.
+            Taken::Missed if self.join.as_ref().is_some_and(Join::is_unasked) => {}
+            Taken::Missed => self.ask(),
         }
     }
 
@@ -696,7 +724,7 @@ impl<D: Document> Replica<D> {
             if let Some(state) = self.guarded(|replica| replica.folded.state()) {
                 self.seeding = true;
                 self.join = Some(Join::holding(self.nonce(), asked, held));
-                self.say(MessageKind::DocumentFragment, &Live::Seed(state.encode()));
+                self.put(Live::Seed(state.encode()).encode());
             }
             return;
         }
@@ -914,7 +942,7 @@ impl<D: Document> Replica<D> {
         self.pending_bytes += payload.len();
         let (replica, refused) = (self.id, false);
         self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
-        self.outputs.push_back(Output::Say { kind: MessageKind::DocumentFragment, payload });
+        self.put(payload);
     }
 
     /// Whether there is room for an update.

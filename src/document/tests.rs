@@ -146,13 +146,15 @@ struct Net<D: Document> {
     /// What was said and has no place yet.
     said: VecDeque<(usize, Message)>,
     recent: usize,
+    max_message: usize,
 }
 
 fn keeper(stores: bool, knows: bool) -> Keeper {
-    keeper_up_to(64 << 20, stores, knows)
+    limited_keeper((64 << 20, 8 << 20), stores, knows)
 }
 
-fn keeper_up_to(max_document: usize, stores: bool, knows: bool) -> Keeper {
+/// One that keeps no document larger than the first of these, and sends no message larger than the second.
+fn limited_keeper((max_document, max_message): (usize, usize), stores: bool, knows: bool) -> Keeper {
     let mut folds: std::collections::BTreeMap<String, keeper::Fold> = Default::default();
     if knows {
         folds.insert(Line::KIND.into(), fold::<Line>);
@@ -166,7 +168,7 @@ fn keeper_up_to(max_document: usize, stores: bool, knows: bool) -> Keeper {
         is_hosts: true,
         max_document,
         max_documents: 3,
-        max_message: 8 << 20,
+        max_message,
         stores,
         folds,
         mutant: None,
@@ -180,6 +182,7 @@ impl<D: Document> Net<D> {
             epoch: 1,
             seq: 0,
             keeper: Some(keeper(true, true)),
+            max_message: 8 << 20,
             store: MemoryStore::new(),
             access: Access::Write,
             ones: Vec::new(),
@@ -196,7 +199,7 @@ impl<D: Document> Net<D> {
             create: false,
             max_unsynced: (10, 1 << 20),
             max_update: 1_000,
-            max_message: 8 << 20,
+            max_message: self.max_message,
             recent: self.recent,
             mutant: None,
         }
@@ -255,6 +258,7 @@ impl<D: Document> Net<D> {
     /// Gives what was said first its place; whether there was anything.
     fn place(&mut self) -> bool {
         let Some((node, mut message)) = self.said.pop_front() else { return false };
+        assert!(message.payload().len() <= self.max_message, "{message:?}");
         self.seq += 1;
         message.origin = id(node);
         message.position = Some(Position { epoch: self.epoch, seq: self.seq });
@@ -304,7 +308,7 @@ impl<D: Document> Net<D> {
         self.epoch += 1;
         self.seq = 0;
         self.said.retain(|(node, _)| *node != HOST);
-        let mut keeper = keeper(true, true);
+        let mut keeper = limited_keeper((64 << 20, self.max_message), true, true);
         if with_store {
             let stored = self.store.load(NAME).expect("a store").expect("the document");
             keeper.load(NAME.into(), stored).expect("what it stored itself");
@@ -802,4 +806,60 @@ fn a_state_says_what_was_refused() {
     assert_eq!(again, state);
     assert!(again.numbers.was_refused(id(second + 1), net.ones[second].replica.id(), 1));
     assert!(!again.numbers.was_refused(id(first + 1), net.ones[first].replica.id(), 1));
+}
+
+/// A net of messages that are too short for the documents.
+fn short<D: Document>() -> Net<D> {
+    let max_message = 120;
+    Net { max_message, keeper: Some(limited_keeper((64 << 20, max_message), true, true)), ..Net::new() }
+}
+
+#[test]
+fn a_document_larger_than_a_message_comes_back_to_a_host_that_lost_it() {
+    let mut net = short::<Line>();
+    let (first, second) = (net.open(), net.open());
+    net.place_all();
+    let expected: Vec<u8> = (0..200).map(|n| b'a' + n % 26).collect();
+    for text in expected.chunks(50) {
+        net.update(first, vec![(text.to_vec(), None)]).expect("room");
+        net.place_all();
+    }
+    net.restart(false);
+    net.reset(first);
+    net.reset(second);
+    // The questions and their answers, and a first piece of the first's.
+    let is_piece = |message: &Message| matches!(Live::decode(message.payload()), Ok(Live::Piece(_)));
+    while !net.said.front().is_some_and(|(_, message)| is_piece(message)) {
+        assert!(net.place());
+    }
+    net.place();
+    // Who asks now does not have all pieces.
+    let third = net.open();
+    net.said.rotate_right(1);
+    net.place_all();
+    for _ in 0..6 {
+        net.pass(Duration::from_secs(1));
+        net.place_all();
+    }
+    net.all_have(&expected);
+    net.write(third, "!");
+    net.place_all();
+    net.all_have(&[&expected[..], b"!"].concat());
+}
+
+#[test]
+fn what_a_host_lacks_may_be_larger_than_a_message() {
+    let mut net = short::<Set>();
+    let (first, second) = (net.open(), net.open());
+    net.place_all();
+    let expected: Vec<u8> = (0..=255).collect();
+    for bytes in expected.chunks(30) {
+        net.update(first, vec![bytes.to_vec()]).expect("room");
+        net.place_all();
+    }
+    net.restart(false);
+    net.reset(first);
+    net.reset(second);
+    net.place_all();
+    net.all_have(&expected);
 }

@@ -75,6 +75,16 @@ pub(crate) struct Update {
     pub(super) fragments: Bytes,
 }
 
+/// A piece of an update or a seed that is larger than a message may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Tells what one sender cuts up apart.
+    pub(crate) nonce: u64,
+    pub(crate) index: u64,
+    pub(crate) of: u64,
+    pub(crate) bytes: Bytes,
+}
+
 /// A message on a document's topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Live {
@@ -87,6 +97,7 @@ pub(crate) enum Live {
     AskAgain,
     /// A keeper keeps the document no more, for this reason.
     GivenUp(String),
+    Piece(Piece),
     /// Somebody wants the document as it is where this stands in the order.
     Ask {
         nonce: u64,
@@ -108,6 +119,7 @@ const SEED: u8 = 0x02;
 const STORED: u8 = 0x03;
 const ASK_AGAIN: u8 = 0x04;
 const GIVEN_UP: u8 = 0x05;
+const PIECE: u8 = 0x06;
 const ASK: u8 = 0x10;
 const MORE: u8 = 0x11;
 
@@ -250,6 +262,13 @@ impl Live {
                 bytes.put_u8(GIVEN_UP);
                 bytes.put_slice(reason.as_bytes());
             }
+            Self::Piece(piece) => {
+                bytes.put_u8(PIECE);
+                bytes.put_u64(piece.nonce);
+                put_varint(&mut bytes, piece.index);
+                put_varint(&mut bytes, piece.of);
+                bytes.put_slice(&piece.bytes);
+            }
             Self::Ask { nonce, of, anyone } => {
                 bytes.put_u8(ASK);
                 bytes.put_u64(*nonce);
@@ -274,6 +293,11 @@ impl Live {
             STORED => Self::Stored(position(&mut reader)?),
             ASK_AGAIN => Self::AskAgain,
             GIVEN_UP => return Ok(Self::GivenUp(rest(bytes, &reader)?)),
+            PIECE => {
+                let (nonce, index, of) = (reader.u64()?, reader.varint()?, reader.varint()?);
+                let bytes = bytes.slice(reader.position()..);
+                return Ok(Self::Piece(Piece { nonce, index, of, bytes }));
+            }
             ASK => Self::Ask {
                 nonce: reader.u64()?,
                 of: Some(reader.id()?).filter(|id| !id.is_nil()),

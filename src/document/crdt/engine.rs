@@ -23,6 +23,8 @@ const REMOTE: &str = "remote";
 const FIRST: &str = "first";
 /// How many steps can be undone; when there are twice as many, the older half goes.
 const UNDO_STEPS: usize = 500;
+/// How many bytes of fragments may wait for earlier ones: as much as a keeper keeps of a document by default (a guess). With more, the document is broken.
+const MOST_WAITING: usize = 64 << 20;
 
 /// How many fragments that break a document are left out of it when it is made anew (a guess: none are known that come so far).
 const MOST_LEFT_OUT: usize = 16;
@@ -52,6 +54,7 @@ pub(super) struct Engine<S> {
     clocks: BTreeMap<u64, u64>,
     /// Fragments that came too early, by a client and a clock of it that they wait for.
     waiting: BTreeMap<(u64, u64), BTreeSet<Bytes>>,
+    waiting_bytes: usize,
     broken: bool,
 }
 
@@ -72,6 +75,7 @@ impl<S: Shape> Engine<S> {
             joined: false,
             clocks: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            waiting_bytes: 0,
             broken: false,
         }
     }
@@ -229,7 +233,16 @@ impl<S: Shape> Engine<S> {
         let update = decode(&fragment).map_err(malformed)?;
         // yrs would let it wait, too, but forgets some of what waits, and leaves gaps.
         if let Some(missing) = outline.needs.iter().find(|need| !self.has(&outline, **need)) {
-            self.waiting.entry(*missing).or_default().insert(fragment);
+            let waiting = self.waiting.entry(*missing).or_default();
+            let size = fragment.len();
+            if waiting.insert(fragment) {
+                self.waiting_bytes += size;
+            }
+            if self.waiting_bytes > MOST_WAITING {
+                // Without it, this document could come to differ from the others' without a word.
+                self.broken = true;
+                return Err(Conflict::new("more waits for what is missing than this document may hold"));
+            }
             return Ok(Vec::new());
         }
         // Nothing waits in yrs: what builds on something missing does not come here. What does wait goes round in a circle, and yrs would leave a gap.
@@ -241,11 +254,11 @@ impl<S: Shape> Engine<S> {
         for (client, clocks) in outline.brings {
             let clock = self.clocks.entry(client).or_default();
             *clock = clocks.end.max(*clock);
-            if !self.waiting.is_empty() {
-                let mut later = self.waiting.split_off(&(client, 0));
-                let mut rest = later.split_off(&(client, *clock));
-                ready.extend(later.into_values().flatten());
-                self.waiting.append(&mut rest);
+            let due: Vec<_> = self.waiting.range((client, 0)..(client, *clock)).map(|(at, _)| *at).collect();
+            for at in due {
+                let fragments = self.waiting.remove(&at).unwrap_or_default();
+                self.waiting_bytes -= fragments.iter().map(Bytes::len).sum::<usize>();
+                ready.extend(fragments);
             }
         }
         Ok(ready)
@@ -303,6 +316,7 @@ impl<S: Shape> Engine<S> {
         let copied = copy.transaction(FIRST, |copy, txn| copy.integrate_in(txn, state));
         copy.broken = self.broken || copied.is_err();
         copy.waiting.clone_from(&self.waiting);
+        copy.waiting_bytes = self.waiting_bytes;
         copy
     }
 

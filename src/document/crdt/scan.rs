@@ -50,13 +50,12 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Whether it brings this. Clients come from the greatest to the least.
+    /// Whether it brings this. Clients come from the greatest to the least, and the ranges of each from the first to the last.
     pub(super) fn has(&self, client: u64, clock: u64) -> bool {
-        let at = self.brings.partition_point(|(of, _)| *of > client);
-        self.brings[at..]
-            .iter()
-            .take_while(|(of, _)| *of == client)
-            .any(|(_, clocks)| clocks.contains(&clock))
+        let begins_before =
+            |(of, clocks): &(u64, Range<u64>)| *of > client || (*of == client && clocks.start <= clock);
+        let behind = self.brings.partition_point(begins_before);
+        self.brings[..behind].last().is_some_and(|(of, clocks)| *of == client && clocks.contains(&clock))
     }
 }
 

@@ -208,7 +208,7 @@ impl<D: Document> Shared<D> {
     }
 
     pub(super) fn malformed(&self) -> u64 {
-        lock(&self.replica).malformed()
+        lock(&self.replica).malformed() + lock(&self.others).malformed()
     }
 
     pub(super) fn unsent(&self) -> u64 {

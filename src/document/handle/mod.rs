@@ -17,10 +17,10 @@ use tokio::sync::broadcast;
 
 use crate::endpoint::Endpoint;
 use crate::error::SubscribeError;
-use crate::message::{EncodeError, Position};
+use crate::message::Position;
 use crate::sync::lock;
 
-use super::presence::Presence;
+use super::presence::{Presence, PresenceError};
 use super::wire;
 use super::{Document, DocumentError, DocumentEvent, Draft, UpdateError};
 use driver::Shared;
@@ -299,11 +299,11 @@ impl<D: Document> DocumentHandle<D> {
     }
 
     /// Tells the others something about this opening of the document: where the cursor is, a name, a colour. They see it until it is told otherwise, the document is
-    /// closed, or the endpoint leaves. What is told faster than 25 times a second is passed over, but for the last.
+    /// closed, or the endpoint leaves. What is told faster than 25 times a second is passed over, but for the last. At most 4 KiB as MessagePack (a guess).
     ///
     /// # Errors
-    /// [`EncodeError`]: the value has no form as MessagePack.
-    pub fn set_presence(&self, value: &(impl Serialize + ?Sized)) -> Result<(), EncodeError> {
+    /// [`PresenceError`]; what was told before holds.
+    pub fn set_presence(&self, value: &(impl Serialize + ?Sized)) -> Result<(), PresenceError> {
         self.shared().set_presence(super::presence::encode_state(value)?);
         Ok(())
     }

@@ -474,7 +474,7 @@ impl Driver {
         }
     }
 
-    fn perform(&self) {
+    fn perform(&mut self) {
         loop {
             let Some(output) = lock(&self.shared.machine).poll_output() else { break };
             match output {
@@ -485,8 +485,9 @@ impl Driver {
                     }
                 }
                 Output::Store(change) => {
-                    if let Some(storing) = &self.storing {
-                        storing.store(change);
+                    if self.storing.as_ref().is_some_and(|storing| !storing.store(change)) {
+                        self.shared.fail(KeeperError::Store("it is too slow, and was given up".to_owned()));
+                        self.storing = None;
                     }
                 }
                 Output::Fold { name, state, fold } => {

@@ -55,6 +55,10 @@ impl Storing {
 
     /// Starts the thread.
     pub(super) fn run(self, results: mpsc::UnboundedSender<Done>) -> Writer {
+        self.run_with(results, MOST_WAITING)
+    }
+
+    fn run_with(self, results: mpsc::UnboundedSender<Done>, most: usize) -> Writer {
         let (changes, queue) = std_mpsc::channel();
         let (done, ended) = oneshot::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -64,16 +68,17 @@ impl Storing {
             // Nobody may be waiting for it.
             let _ = done.send(());
         });
-        Writer { changes, waiting, ended }
+        Writer { changes, waiting, most, ended }
     }
 }
 
 fn size(change: &StoreChange) -> usize {
-    match change {
-        StoreChange::Append { record, .. } => record.bytes.len(),
-        StoreChange::Replace { base, .. } => base.bytes.len(),
-        StoreChange::Remove { .. } => 0,
-    }
+    let (name, bytes) = match change {
+        StoreChange::Append { name, record } => (name, record.bytes.len()),
+        StoreChange::Replace { name, base } => (name, base.bytes.len()),
+        StoreChange::Remove { name } => (name, 0),
+    };
+    size_of::<StoreChange>() + name.len() + bytes
 }
 
 fn write(
@@ -87,15 +92,11 @@ fn write(
         changes.extend(queue.try_iter().take(MOST_AT_ONCE - 1));
         let bytes: usize = changes.iter().map(size).sum();
         let committed = catch_unwind(AssertUnwindSafe(|| store.commit(&changes)));
-        let mut error = match committed {
+        let error = match committed {
             Ok(committed) => committed.err().map(KeeperError::from),
             Err(_) => Some(KeeperError::Store("the store panicked".to_owned())),
         };
-        if waiting.fetch_sub(bytes, Ordering::Relaxed) > MOST_WAITING {
-            error.get_or_insert_with(|| {
-                KeeperError::Store("the store is too slow, and was given up".to_owned())
-            });
-        }
+        waiting.fetch_sub(bytes, Ordering::Relaxed);
         let failed = error.is_some();
         let mut positions = BTreeMap::new();
         if !failed {
@@ -124,14 +125,21 @@ fn write(
 pub(super) struct Writer {
     changes: std_mpsc::Sender<StoreChange>,
     waiting: Arc<AtomicUsize>,
+    most: usize,
     ended: oneshot::Receiver<()>,
 }
 
 impl Writer {
-    pub(super) fn store(&self, change: StoreChange) {
-        self.waiting.fetch_add(size(&change), Ordering::Relaxed);
+    /// Whether there was room. Otherwise the store is to be given up: what is behind a hole is of no use.
+    pub(super) fn store(&self, change: StoreChange) -> bool {
+        let size = size(&change);
+        if self.waiting.load(Ordering::Relaxed) + size > self.most {
+            return false;
+        }
+        self.waiting.fetch_add(size, Ordering::Relaxed);
         // The thread ends after an error, which was told.
         let _ = self.changes.send(change);
+        true
     }
 
     /// Waits until all is written.
@@ -139,5 +147,53 @@ impl Writer {
         drop(self.changes);
         // An error is the thread's end, too.
         let _ = self.ended.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::super::store::{Record, StoreError, Stored};
+    use super::*;
+
+    /// A store that hangs until nobody can tell it to go on.
+    struct Hung(std_mpsc::Receiver<()>);
+
+    impl Store for Hung {
+        fn names(&mut self) -> Result<Vec<String>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn load(&mut self, _: &str) -> Result<Option<Stored>, StoreError> {
+            Ok(None)
+        }
+
+        fn commit(&mut self, _: &[StoreChange]) -> Result<(), StoreError> {
+            // As above.
+            let _ = self.0.recv();
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_store_that_hangs_is_bounded() {
+        let (go, told) = std_mpsc::channel();
+        let (results, mut written) = mpsc::unbounded_channel();
+        let writer = Storing(Box::new(Hung(told))).run_with(results, 10_000);
+        let append = |seq| StoreChange::Append {
+            name: "it".to_owned(),
+            record: Record { position: Position { epoch: 1, seq }, bytes: Bytes::from(vec![0; 1_000]) },
+        };
+        let stored = (1..=1_000).take_while(|seq| writer.store(append(*seq))).count();
+        assert!((7..=9).contains(&stored), "{stored}");
+        drop(go);
+        writer.end().await;
+        let mut last = 0;
+        while let Some(Done::Written(Written { positions, error })) = written.recv().await {
+            assert_eq!(error, None);
+            last = positions["it"].seq;
+        }
+        assert_eq!(last, stored as u64, "what it was told before is stored");
     }
 }

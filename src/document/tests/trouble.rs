@@ -255,7 +255,7 @@ fn a_keeper_does_not_ask_for_what_it_misses_more_than_once_in_a_second() {
 #[test]
 fn who_has_a_document_open_that_is_given_up_is_told() {
     let too_large = |knows, stored: Option<Stored>| {
-        let mut keeper = keeper_up_to(300, true, knows);
+        let mut keeper = limited_keeper((300, 8 << 20), true, knows);
         stored
             .into_iter()
             .for_each(|stored| keeper.load(NAME.into(), stored).expect("what it stored itself"));
@@ -295,7 +295,7 @@ fn who_has_a_document_open_that_is_given_up_is_told() {
 
 #[test]
 fn a_document_is_folded_before_it_is_too_large() {
-    let mut net = Net::<Set> { keeper: Some(keeper_up_to(400, true, true)), ..Net::new() };
+    let mut net = Net::<Set> { keeper: Some(limited_keeper((400, 8 << 20), true, true)), ..Net::new() };
     let first = net.open();
     net.place_all();
     let all: Vec<u8> = (0..250).collect();

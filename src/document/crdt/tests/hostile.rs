@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::scan::put_number;
 use super::super::{Array, Canvas, Map, Sheet, Text, Undo};
 use super::*;
 
@@ -137,6 +138,76 @@ fn no_nesting_exhausts_the_stack() {
     embed.extend(json.bytes());
     embed.push(0);
     assert!(Text::decode(&embed).is_err());
+}
+
+/// An update of these blocks, and no deletions.
+fn update(clients: &[(u64, u64, Vec<Vec<u8>>)]) -> Bytes {
+    let mut bytes = Vec::new();
+    put_number(&mut bytes, clients.len() as u64);
+    for (client, clock, blocks) in clients {
+        put_number(&mut bytes, blocks.len() as u64);
+        put_number(&mut bytes, *client);
+        put_number(&mut bytes, *clock);
+        bytes.extend(blocks.iter().flatten());
+    }
+    bytes.push(0);
+    bytes.into()
+}
+
+/// A block of which but its length is left, and one that is left out.
+const GARBAGE: [u8; 2] = [0, 1];
+const SKIP: [u8; 2] = [10, 1];
+
+/// Each item compared with each range would be 8 * 10^9 comparisons.
+#[test]
+fn a_megabyte_of_holes_and_of_what_stands_behind_them_takes_no_longer_than_another() {
+    let ranges = 130_000;
+    let holes = [GARBAGE.to_vec(), SKIP.to_vec()].into_iter().cycle().take(2 * ranges - 1).collect();
+    let mut beside = vec![0x84];
+    put_number(&mut beside, 1);
+    put_number(&mut beside, 2 * ranges as u64 - 2);
+    beside.extend([1, b'x']);
+    let update = update(&[(2, 0, vec![beside; 60_000]), (1, 0, holes)]);
+    assert!((900_000..1 << 20).contains(&update.len()), "{}", update.len());
+    let mut text: Text = replica(3);
+    text.apply(&update).unwrap();
+    assert_eq!(text.to_string(), "", "it waits for what is in the holes");
+}
+
+/// Likewise, for each client that is brought and each fragment that waits.
+#[test]
+fn a_megabyte_of_clients_is_taken_in_however_many_fragments_wait() {
+    let mut text: Text = replica(3);
+    let waiting: Vec<Bytes> = (0..4_000)
+        .map(|n| update(&[([1, 1 << 40][n as usize % 2], 10 + 2 * n, vec![GARBAGE.to_vec()])]))
+        .collect();
+    text.replay(&waiting);
+    let clients: Vec<_> = (0..140_000).rev().map(|n| (10 + n, 0, vec![GARBAGE.to_vec()])).collect();
+    let update = update(&clients);
+    assert!((900_000..1 << 20).contains(&update.len()), "{}", update.len());
+    text.apply(&update).unwrap();
+    // What waited comes when its turn does.
+    let missing = vec![GARBAGE.to_vec(); 10];
+    text.apply(&self::update(&[(1 << 40, 0, missing)])).unwrap();
+}
+
+#[test]
+fn who_has_to_wait_for_too_much_is_told_and_forgets_nothing_in_silence() {
+    let mut text: Text = replica(3);
+    let large = |clock: u64| {
+        let mut item = vec![0x84, 9];
+        put_number(&mut item, clock);
+        put_number(&mut item, 8 << 20);
+        item.resize(item.len() + (8 << 20), b'x');
+        update(&[(1, 0, vec![item])])
+    };
+    for clock in 0..7 {
+        text.apply(&large(clock)).unwrap();
+        text.apply(&large(clock)).unwrap();
+    }
+    let error = text.apply(&large(7)).unwrap_err();
+    assert!(error.to_string().contains("more waits"), "{error}");
+    assert!(Draft::alone(&mut text, |draft| draft.insert(0, "x")).is_err());
 }
 
 #[test]
