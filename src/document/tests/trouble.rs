@@ -460,7 +460,7 @@ fn who_opens_a_document_is_told_so_and_nothing_else() {
 
 #[test]
 fn what_comes_behind_a_question_is_held_up_to_a_bound() {
-    let mut net = Net::<Line>::new();
+    let mut net = Net::<Line> { max_message: 9 << 20, ..Net::new() };
     let first = net.open();
     net.place_all();
     net.write(first, "a");
