@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) max_update: usize,
     /// The largest message of the cluster, in bytes.
     pub(crate) max_message: usize,
+    /// Whether this endpoint may ask, and say nothing else.
+    pub(crate) read_only: bool,
     /// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them.
     pub(crate) recent: usize,
     #[cfg(any(test, feature = "test-utils"))]
@@ -118,13 +120,12 @@ impl<D: Document> Replica<D> {
             nonce: config.seed,
             transfers: Transfers::new(config.max_message),
             pieces: Pieces::default(),
-            config,
             folded: Folded::empty(),
             view: None,
             view_is_stale: false,
             run: None,
             begun: false,
-            read_only: false,
+            read_only: config.read_only,
             join: None,
             seeding: false,
             unanswered: Vec::new(),
@@ -136,6 +137,7 @@ impl<D: Document> Replica<D> {
             failed: None,
             outputs: VecDeque::new(),
             malformed: 0,
+            config,
         };
         replica.folded.document.set_replica(replica.id);
         replica.ask();
@@ -331,7 +333,12 @@ impl<D: Document> Replica<D> {
             }
             return;
         }
+        // Who may only read may ask, and no more.
+        let is_question = message.kind() == MessageKind::FullDocumentRequest;
         match Live::decode(message.payload()) {
+            Ok(live) if is_question && !matches!(live, Live::Ask { .. } | Live::More { .. }) => {
+                self.malformed += 1;
+            }
             Ok(Live::Piece(piece)) => match self.pieces.take(from, "", piece) {
                 Taken::Held => {}
                 Taken::Whole(whole) => match Live::decode(&whole) {
@@ -393,6 +400,9 @@ impl<D: Document> Replica<D> {
     }
 
     fn on_ask(&mut self, now: Instant, from: EndpointId, nonce: u64, of: Option<EndpointId>, anyone: bool) {
+        if self.config.read_only {
+            return;
+        }
         self.end_run();
         let here = self.join.is_none() && self.begun;
         let say = |word| Some(Answer { nonce, word });
@@ -573,7 +583,7 @@ impl<D: Document> Replica<D> {
         match joined {
             Joined::State { state, asked, held, nonces } => {
                 self.unanswered = nonces;
-                self.read_only = state.read_only;
+                self.read_only = state.read_only || self.config.read_only;
                 let found = state.kind.clone();
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
                     return self.fail(self.foreign(found));
@@ -589,7 +599,7 @@ impl<D: Document> Replica<D> {
                 }
             }
             Joined::Empty { asked, held, read_only } => {
-                self.read_only = read_only;
+                self.read_only = read_only || self.config.read_only;
                 self.begin_anew(asked, held);
             }
             Joined::Nobody { asked, held, nonces } if self.begun || self.config.create => {
