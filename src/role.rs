@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// Gives messages their order and publishes them.
     Host = 0,
-    /// Receives, and may not send.
+    /// Receives, and may not send anything but questions for documents.
     ReadOnly = 1,
     /// Sends and receives.
     Member = 2,

@@ -248,6 +248,12 @@ impl Keeper {
         let from = message.origin();
         let mut payload = message.payload().clone();
         let mut live = Live::decode(&payload);
+        // Who may only read may ask, and no more.
+        let is_question = message.kind() == MessageKind::FullDocumentRequest;
+        if is_question && !matches!(live, Ok(Live::Ask { .. } | Live::More { .. })) {
+            self.malformed += 1;
+            return;
+        }
         if let Ok(Live::Piece(piece)) = live {
             payload = match self.pieces.take(from, name, piece) {
                 Taken::Held => return,

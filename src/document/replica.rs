@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) max_update: usize,
     /// The largest message of the cluster, in bytes.
     pub(crate) max_message: usize,
+    /// Whether this endpoint may ask, and say nothing else.
+    pub(crate) read_only: bool,
     /// How many of its own updates an ordered document remembers after they had their places, for a host that comes back without them.
     pub(crate) recent: usize,
     #[cfg(any(test, feature = "test-utils"))]
@@ -142,7 +144,6 @@ impl<D: Document> Replica<D> {
             host: None,
             transfers: Transfers::new(config.max_message),
             pieces: Pieces::default(),
-            config,
             folded: Folded::empty(),
             view: None,
             view_is_stale: false,
@@ -150,7 +151,7 @@ impl<D: Document> Replica<D> {
             begun: false,
             since: None,
             is_broken: false,
-            read_only: false,
+            read_only: config.read_only,
             join: None,
             ask_again: false,
             seeding: false,
@@ -163,6 +164,7 @@ impl<D: Document> Replica<D> {
             failed: None,
             outputs: VecDeque::new(),
             malformed: 0,
+            config,
         };
         replica.folded.document.set_replica(replica.id);
         replica.ask();
@@ -360,7 +362,12 @@ impl<D: Document> Replica<D> {
         let topic = message.topic();
         let of_all = topic.as_str() == wire::KEEPER_TOPIC;
         if of_all || matches!(wire::name_of(topic), Some((_, true))) {
+            // Who may only read may ask, and no more.
+            let is_question = message.kind() == MessageKind::FullDocumentRequest;
             match Live::decode(message.payload()) {
+                Ok(live) if is_question && !matches!(live, Live::Ask { .. } | Live::More { .. }) => {
+                    self.malformed += 1;
+                }
                 Ok(Live::Piece(piece)) if !of_all => self.on_piece(now, position, from, piece),
                 Ok(live) if !of_all || live == Live::AskAgain => self.on_live(now, position, from, live),
                 _ => self.malformed += 1,
@@ -478,6 +485,9 @@ impl<D: Document> Replica<D> {
     }
 
     fn on_ask(&mut self, now: Instant, from: EndpointId, nonce: u64, of: Option<EndpointId>, anyone: bool) {
+        if self.config.read_only {
+            return;
+        }
         self.end_run();
         let here = self.join.is_none() && self.begun;
         let say = |word| Some(Answer { nonce, word });
@@ -686,7 +696,7 @@ impl<D: Document> Replica<D> {
                 match others {
                     // What we may do the host alone says.
                     Some(nonces) => self.unanswered = nonces,
-                    None => self.read_only = state.read_only,
+                    None => self.read_only = state.read_only || self.config.read_only,
                 }
                 let found = state.kind.clone();
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
@@ -703,7 +713,7 @@ impl<D: Document> Replica<D> {
                 }
             }
             Joined::Empty { asked, held, read_only } => {
-                self.read_only = read_only;
+                self.read_only = read_only || self.config.read_only;
                 self.begin_anew(asked, held);
             }
             Joined::Nobody { asked, held, nonces } if self.begun || self.config.create => {

@@ -200,6 +200,7 @@ impl<D: Document> Net<D> {
             max_unsynced: (10, 1 << 20),
             max_update: 1_000,
             max_message: self.max_message,
+            read_only: false,
             recent: self.recent,
             mutant: None,
         }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::error::{ReceiptError, ReserveError, SendError};
-use crate::message::{Message, Position};
+use crate::message::{Message, MessageKind, Position};
 use crate::sync::lock;
-use crate::wire::{BatchBuilder, Ordered};
+use crate::wire::{BatchBuilder, MAX_QUESTION, Ordered, QUESTIONS};
 
 /// Collects an endpoint's messages into batches. Shared by all its [`Sender`](super::Sender)s and its driver.
 ///
@@ -49,7 +49,7 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
-    /// The endpoint's role does not let it send.
+    /// The endpoint's role does not let it send, but for questions for documents.
     ReadOnly,
     /// The endpoint shuts down, or has ended.
     Closed,
@@ -258,10 +258,12 @@ impl Outbound {
     /// before is never sent; returns how many messages those are.
     pub(crate) fn set_gate(&self, gate: Gate) -> usize {
         let mut state = lock(&self.state);
-        if state.gate != Gate::Closed {
+        let before = state.gate;
+        if before != Gate::Closed {
             state.gate = gate;
         }
-        let given_up = if state.gate == Gate::ReadOnly { state.give_up() } else { GivenUp::default() };
+        let may_no_more = before == Gate::Open && state.gate == Gate::ReadOnly;
+        let given_up = if may_no_more { state.give_up() } else { GivenUp::default() };
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
@@ -275,6 +277,14 @@ impl Outbound {
         let given_up = lock(&self.state).give_up();
         (given_up.tell(), unknown)
     }
+}
+
+/// Whether it is what who may not send may ask all the same.
+fn is_question(message: &Message) -> bool {
+    message.kind == MessageKind::FullDocumentRequest
+        && message.topic.as_str().starts_with(QUESTIONS)
+        && message.headers.as_bytes().is_empty()
+        && message.payload.len() <= MAX_QUESTION
 }
 
 /// What was accepted and will never be sent.
@@ -317,6 +327,7 @@ impl State {
     fn push(&mut self, message: &Message, limit: Option<QueueLimit>) -> Result<(Receipt, bool), Refusal> {
         match self.gate {
             Gate::Open => {}
+            Gate::ReadOnly if is_question(message) => {}
             Gate::ReadOnly => return Err(Refusal::Final(|message, _| SendError::ReadOnly { message })),
             Gate::Closed => return Err(Refusal::Final(|message, _| SendError::Closed { message })),
         }

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::id::SessionToken;
 use crate::message::{Message, Topic};
 
-use super::record::{MIN_RECORD, put_tail, skip_tail, tail_bound};
+use super::record::{MIN_RECORD, is_question, put_tail, skip_tail, tail_bound};
 use super::table::{TopicTable, read_topics};
 use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint, reserve};
 
@@ -133,6 +133,14 @@ impl Batch {
     }
 
     /// The records in order: the topic's place in `topics`, and the tail's bytes.
+    /// Whether all of it is questions for documents, which who may not send may ask.
+    pub(crate) fn is_questions(&self) -> bool {
+        self.records.iter().all(|(topic, tail)| {
+            let topic = self.topics.get(usize::from(*topic));
+            topic.is_some_and(|topic| is_question(topic, &self.body.slice(tail.clone())))
+        })
+    }
+
     pub(crate) fn records(&self) -> impl Iterator<Item = (u16, &[u8])> {
         self.records.iter().map(|(topic, tail)| (*topic, &self.body[tail.clone()]))
     }

@@ -87,6 +87,7 @@ pub(super) fn start<D: Document, E: Endpoint + ?Sized>(
         create: options.create,
         max_unsynced: options.max_unsynced,
         max_update: options.max_update,
+        read_only: !endpoint.role().may_send(),
         max_message: endpoint.sender().max_message(),
         recent: MOST_RECENT,
         #[cfg(any(test, feature = "test-utils"))]

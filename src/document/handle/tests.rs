@@ -213,3 +213,29 @@ async fn nothing_is_told_behind_a_goodbye() {
         assert_eq!(last, 8, "the goodbye");
     }
 }
+
+#[tokio::test]
+async fn who_may_only_read_opens_documents_and_reads_what_changes() {
+    let role = |request: crate::JoinRequest| async move {
+        Ok(if request.token.is_empty() { crate::Role::ReadOnly } else { crate::Role::Member })
+    };
+    let host = Host::builder().authenticator(crate::authenticate_fn(role));
+    let host = host.bind("inproc://handle-reader").await.unwrap();
+    let keeper = Keeper::builder().start(&host).await.unwrap();
+    let writer = Client::builder().subscribe_to_nothing().token("w").join(host.address()).await.unwrap();
+    let written = in_time(writer.document::<Set>("it")).await.unwrap();
+    add(&written, b"a").unwrap();
+    let reader = client(&host).await;
+    let read = in_time(reader.document::<Set>("it")).await.unwrap();
+    let mut changes = read.changes();
+    add(&written, b"b").unwrap();
+    while read.read(|set| set.0.len()) < 2 {
+        in_time(changes.next()).await.unwrap();
+    }
+    assert!(matches!(add(&read, b"c"), Err(UpdateError::ReadOnly { .. })));
+    assert_eq!(in_time(crate::document::list(&reader)).await.unwrap(), keeper.documents());
+    // By hand, too.
+    let update =
+        crate::Message::new("doc/it/f", "x").unwrap().with_kind(crate::MessageKind::DocumentFragment);
+    assert!(matches!(reader.send(update).await, Err(crate::SendError::ReadOnly { .. })));
+}

@@ -122,7 +122,8 @@ impl KeeperBuilder {
     /// Who may do what with which documents. Called when an endpoint asks for one; must not block. A panic in it is a denial. Default: everybody may change everything.
     ///
     /// An endpoint that is told `Read`, or nothing, keeps to it if it is of this crate. What is broadcast reaches all who subscribe, and is not kept from somebody who
-    /// speaks the protocol by hand: that takes an authenticator, or a read-only role.
+    /// speaks the protocol by hand: that takes an authenticator, or a read-only role,
+    /// whose holder may open documents and change none.
     pub fn access(mut self, access: impl Fn(EndpointId, &str) -> Access + Send + Sync + 'static) -> Self {
         self.access = Arc::new(access);
         self

@@ -1,6 +1,7 @@
 //! What is sent gets its place, once, or its sender is told.
 
 use super::*;
+use crate::message::MessageKind;
 
 #[test]
 fn what_was_under_way_at_a_loss_is_sent_again_and_what_was_missed_is_repaired() {
@@ -229,6 +230,29 @@ fn a_read_only_member_cannot_submit() {
     world.run();
     assert_eq!(world.host.counters().forbidden_submits, 1);
     assert_eq!(world.host.counters().ordered, 0);
+}
+
+#[test]
+fn a_read_only_member_may_ask_for_documents() {
+    let mut world = World::new();
+    world.verdict = |_| Ok(Role::ReadOnly);
+    let a = world.join(1, &[""]);
+    let head = SubmitHead { session: world.children[a].attached.unwrap() }.encode();
+    for (topic, kind, payload, is_ordered) in [
+        ("doc/it/f", MessageKind::FullDocumentRequest, "?", true),
+        ("doc/it/f", MessageKind::DocumentFragment, "!", false),
+        ("other", MessageKind::FullDocumentRequest, "?", false),
+        ("doc/it/f", MessageKind::FullDocumentRequest, &*"?".repeat(65), false),
+    ] {
+        let (ordered, forbidden) = (world.host.counters().ordered, world.host.counters().forbidden_submits);
+        let mut batch = BatchBuilder::new(ordered + 1);
+        batch.push(&Message::new(topic, payload.to_owned()).unwrap().with_kind(kind));
+        world.input(host::Input::Submit { frames: vec![head.clone(), batch.finish()] });
+        world.run();
+        let counters = world.host.counters();
+        let expected = (ordered + u64::from(is_ordered), forbidden + u64::from(!is_ordered));
+        assert_eq!((counters.ordered, counters.forbidden_submits), expected, "{topic} {kind:?}");
+    }
 }
 
 #[test]

@@ -204,6 +204,7 @@ impl World<'_> {
             max_unsynced: (8, 1 << 16),
             max_update: 1_000,
             max_message: 1 << 20,
+            read_only: false,
             recent: documents.recent,
             mutant,
         };

@@ -193,21 +193,21 @@ fn a_megabyte_of_clients_is_taken_in_however_many_fragments_wait() {
 
 #[test]
 fn who_has_to_wait_for_too_much_is_told_and_forgets_nothing_in_silence() {
-    let mut text: Text = replica(3);
+    let mut map: Map = replica(3);
     let large = |clock: u64| {
-        let mut item = vec![0x84, 9];
+        let mut item = vec![0x83, 9];
         put_number(&mut item, clock);
         put_number(&mut item, 8 << 20);
         item.resize(item.len() + (8 << 20), b'x');
         update(&[(1, 0, vec![item])])
     };
     for clock in 0..7 {
-        text.apply(&large(clock)).unwrap();
-        text.apply(&large(clock)).unwrap();
+        map.apply(&large(clock)).unwrap();
+        map.apply(&large(clock)).unwrap();
     }
-    let error = text.apply(&large(7)).unwrap_err();
+    let error = map.apply(&large(7)).unwrap_err();
     assert!(error.to_string().contains("more waits"), "{error}");
-    assert!(Draft::alone(&mut text, |draft| draft.insert(0, "x")).is_err());
+    assert!(Draft::alone(&mut map, |draft| draft.set("x", 1)).is_err());
 }
 
 #[test]
