@@ -1,5 +1,7 @@
 //! An open document on one node, as a machine: what the application changes goes out, what comes in is applied in order, what was missed is asked for.
 
+mod own;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,13 +14,10 @@ use crate::proto::Instant;
 
 use super::fold::{Folded, apply_all, decode_all};
 use super::join::{Held, Join, Joined, Step};
-use super::pieces::{self, Pieces, Taken};
+use super::pieces::{Pieces, Taken};
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Live, Piece, Update, Word};
-use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Merged, Model, UpdateError};
-
-/// How many bytes the updates may have that an ordered document remembers after they had their places (a guess).
-const MOST_RECENT_BYTES: usize = 16 << 20;
+use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Model, UpdateError};
 
 /// What a replica is told at its start.
 #[derive(Debug, Clone)]
@@ -324,24 +323,6 @@ impl<D: Document> Replica<D> {
         self.send_again();
     }
 
-    fn send_again(&mut self) {
-        let again: Vec<Bytes> = self.pending.iter().map(|pending| pending.payload.clone()).collect();
-        again.into_iter().for_each(|payload| self.put(payload));
-    }
-
-    /// Says an update or a seed, in pieces where messages may not be so large.
-    fn put(&mut self, payload: Bytes) {
-        let kind = MessageKind::DocumentFragment;
-        if payload.len() <= self.config.max_message {
-            self.outputs.push_back(Output::Say { kind, payload });
-            return;
-        }
-        let nonce = self.nonce();
-        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
-            self.say(kind, &Live::Piece(piece));
-        }
-    }
-
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let nonce = self.nonce();
         let Some(join) = &mut self.join else { return };
@@ -629,54 +610,6 @@ impl<D: Document> Replica<D> {
         }
     }
 
-    /// What is broken is made anew from what the cluster has.
-    fn see_to_breaks(&mut self) {
-        if D::MODEL == Model::Commutative
-            && !self.is_broken
-            && self.guarded(|replica| replica.folded.document.is_broken()) == Some(true)
-        {
-            self.is_broken = true;
-            self.on_reset();
-        }
-    }
-
-    /// One of our own has its place.
-    fn take_own(&mut self) {
-        let Some(mut pending) = self.pending.pop_front() else { return };
-        self.pending_bytes -= pending.payload.len();
-        if D::MODEL == Model::Ordered {
-            let applied = self.guarded(|replica| apply_all(&mut replica.folded.document, &pending.fragments));
-            if let Some(Err(conflict)) = applied {
-                self.view_is_stale = true;
-                pending.refused = true;
-                self.folded.ledger.numbers.refuse(pending.replica);
-                self.event(DocumentEvent::Refused { fragments: pending.fragments.clone(), conflict });
-            }
-            if self.pending.is_empty() && !self.view_is_stale {
-                self.view = None;
-            }
-            self.recent.push_back(pending);
-            self.forget_old();
-        }
-        if self.pending.is_empty() {
-            self.event(DocumentEvent::Synced);
-        }
-    }
-
-    /// What is pending, on top of what is in order.
-    fn rebuild_view(&mut self) {
-        if self.pending.is_empty() {
-            self.view = None;
-            return;
-        }
-        let mut view = self.folded.document.fork();
-        for pending in &self.pending {
-            // Whether it applies in the end, its place decides.
-            let _ = apply_all(&mut view, &pending.fragments);
-        }
-        self.view = Some(view);
-    }
-
     fn on_step(&mut self, step: Step) {
         match step {
             Step::Wait => {}
@@ -779,180 +712,6 @@ impl<D: Document> Replica<D> {
         } else if self.pending.is_empty() {
             self.event(DocumentEvent::Synced);
         }
-    }
-
-    /// A commutative document takes in what the cluster has, and gives it what it lacks.
-    fn come_together(&mut self, folded: Folded<D>) {
-        let Folded { ledger, document } = folded;
-        self.folded.ledger = ledger;
-        self.merge(document);
-    }
-
-    /// In the place of one that is broken comes what the cluster has; what of ours has no place yet is put on top, and goes out again.
-    fn mend(&mut self, folded: Folded<D>) {
-        self.folded = folded;
-        let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
-        self.pending.retain(|own| numbers.last(me, own.replica) < own.number);
-        if self.read_only {
-            let lost: Vec<_> = self.pending.drain(..).map(|own| own.fragments).collect();
-            lost.into_iter().for_each(|fragments| self.refuse_to_read_only(fragments));
-        }
-        self.renumber();
-        // As somebody else: some of what we made before may be left out.
-        self.tell_replica();
-        let own: Vec<D::Fragment> =
-            self.pending.iter().flat_map(|pending| pending.fragments.iter().cloned()).collect();
-        let is_broken = self.guarded(|replica| {
-            replica.folded.document.replay(&own);
-            replica.folded.document.is_broken()
-        });
-        if is_broken == Some(true) {
-            let (name, reason) = (self.config.name.clone(), "an own update breaks it".to_owned());
-            return self.fail(DocumentError::Malformed { name, reason });
-        }
-        self.send_again();
-    }
-
-    fn tell_replica(&mut self) {
-        self.guarded(|replica| replica.folded.document.set_replica(replica.id));
-    }
-
-    /// What we may only read is as the cluster has it: what of ours is not in it is told to be refused.
-    fn give_in(&mut self, document: D) {
-        let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
-        let lost = self.pending.drain(..).filter(|own| numbers.last(me, own.replica) < own.number);
-        let lost: Vec<_> = lost.map(|own| own.fragments).collect();
-        lost.into_iter().for_each(|fragments| self.refuse_to_read_only(fragments));
-        self.pending_bytes = 0;
-        self.folded.document = document;
-        self.be_somebody_else();
-        self.tell_replica();
-    }
-
-    fn refuse_to_read_only(&mut self, fragments: Vec<D::Fragment>) {
-        let conflict = Conflict::new("the document may only be read here, by now");
-        self.event(DocumentEvent::Refused { fragments, conflict });
-    }
-
-    fn merge(&mut self, document: D) {
-        if self.read_only {
-            return self.give_in(document);
-        }
-        let merged = self.guarded(|replica| replica.folded.document.merge(document));
-        self.pending.clear();
-        self.pending_bytes = 0;
-        // As somebody else: what is still on its way from before may yet count.
-        self.be_somebody_else();
-        match merged {
-            Some(Ok(Merged { lacking, .. })) => {
-                let lacking: Vec<D::Fragment> = lacking.into_iter().collect();
-                match self.encoded(&lacking) {
-                    Some(encoded) if !encoded.is_empty() => self.submit(lacking, &encoded),
-                    _ => {}
-                }
-            }
-            Some(Err(conflict)) => {
-                let name = self.config.name.clone();
-                self.fail(DocumentError::Malformed { name, reason: conflict.to_string() });
-            }
-            None => {}
-        }
-    }
-
-    /// What is said from now on is said under another number. What a commutative document makes it names as before: it has all that it has made.
-    fn be_somebody_else(&mut self) {
-        self.id = self.nonce();
-        self.next_number = 1;
-        if D::MODEL == Model::Ordered {
-            self.tell_replica();
-        }
-    }
-
-    /// What is pending gets numbers that count.
-    fn renumber(&mut self) {
-        self.be_somebody_else();
-        for (pending, number) in self.pending.iter_mut().zip(1..) {
-            let payload = wire::renumbered(&pending.payload, self.id, number);
-            (pending.replica, pending.number, pending.payload) = (self.id, number, payload);
-        }
-        self.next_number = 1 + self.pending.len() as u64;
-        self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
-    }
-
-    /// An ordered document: what of ours is not in the cluster's goes out again.
-    ///
-    /// What we sent before we asked stands before the question, or nowhere: an endpoint's messages keep their order. So what the document does not have by
-    /// now will not come by itself, but for what was changed here since the question.
-    fn bring_back_own(&mut self) {
-        let mut has_holes = false;
-        let (recent, pending) = (std::mem::take(&mut self.recent), std::mem::take(&mut self.pending));
-        let placed = recent.into_iter().map(|own| (own, true));
-        for (mut own, had_its_place) in placed.chain(pending.into_iter().map(|own| (own, false))) {
-            let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
-            let has = match had_its_place {
-                true => numbers.may_have(me, own.replica, own.number),
-                false => numbers.last(me, own.replica) >= own.number,
-            };
-            if !has && own.refused {
-                has_holes = true;
-                continue;
-            }
-            if !has && self.read_only {
-                has_holes = true;
-                self.refuse_to_read_only(own.fragments);
-                continue;
-            }
-            if !has {
-                self.pending.push_back(own);
-                continue;
-            }
-            if !own.refused && numbers.was_refused(me, own.replica, own.number) {
-                own.refused = true;
-                let conflict = Conflict::new("something came before it, while this node was not there");
-                self.event(DocumentEvent::Refused { fragments: own.fragments.clone(), conflict });
-            }
-            self.recent.push_back(own);
-        }
-        self.forget_old();
-        let next = self.folded.ledger.numbers.last(self.config.me, self.id) + 1;
-        let follows =
-            |(pending, number): (&Pending<D>, u64)| pending.replica == self.id && pending.number == number;
-        if has_holes || !self.pending.iter().zip(next..).all(follows) {
-            // Some are gone for good: the others go out under another name, or none would ever count.
-            self.renumber();
-        } else {
-            self.next_number = next + self.pending.len() as u64;
-            self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
-        }
-        if !mutant!(self, KeepOwn) {
-            self.send_again();
-        }
-        self.view_is_stale = true;
-    }
-
-    fn forget_old(&mut self) {
-        let mut bytes = 0;
-        let fits = |own: &&Pending<D>| {
-            bytes += own.payload.len();
-            bytes <= MOST_RECENT_BYTES
-        };
-        let kept = self.recent.iter().rev().take(self.config.recent).take_while(fits).count();
-        self.recent.drain(..self.recent.len() - kept);
-    }
-
-    fn encoded(&mut self, fragments: &[D::Fragment]) -> Option<Vec<Vec<u8>>> {
-        self.guarded(|_| fragments.iter().map(D::encode).collect())
-    }
-
-    fn submit(&mut self, fragments: Vec<D::Fragment>, encoded: &[Vec<u8>]) {
-        let number = self.next_number;
-        self.next_number += 1;
-        let encoded = encoded.iter().map(|fragment| &fragment[..]);
-        let payload = Update::new(D::KIND, self.id, number, encoded).encode();
-        self.pending_bytes += payload.len();
-        let (replica, refused) = (self.id, false);
-        self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
-        self.put(payload);
     }
 
     /// Whether there is room for an update.

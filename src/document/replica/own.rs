@@ -1,0 +1,256 @@
+//! What of a document is a node's own: until it has its place, and when the cluster has lost it, or will not have it.
+
+use bytes::Bytes;
+
+use crate::message::MessageKind;
+
+use super::super::fold::{Folded, apply_all};
+use super::super::pieces;
+use super::super::wire::{self, Live, Update};
+use super::super::{Conflict, Document, DocumentError, DocumentEvent, Merged, Model};
+use super::{Output, Pending, Replica};
+
+/// How many bytes the updates may have that an ordered document remembers after they had their places (a guess).
+const MOST_RECENT_BYTES: usize = 16 << 20;
+
+impl<D: Document> Replica<D> {
+    pub(super) fn send_again(&mut self) {
+        let again: Vec<Bytes> = self.pending.iter().map(|pending| pending.payload.clone()).collect();
+        again.into_iter().for_each(|payload| self.put(payload));
+    }
+
+    /// Says an update or a seed, in pieces where messages may not be so large.
+    pub(super) fn put(&mut self, payload: Bytes) {
+        let kind = MessageKind::DocumentFragment;
+        if payload.len() <= self.config.max_message {
+            self.outputs.push_back(Output::Say { kind, payload });
+            return;
+        }
+        let nonce = self.nonce();
+        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
+            self.say(kind, &Live::Piece(piece));
+        }
+    }
+
+    /// What is broken is made anew from what the cluster has.
+    pub(super) fn see_to_breaks(&mut self) {
+        if D::MODEL == Model::Commutative
+            && !self.is_broken
+            && self.guarded(|replica| replica.folded.document.is_broken()) == Some(true)
+        {
+            self.is_broken = true;
+            self.on_reset();
+        }
+    }
+
+    /// One of our own has its place.
+    pub(super) fn take_own(&mut self) {
+        let Some(mut pending) = self.pending.pop_front() else { return };
+        self.pending_bytes -= pending.payload.len();
+        if D::MODEL == Model::Ordered {
+            let applied = self.guarded(|replica| apply_all(&mut replica.folded.document, &pending.fragments));
+            if let Some(Err(conflict)) = applied {
+                self.view_is_stale = true;
+                pending.refused = true;
+                self.folded.ledger.numbers.refuse(pending.replica);
+                self.event(DocumentEvent::Refused { fragments: pending.fragments.clone(), conflict });
+            }
+            if self.pending.is_empty() && !self.view_is_stale {
+                self.view = None;
+            }
+            self.recent.push_back(pending);
+            self.forget_old();
+        }
+        if self.pending.is_empty() {
+            self.event(DocumentEvent::Synced);
+        }
+    }
+
+    /// What is pending, on top of what is in order.
+    pub(super) fn rebuild_view(&mut self) {
+        if self.pending.is_empty() {
+            self.view = None;
+            return;
+        }
+        let mut view = self.folded.document.fork();
+        for pending in &self.pending {
+            // Whether it applies in the end, its place decides.
+            let _ = apply_all(&mut view, &pending.fragments);
+        }
+        self.view = Some(view);
+    }
+
+    /// A commutative document takes in what the cluster has, and gives it what it lacks.
+    pub(super) fn come_together(&mut self, folded: Folded<D>) {
+        let Folded { ledger, document } = folded;
+        self.folded.ledger = ledger;
+        self.merge(document);
+    }
+
+    /// In the place of one that is broken comes what the cluster has; what of ours has no place yet is put on top, and goes out again.
+    pub(super) fn mend(&mut self, folded: Folded<D>) {
+        self.folded = folded;
+        let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
+        self.pending.retain(|own| numbers.last(me, own.replica) < own.number);
+        if self.read_only {
+            let lost: Vec<_> = self.pending.drain(..).map(|own| own.fragments).collect();
+            lost.into_iter().for_each(|fragments| self.refuse_to_read_only(fragments));
+        }
+        self.renumber();
+        // As somebody else: some of what we made before may be left out.
+        self.tell_replica();
+        let own: Vec<D::Fragment> =
+            self.pending.iter().flat_map(|pending| pending.fragments.iter().cloned()).collect();
+        let is_broken = self.guarded(|replica| {
+            replica.folded.document.replay(&own);
+            replica.folded.document.is_broken()
+        });
+        if is_broken == Some(true) {
+            let (name, reason) = (self.config.name.clone(), "an own update breaks it".to_owned());
+            return self.fail(DocumentError::Malformed { name, reason });
+        }
+        self.send_again();
+    }
+
+    pub(super) fn tell_replica(&mut self) {
+        self.guarded(|replica| replica.folded.document.set_replica(replica.id));
+    }
+
+    /// What we may only read is as the cluster has it: what of ours is not in it is told to be refused.
+    pub(super) fn give_in(&mut self, document: D) {
+        let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
+        let lost = self.pending.drain(..).filter(|own| numbers.last(me, own.replica) < own.number);
+        let lost: Vec<_> = lost.map(|own| own.fragments).collect();
+        lost.into_iter().for_each(|fragments| self.refuse_to_read_only(fragments));
+        self.pending_bytes = 0;
+        self.folded.document = document;
+        self.be_somebody_else();
+        self.tell_replica();
+    }
+
+    pub(super) fn refuse_to_read_only(&mut self, fragments: Vec<D::Fragment>) {
+        let conflict = Conflict::new("the document may only be read here, by now");
+        self.event(DocumentEvent::Refused { fragments, conflict });
+    }
+
+    pub(super) fn merge(&mut self, document: D) {
+        if self.read_only {
+            return self.give_in(document);
+        }
+        let merged = self.guarded(|replica| replica.folded.document.merge(document));
+        self.pending.clear();
+        self.pending_bytes = 0;
+        // As somebody else: what is still on its way from before may yet count.
+        self.be_somebody_else();
+        match merged {
+            Some(Ok(Merged { lacking, .. })) => {
+                let lacking: Vec<D::Fragment> = lacking.into_iter().collect();
+                match self.encoded(&lacking) {
+                    Some(encoded) if !encoded.is_empty() => self.submit(lacking, &encoded),
+                    _ => {}
+                }
+            }
+            Some(Err(conflict)) => {
+                let name = self.config.name.clone();
+                self.fail(DocumentError::Malformed { name, reason: conflict.to_string() });
+            }
+            None => {}
+        }
+    }
+
+    /// What is said from now on is said under another number. What a commutative document makes it names as before: it has all that it has made.
+    pub(super) fn be_somebody_else(&mut self) {
+        self.id = self.nonce();
+        self.next_number = 1;
+        if D::MODEL == Model::Ordered {
+            self.tell_replica();
+        }
+    }
+
+    /// What is pending gets numbers that count.
+    pub(super) fn renumber(&mut self) {
+        self.be_somebody_else();
+        for (pending, number) in self.pending.iter_mut().zip(1..) {
+            let payload = wire::renumbered(&pending.payload, self.id, number);
+            (pending.replica, pending.number, pending.payload) = (self.id, number, payload);
+        }
+        self.next_number = 1 + self.pending.len() as u64;
+        self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
+    }
+
+    /// An ordered document: what of ours is not in the cluster's goes out again.
+    ///
+    /// What we sent before we asked stands before the question, or nowhere: an endpoint's messages keep their order. So what the document does not have by
+    /// now will not come by itself, but for what was changed here since the question.
+    pub(super) fn bring_back_own(&mut self) {
+        let mut has_holes = false;
+        let (recent, pending) = (std::mem::take(&mut self.recent), std::mem::take(&mut self.pending));
+        let placed = recent.into_iter().map(|own| (own, true));
+        for (mut own, had_its_place) in placed.chain(pending.into_iter().map(|own| (own, false))) {
+            let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
+            let has = match had_its_place {
+                true => numbers.may_have(me, own.replica, own.number),
+                false => numbers.last(me, own.replica) >= own.number,
+            };
+            if !has && own.refused {
+                has_holes = true;
+                continue;
+            }
+            if !has && self.read_only {
+                has_holes = true;
+                self.refuse_to_read_only(own.fragments);
+                continue;
+            }
+            if !has {
+                self.pending.push_back(own);
+                continue;
+            }
+            if !own.refused && numbers.was_refused(me, own.replica, own.number) {
+                own.refused = true;
+                let conflict = Conflict::new("something came before it, while this node was not there");
+                self.event(DocumentEvent::Refused { fragments: own.fragments.clone(), conflict });
+            }
+            self.recent.push_back(own);
+        }
+        self.forget_old();
+        let next = self.folded.ledger.numbers.last(self.config.me, self.id) + 1;
+        let follows =
+            |(pending, number): (&Pending<D>, u64)| pending.replica == self.id && pending.number == number;
+        if has_holes || !self.pending.iter().zip(next..).all(follows) {
+            // Some are gone for good: the others go out under another name, or none would ever count.
+            self.renumber();
+        } else {
+            self.next_number = next + self.pending.len() as u64;
+            self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
+        }
+        if !mutant!(self, KeepOwn) {
+            self.send_again();
+        }
+        self.view_is_stale = true;
+    }
+
+    pub(super) fn forget_old(&mut self) {
+        let mut bytes = 0;
+        let fits = |own: &&Pending<D>| {
+            bytes += own.payload.len();
+            bytes <= MOST_RECENT_BYTES
+        };
+        let kept = self.recent.iter().rev().take(self.config.recent).take_while(fits).count();
+        self.recent.drain(..self.recent.len() - kept);
+    }
+
+    pub(super) fn encoded(&mut self, fragments: &[D::Fragment]) -> Option<Vec<Vec<u8>>> {
+        self.guarded(|_| fragments.iter().map(D::encode).collect())
+    }
+
+    pub(super) fn submit(&mut self, fragments: Vec<D::Fragment>, encoded: &[Vec<u8>]) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let encoded = encoded.iter().map(|fragment| &fragment[..]);
+        let payload = Update::new(D::KIND, self.id, number, encoded).encode();
+        self.pending_bytes += payload.len();
+        let (replica, refused) = (self.id, false);
+        self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
+        self.put(payload);
+    }
+}
