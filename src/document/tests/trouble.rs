@@ -299,7 +299,7 @@ fn a_document_is_folded_before_it_is_too_large() {
     let first = net.open();
     net.place_all();
     let all: Vec<u8> = (0..250).collect();
-    for part in [&all[..], &all[..70], &all[..70], &all[..70], &all[..70]] {
+    for part in [&all[..], &all[..95], &all[..95], &all[..95]] {
         net.update(first, vec![part.to_vec()]).expect("room");
         net.place_all();
     }
