@@ -20,19 +20,12 @@ use crate::wire::{
     COMMAND, MORE, Raw, command, frame, greeting, greeting_of, message, ping, ready, ready_as,
 };
 
-/// Binds a socket to a port that the system chooses.
-macro_rules! bind {
-    ($socket:expr) => {
-        port_of(&$socket.bind("tcp://127.0.0.1:0").await.expect("a free port").to_string())
-    };
-}
-
-fn endpoint(port: u16) -> String {
+pub(crate) fn endpoint(port: u16) -> String {
     format!("tcp://127.0.0.1:{port}")
 }
 
 /// The next event that this gives something for.
-async fn until<T>(monitor: &mut Monitor, mut wanted: impl FnMut(MonitorEvent) -> Option<T>) -> T {
+pub(crate) async fn until<T>(monitor: &mut Monitor, mut wanted: impl FnMut(MonitorEvent) -> Option<T>) -> T {
     loop {
         if let Some(found) = wanted(soon(monitor.next()).await.expect("it is open")) {
             return found;
@@ -41,7 +34,7 @@ async fn until<T>(monitor: &mut Monitor, mut wanted: impl FnMut(MonitorEvent) ->
 }
 
 /// Why the connection from this port ended.
-async fn end_of(monitor: &mut Monitor, port: u16) -> DisconnectReason {
+pub(crate) async fn end_of(monitor: &mut Monitor, port: u16) -> DisconnectReason {
     until(monitor, |event| match event {
         MonitorEvent::Disconnected { address, reason, .. } if port_of(&address.to_string()) == port => {
             Some(reason)
@@ -52,7 +45,7 @@ async fn end_of(monitor: &mut Monitor, port: u16) -> DisconnectReason {
 }
 
 /// Waits until a socket has this many peers.
-async fn until_peers(monitor: &mut Monitor, count: usize) {
+pub(crate) async fn until_peers(monitor: &mut Monitor, count: usize) {
     for _ in 0..count {
         until(monitor, |event| matches!(event, MonitorEvent::Ready { .. }).then_some(())).await;
     }

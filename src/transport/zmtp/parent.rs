@@ -198,6 +198,8 @@ impl Strangers {
                 };
                 batch.map(event).collect()
             }
+            // A ROUTER has none.
+            Arrival::Subscriptions => Vec::new(),
             Arrival::Gone(peer, _) => {
                 let peer = PeerId::new(peer.identity());
                 self.silent.retain(|(_, silent)| *silent != peer);

@@ -18,7 +18,7 @@ use super::options::Options;
 use super::publisher::{Change, Publisher};
 use super::queue::PeerQueue;
 use crate::sync::lock;
-use crate::zmtp::command::{MAX_IDENTITY, subscription};
+use crate::zmtp::command::MAX_IDENTITY;
 use crate::zmtp::connection::later;
 use crate::zmtp::{Message, PeerInfo, SocketType, Violation};
 
@@ -49,7 +49,8 @@ impl Peer {
         self.ready.get().map(|ready| ready.identity.clone()).unwrap_or_default()
     }
 
-    fn minor(&self) -> u8 {
+    /// Its minor version.
+    pub(super) fn minor(&self) -> u8 {
         self.ready.get().map_or(0, |ready| ready.info.minor)
     }
 }
@@ -104,7 +105,7 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
         let cancel = CancellationToken::new();
-        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm));
+        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm, kind == SocketType::Xpub));
         Arc::new(Self {
             kind,
             options,
@@ -207,7 +208,7 @@ impl Hub {
                 publisher.add(peer, on_full);
             }
             for prefix in subscriptions.keys() {
-                peer.queue.push_command(subscription(true, prefix, peer.minor()));
+                peer.queue.push_change(true, prefix);
             }
         }
         self.emit(MonitorEvent::Ready { address: peer.address.clone(), identity: told, kind });
@@ -233,12 +234,10 @@ impl Hub {
             peers.list.retain(|other| other.key != peer.key);
         }
         let was_ready = is_heard_out && self.release(peer, is_ours);
-        if let Some(publisher) = &self.publisher {
-            let gone = publisher.remove(peer);
-            if self.kind == SocketType::Xpub && !gone.is_empty() {
-                let cancels = gone.iter().map(|prefix| subscription_message(false, prefix)).collect();
-                self.inbound.push(Arrival::Messages(Batch::new(peer, cancels, 0)));
-            }
+        if let Some(publisher) = &self.publisher
+            && publisher.remove(peer) == Change::Woken
+        {
+            self.inbound.push(Arrival::Subscriptions);
         }
         self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
         let lost = peer.queue.abandon();
@@ -301,7 +300,6 @@ impl Hub {
         peer: &Arc<Peer>,
         subscribe: bool,
         prefix: &Bytes,
-        batch: &mut Vec<Message>,
     ) -> Result<(), Violation> {
         let Some(publisher) = &self.publisher else { return Ok(()) };
         let limits = &self.options.limits;
@@ -312,10 +310,8 @@ impl Hub {
         };
         match change {
             Change::Refused(violation) => return Err(violation),
-            Change::Visible if self.kind == SocketType::Xpub => {
-                batch.push(subscription_message(subscribe, prefix))
-            }
-            Change::Visible | Change::None => {}
+            Change::Woken => self.inbound.push(Arrival::Subscriptions),
+            Change::None => {}
         }
         Ok(())
     }
@@ -352,7 +348,7 @@ impl Hub {
         }
         if is != was {
             for peer in &lock(&self.peers).list {
-                peer.queue.push_command(subscription(subscribe, &prefix, peer.minor()));
+                peer.queue.push_change(subscribe, &prefix);
             }
         }
     }
@@ -421,10 +417,7 @@ impl Hub {
 
     /// Whether nothing waits to be written any more.
     pub(super) fn is_flushed(&self) -> bool {
-        lock(&self.peers).list.iter().all(|peer| {
-            let backlog = peer.queue.backlog();
-            backlog.messages == 0 && backlog.bytes == 0
-        })
+        lock(&self.peers).list.iter().all(|peer| peer.queue.is_flushed())
     }
 }
 
@@ -435,12 +428,4 @@ fn given_identity(key: u64) -> Bytes {
     identity.put_u64(key);
     debug_assert!(identity.len() <= MAX_IDENTITY);
     identity.freeze()
-}
-
-/// A subscription as XPUB's application sees it (RFC 29).
-fn subscription_message(subscribe: bool, prefix: &[u8]) -> Message {
-    let mut frame = BytesMut::with_capacity(1 + prefix.len());
-    frame.put_u8(subscribe.into());
-    frame.put_slice(prefix);
-    frame.freeze().into()
 }

@@ -16,6 +16,8 @@ pub(crate) enum Arrival {
     /// A peer has introduced itself. Told only to those who asked.
     Ready(Arc<Peer>),
     Messages(Batch),
+    /// Subscriptions have changed, as the publisher tells.
+    Subscriptions,
     /// A peer is gone: nothing more comes from it. Told only to those who asked.
     Gone(Arc<Peer>, DisconnectReason),
 }

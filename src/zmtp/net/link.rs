@@ -14,7 +14,7 @@ use super::endpoint::Stream;
 use super::hub::{Hub, Peer};
 use super::monitor::DisconnectReason;
 use crate::zmtp::connection::SIGN_PACE;
-use crate::zmtp::{Config, Connection, Event, Violation};
+use crate::zmtp::{Config, Connection, Event};
 
 /// How often a connection writes, and reads, before others have their turn (a guess: some hundred microseconds of work).
 const PER_TURN: usize = 8;
@@ -287,7 +287,7 @@ impl Link {
                 if self.peer.queue.begin_turn() {
                     self.hub.flush();
                 }
-                if self.peer.queue.take(&mut self.pending) {
+                if self.peer.queue.take(&mut self.pending, self.peer.minor()) {
                     self.hub.room.notify_waiters();
                 }
             }
@@ -381,8 +381,8 @@ impl Link {
                     self.hub.on_introduced(self.is_ours);
                     result = self.hub.on_ready(&self.peer, info);
                 }
-                Event::Subscribe(prefix) => result = self.on_subscription(true, &prefix, &mut messages),
-                Event::Cancel(prefix) => result = self.on_subscription(false, &prefix, &mut messages),
+                Event::Subscribe(prefix) => result = self.on_subscription(true, &prefix),
+                Event::Cancel(prefix) => result = self.on_subscription(false, &prefix),
             }
             if result.is_err() {
                 break;
@@ -395,15 +395,8 @@ impl Link {
         result
     }
 
-    fn on_subscription(
-        &self,
-        subscribe: bool,
-        prefix: &Bytes,
-        messages: &mut Vec<crate::zmtp::Message>,
-    ) -> Result<(), DisconnectReason> {
-        let outcome: Result<(), Violation> =
-            self.hub.on_subscription(&self.peer, subscribe, prefix, messages);
-        outcome.map_err(DisconnectReason::Violation)
+    fn on_subscription(&self, subscribe: bool, prefix: &Bytes) -> Result<(), DisconnectReason> {
+        self.hub.on_subscription(&self.peer, subscribe, prefix).map_err(DisconnectReason::Violation)
     }
 }
 

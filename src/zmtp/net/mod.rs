@@ -5,6 +5,7 @@
 //! ([`publisher`], [`subscriptions`]), what comes in one queue for all ([`inbound`]).
 
 mod accept;
+mod changes;
 mod endpoint;
 mod hub;
 mod inbound;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::changes::Changes;
 use super::hub::Peer;
 use super::options::{Bound, OnFull};
 use super::queue::Chunk;
@@ -26,12 +27,18 @@ const RUN_SHARE: usize = 8;
 #[derive(Debug)]
 pub(super) struct Publisher {
     state: Mutex<State>,
+    /// Whether the application sees the subscriptions.
+    is_seen: bool,
     run_messages: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     subscriptions: Subscriptions,
+    /// What the application was not told of them. Under the same lock, so that it is told in order, whoever subscribes.
+    changes: Changes,
+    /// Whether it is woken to ask for that.
+    is_woken: bool,
     /// By place.
     peers: Vec<Option<Subscriber>>,
     /// Places that are free.
@@ -58,10 +65,10 @@ struct Subscriber {
 /// What a change of a subscription comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing that others would see.
+    /// Nothing that anybody would have to be told now.
     None,
-    /// The first subscription to a prefix, or the end of the last one.
-    Visible,
+    /// Who sees the subscriptions is to be woken.
+    Woken,
     /// It goes over what one peer may have.
     Refused(Violation),
 }
@@ -76,9 +83,9 @@ pub(crate) enum Published {
 }
 
 impl Publisher {
-    pub(super) fn new(bound: Bound) -> Self {
+    pub(super) fn new(bound: Bound, is_seen: bool) -> Self {
         let run_messages = (bound.messages / RUN_SHARE).clamp(1, 4096);
-        Self { state: Mutex::default(), run_messages }
+        Self { state: Mutex::default(), is_seen, run_messages }
     }
 
     pub(super) fn add(&self, peer: &Arc<Peer>, on_full: OnFull) {
@@ -97,17 +104,37 @@ impl Publisher {
         state.by_key.insert(peer.key, place);
     }
 
-    /// The peer is gone; the prefixes that nobody subscribes to any more.
-    pub(super) fn remove(&self, peer: &Peer) -> Vec<Bytes> {
+    /// The peer is gone.
+    pub(super) fn remove(&self, peer: &Peer) -> Change {
         let mut state = lock(&self.state);
-        let Some(place) = state.by_key.remove(&peer.key) else { return Vec::new() };
+        let Some(place) = state.by_key.remove(&peer.key) else { return Change::None };
         state.flush();
         state.full.retain(|other| *other != place);
-        let Some(subscriber) = state.peers[place as usize].take() else { return Vec::new() };
+        let Some(subscriber) = state.peers[place as usize].take() else { return Change::None };
         state.free.push(place);
-        let mut gone: Vec<Bytes> = subscriber.prefixes.into_keys().collect();
-        gone.retain(|prefix| state.subscriptions.remove(prefix, place));
-        gone
+        let mut change = Change::None;
+        for prefix in subscriber.prefixes.keys() {
+            if state.subscriptions.remove(prefix, place) && self.see(&mut state, false, prefix) {
+                change = Change::Woken;
+            }
+        }
+        change
+    }
+
+    /// Notes a change for who sees the subscriptions. Whether that one is to be woken.
+    fn see(&self, state: &mut State, subscribe: bool, prefix: &Bytes) -> bool {
+        if !self.is_seen {
+            return false;
+        }
+        state.changes.push(subscribe, prefix);
+        !std::mem::replace(&mut state.is_woken, true)
+    }
+
+    /// What has changed for who sees the subscriptions since this was asked last: whether there is a first one, or no more, and of which prefix.
+    pub(super) fn changes(&self) -> Vec<(bool, Bytes)> {
+        let mut state = lock(&self.state);
+        state.is_woken = false;
+        std::iter::from_fn(|| state.changes.pop()).collect()
     }
 
     pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limits: &Limits) -> Change {
@@ -131,7 +158,11 @@ impl Publisher {
         subscriber.bytes += prefix.len();
         // Its own piece of memory, not a part of what was read.
         subscriber.prefixes.insert(Bytes::copy_from_slice(prefix), 1);
-        if subscriptions.add(prefix, place) { Change::Visible } else { Change::None }
+        if subscriptions.add(prefix, place) && self.see(&mut state, true, prefix) {
+            Change::Woken
+        } else {
+            Change::None
+        }
     }
 
     pub(super) fn cancel(&self, peer: &Peer, prefix: &Bytes) -> Change {
@@ -150,7 +181,11 @@ impl Publisher {
             Some(_) => {
                 subscriber.prefixes.remove(prefix);
                 subscriber.bytes -= prefix.len();
-                if subscriptions.remove(prefix, place) { Change::Visible } else { Change::None }
+                if subscriptions.remove(prefix, place) && self.see(&mut state, false, prefix) {
+                    Change::Woken
+                } else {
+                    Change::None
+                }
             }
         }
     }

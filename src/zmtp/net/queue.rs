@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::changes::Changes;
 use super::monitor::DisconnectReason;
 use super::options::{Bound, OnFull};
 use crate::sync::lock;
 use crate::zmtp::Message;
+use crate::zmtp::command::subscription;
 use crate::zmtp::frame::Encoded;
 
 /// How much a writer takes at once (a guess: a few times what the system's buffer takes at once).
@@ -78,6 +80,8 @@ struct State {
     open_at: Option<Instant>,
     messages: usize,
     bytes: usize,
+    /// Subscriptions that the peer is to be told. They need no room, and go before the messages that wait.
+    changes: Changes,
     /// What the connection's task has taken and not written.
     writing: (usize, usize, Option<Instant>),
     writer: Option<Waker>,
@@ -98,6 +102,19 @@ impl State {
     /// Since when the oldest has waited.
     fn oldest(&self) -> Option<Instant> {
         self.writing.2.or_else(|| self.chunks.front().map(|chunk| chunk.at)).or(self.open_at)
+    }
+
+    fn has_work(&self) -> bool {
+        !(self.chunks.is_empty() && self.open.is_empty() && self.changes.is_empty())
+    }
+
+    /// Makes what was pushed for this peer alone a chunk.
+    fn seal(&mut self) {
+        if !self.open.is_empty() {
+            let at = self.open_at.take().unwrap_or_else(Instant::now);
+            let chunk = Chunk::of(&mut self.open, at);
+            self.chunks.push_back(chunk);
+        }
     }
 
     fn wake(&mut self) {
@@ -130,16 +147,10 @@ impl PeerQueue {
         true
     }
 
-    /// Adds what is no message and needs no room: subscriptions.
-    pub(super) fn push_command(&self, command: Bytes) {
+    /// A subscription of this side's has begun or ended; each call for a prefix is the opposite of the one before.
+    pub(super) fn push_change(&self, subscribe: bool, prefix: &Bytes) {
         let mut state = lock(&self.state);
-        if let Some(at) = state.open_at.take() {
-            let chunk = Chunk::of(&mut state.open, at);
-            state.chunks.push_back(chunk);
-        }
-        let bytes = command.len();
-        state.bytes += bytes;
-        state.chunks.push_back(Chunk { parts: Parts::One(command), messages: 0, bytes, at: Instant::now() });
+        state.changes.push(subscribe, prefix);
         state.wake();
     }
 
@@ -194,7 +205,7 @@ impl PeerQueue {
     pub(super) fn begin_turn(&self) -> bool {
         let mut state = lock(&self.state);
         state.nudged = false;
-        state.chunks.is_empty() && state.open.is_empty()
+        !state.has_work()
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -203,15 +214,18 @@ impl PeerQueue {
         !state.full && state.ended.is_none()
     }
 
-    /// Takes what is to be written next; all that was taken before has been. Whether somebody was waiting for the room that is now there.
-    pub(super) fn take(&self, pending: &mut VecDeque<Bytes>) -> bool {
+    /// Takes what is to be written next, to a peer of this minor version; all that was taken before has been. Whether somebody was waiting for the room that is
+    /// now there.
+    pub(super) fn take(&self, pending: &mut VecDeque<Bytes>, minor: u8) -> bool {
         let mut state = lock(&self.state);
-        if !state.open.is_empty() {
-            let at = state.open_at.take().unwrap_or_else(Instant::now);
-            let chunk = Chunk::of(&mut state.open, at);
-            state.chunks.push_back(chunk);
-        }
+        state.seal();
         state.writing = (0, 0, None);
+        while state.writing.1 < TAKEN_AT_ONCE {
+            let Some((subscribe, prefix)) = state.changes.pop() else { break };
+            let command = subscription(subscribe, &prefix, minor);
+            state.writing.1 += command.len();
+            pending.push_back(command);
+        }
         while state.writing.1 < TAKEN_AT_ONCE {
             let Some(chunk) = state.chunks.pop_front() else { break };
             state.messages -= chunk.messages;
@@ -227,8 +241,7 @@ impl PeerQueue {
     /// Waits until there is something to take, if that is wanted now; or the connection is to end. Cancel safe.
     pub(super) fn poll_work(&self, cx: &mut Context<'_>, wanted: bool) -> Poll<()> {
         let mut state = lock(&self.state);
-        let work = state.nudged || !state.chunks.is_empty() || !state.open.is_empty();
-        if state.ended.is_some() || (wanted && work) {
+        if state.ended.is_some() || (wanted && (state.nudged || state.has_work())) {
             return Poll::Ready(());
         }
         if !state.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
@@ -255,8 +268,15 @@ impl PeerQueue {
         let lost = state.messages + state.writing.0;
         state.chunks.clear();
         state.open = Encoded::default();
+        state.changes = Changes::default();
         (state.messages, state.bytes, state.writing) = (0, 0, (0, 0, None));
         lost
+    }
+
+    /// Whether nothing waits to be written, nor is being written.
+    pub(super) fn is_flushed(&self) -> bool {
+        let state = lock(&self.state);
+        !state.has_work() && (state.writing.0, state.writing.1) == (0, 0)
     }
 
     pub(super) fn backlog(&self) -> Backlog {
@@ -293,7 +313,7 @@ mod tests {
 
     fn taken(queue: &PeerQueue) -> Vec<Bytes> {
         let mut pending = VecDeque::new();
-        queue.take(&mut pending);
+        queue.take(&mut pending, 1);
         pending.into_iter().map(|bytes| bytes.slice(2..)).collect()
     }
 
@@ -309,11 +329,18 @@ mod tests {
     }
 
     #[test]
-    fn messages_before_a_command_stay_as_old_as_they_are() {
+    fn subscriptions_go_before_the_messages_that_wait_and_do_not_make_them_younger() {
         let queue = PeerQueue::new(Bound::new(10, 1000), None);
         assert!(queue.push(&"up".into()));
         let before = lock(&queue.state).oldest();
-        queue.push_command(Bytes::from_static(b"command"));
+        queue.push_change(true, &Bytes::from_static(b"t"));
         assert_eq!(lock(&queue.state).oldest(), before);
+        assert!(!queue.is_flushed());
+        let mut pending = VecDeque::new();
+        queue.take(&mut pending, 0);
+        assert_eq!(pending, [&b"\0\x02\x01t"[..], b"\0\x02up"]);
+        assert!(!queue.is_flushed());
+        queue.take(&mut pending, 0);
+        assert!(queue.is_flushed());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::futures::Notified;
 
 use super::accept;
@@ -164,6 +164,8 @@ pub(crate) struct Core {
     handle: Handle,
     /// What of the last arrival is left.
     current: Option<Batch>,
+    /// What is left of the changes of subscriptions that were asked for.
+    changes: std::vec::IntoIter<(bool, Bytes)>,
     sends: AtomicU32,
     closed: AtomicBool,
 }
@@ -171,7 +173,13 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Self {
         let hub = Hub::new(kind, options, tells_peers);
-        Self { handle: Handle(hub), current: None, sends: AtomicU32::new(0), closed: AtomicBool::new(false) }
+        Self {
+            handle: Handle(hub),
+            current: None,
+            changes: Vec::new().into_iter(),
+            sends: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// Binds; connections are taken when it is told to [`listen`](Self::listen) there.
@@ -223,9 +231,15 @@ impl Core {
                 }
                 self.current = None;
             }
+            if let Some((subscribe, prefix)) = self.changes.next() {
+                return Poll::Ready(Ok(Next::Subscription(subscribe, prefix)));
+            }
             match self.handle.0.inbound.poll_pop(cx) {
                 Poll::Ready(Some(Arrival::Messages(batch))) => self.current = Some(batch),
                 Poll::Ready(Some(Arrival::Gone(peer, _))) => return Poll::Ready(Ok(Next::Gone(peer))),
+                Poll::Ready(Some(Arrival::Subscriptions)) => {
+                    self.changes = self.handle.publisher().changes().into_iter();
+                }
                 Poll::Ready(Some(Arrival::Ready(_))) => {}
                 Poll::Ready(None) => return Poll::Ready(Err(ClosedError)),
                 Poll::Pending => return Poll::Pending,
@@ -242,7 +256,13 @@ impl Core {
         if let Some(message) = self.current.as_mut().and_then(Iterator::next) {
             return Ok(message);
         }
-        Ok(self.recv().await?.1)
+        loop {
+            match self.next().await? {
+                Next::Message(_, message) => return Ok(message),
+                Next::Subscription(subscribe, prefix) => return Ok(subscription_message(subscribe, &prefix)),
+                Next::Gone(_) => {}
+            }
+        }
     }
 
     async fn recv(&mut self) -> Result<(Arc<Peer>, Message), ClosedError> {
@@ -344,7 +364,16 @@ impl Drop for Core {
 
 enum Next {
     Message(Arc<Peer>, Message),
+    Subscription(bool, Bytes),
     Gone(Arc<Peer>),
+}
+
+/// A subscription as XPUB's application sees it (RFC 29).
+fn subscription_message(subscribe: bool, prefix: &[u8]) -> Message {
+    let mut frame = BytesMut::with_capacity(1 + prefix.len());
+    frame.put_u8(subscribe.into());
+    frame.put_slice(prefix);
+    frame.freeze().into()
 }
 
 /// What every kind of socket has.
@@ -527,7 +556,7 @@ impl PubSocket {
 
 socket!(
     /// Publishes to subscribers, and receives their subscriptions as messages: an octet 1 or 0, and the prefix, when the first peer subscribes to it
-    /// or the last one takes it back (RFC 29).
+    /// or the last one takes it back (RFC 29). Where more than 1,024 of these wait, or 64 KiB, those are left out that came to nothing.
     XpubSocket, Xpub, tells_peers: false
 );
 publishes!(XpubSocket);
@@ -697,7 +726,7 @@ impl ReqSocket {
                     self.asked = None;
                     return Err(RecvError::PeerGone);
                 }
-                Next::Message(..) | Next::Gone(_) => {}
+                _ => {}
             }
         }
     }
