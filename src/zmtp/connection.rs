@@ -8,12 +8,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::command::{self, Command, Metadata};
 use super::frame::{COMMAND, Head, MORE};
 use super::violation::Violation;
-use super::{Heartbeat, Limits, Message, SocketType, greeting};
+use super::{Heartbeat, Identity, Limits, Message, SocketType, greeting};
 
 /// How many commands may wait to be sent: far more than a peer that reads lets wait (a guess).
 pub(super) const MAX_TRANSMITS: usize = 64;
 /// How often a peer that is not read is given a sign of life: libzmq waits for one as long as it pauses between two PINGs, which is seconds (a guess).
 pub(super) const SIGN_PACE: Duration = Duration::from_millis(500);
+
+/// The least pause between two PINGs: with none at all there would be no end of them.
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What takes so long never happens: 30 years (as in tokio).
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -28,8 +31,8 @@ pub(super) fn later(moment: Instant, duration: Duration) -> Instant {
 pub struct Config {
     /// The type of the socket it belongs to.
     pub kind: SocketType,
-    /// The identity to introduce oneself with, at most 255 octets and not beginning with a zero; empty for none.
-    pub identity: Bytes,
+    /// The identity to introduce oneself with.
+    pub identity: Identity,
     /// What is taken of the peer.
     pub limits: Limits,
     /// Whether to ask for signs of life.
@@ -85,10 +88,10 @@ enum State {
 /// ```
 /// use std::time::Instant;
 /// use bytes::BytesMut;
-/// use zincmq::zmtp::{Config, Connection, Event, Limits, Message, SocketType, encode};
+/// use zincmq::zmtp::{Config, Connection, Event, Identity, Limits, Message, SocketType, encode};
 ///
 /// let now = Instant::now();
-/// let config = |kind| Config { kind, identity: "".into(), limits: Limits::default(), heartbeat: None };
+/// let config = |kind| Config { kind, identity: Identity::default(), limits: Limits::default(), heartbeat: None };
 /// let (mut push, mut pull) = (Connection::new(config(SocketType::Push), now), Connection::new(config(SocketType::Pull), now));
 /// let (mut to_pull, mut to_push) = (BytesMut::new(), BytesMut::new());
 /// for _ in 0..3 {
@@ -130,7 +133,10 @@ pub struct Connection {
 impl Connection {
     /// A connection that was made just now.
     #[must_use]
-    pub fn new(config: Config, now: Instant) -> Self {
+    pub fn new(mut config: Config, now: Instant) -> Self {
+        if let Some(heartbeat) = &mut config.heartbeat {
+            heartbeat.interval = heartbeat.interval.max(MIN_INTERVAL);
+        }
         let ours = Bytes::copy_from_slice(&greeting::ours());
         Self {
             deadline: later(now, config.limits.handshake),
@@ -226,7 +232,7 @@ impl Connection {
         if matches!(self.state, State::Greeting) {
             let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
             buffer.advance(greeting::LENGTH);
-            self.transmits.push_back(command::ready(self.config.kind, &self.config.identity));
+            self.transmits.push_back(command::ready(self.config.kind, self.config.identity.as_bytes()));
             self.state = State::Introducing(minor);
         }
         while let Some(head) = Head::read(buffer)? {

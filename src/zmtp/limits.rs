@@ -34,7 +34,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections from one address; `None` for any number. Never counts for loopback and Unix sockets. Default: `None`.
     pub per_address: Option<usize>,
-    /// Connections accepted in a second, by each socket; further ones wait in the system's queue. `None` for any number. Default: `None`.
+    /// Connections accepted in a second, by each socket; further ones wait in the system's queue. `None` for any number, 0 counts as 1.
+    /// Default: `None`.
     pub accept_rate: Option<u32>,
 }
 
@@ -59,7 +60,7 @@ impl Default for Limits {
 /// How dead peers are found: by asking for signs of life (RFC 37).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// How often to ask.
+    /// How often to ask; below 1 ms counts as that.
     pub interval: Duration,
     /// How long the peer may be silent after that.
     pub timeout: Duration,

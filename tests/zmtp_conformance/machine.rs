@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use zincmq::zmtp::{Config, Connection, Event, Heartbeat, Limits, PeerInfo, SocketType, Violation};
+use zincmq::zmtp::{Config, Connection, Event, Heartbeat, Identity, Limits, PeerInfo, SocketType, Violation};
 
 use crate::wire::{MORE, command, frame, greeting, greeting_of, message, ping, ready, ready_as};
 
 fn config(kind: SocketType) -> Config {
-    Config { kind, identity: "".into(), limits: Limits::default(), heartbeat: None }
+    Config { kind, identity: Identity::default(), limits: Limits::default(), heartbeat: None }
 }
 
 /// Everything a connection says and tells when it is given these pieces.

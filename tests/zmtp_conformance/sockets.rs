@@ -508,6 +508,7 @@ async fn closing_may_wait_for_ever() {
 async fn an_answer_that_was_given_up_is_still_due() {
     let mut options = Options::default();
     options.send_hwm = Bound::new(1, 1);
+    options.on_full = OnFull::Block;
     options.tcp_send_buffer = Some(16 << 10);
     let mut rep = RepSocket::with_options(options);
     let mut raw = Raw::introduced(bind!(rep), "DEALER").await;

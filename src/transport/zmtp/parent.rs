@@ -51,6 +51,8 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
         send_age: Some(limits.age.saturating_mul(2)),
         on_full: OnFull::Disconnect,
         on_full_named: Some(OnFull::DropNewest),
+        // A session has one connection here: it is cut, and its backlog told, by its name.
+        unique_identities: true,
         ..options(CONTROL_FRAME)
     };
     let router = Core::new(SocketType::Router, control, true);

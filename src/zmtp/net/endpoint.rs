@@ -33,7 +33,8 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 #[cfg(target_os = "linux")]
 const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`.
+/// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`. For binding, the host may be `*` for all addresses of IPv4, the port `*` or 0 for one that the
+/// system chooses, and the path `*` for a new one in the directory of temporary files.
 ///
 /// ```
 /// use zincmq::zmtp::Endpoint;
@@ -59,10 +60,14 @@ pub enum Endpoint {
 
 /// The text is not an address that can be bound or connected to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no address: write tcp://HOST:PORT or ipc://PATH")]
+#[error("{text:?} is no address {reason}")]
 pub struct EndpointError {
     text: String,
+    reason: &'static str,
 }
+
+/// How addresses are written.
+const FORM: &str = "that can be used: write tcp://HOST:PORT or ipc://PATH";
 
 impl From<Infallible> for EndpointError {
     fn from(never: Infallible) -> Self {
@@ -74,23 +79,48 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let wrong = || EndpointError { text: text.to_owned() };
+        let wrong = |reason| EndpointError { text: text.to_owned(), reason };
         if let Some(rest) = text.strip_prefix("tcp://") {
-            let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
-            let port = port.parse().map_err(|_| wrong())?;
+            let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong(FORM))?;
+            let port = if port == "*" { 0 } else { port.parse().map_err(|_| wrong(FORM))? };
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             let host = if host == "*" { "0.0.0.0" } else { host };
             return if host.is_empty() {
-                Err(wrong())
+                Err(wrong(FORM))
             } else {
                 Ok(Self::Tcp { host: host.to_owned(), port })
             };
         }
         #[cfg(unix)]
         if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
+            if path.starts_with('@') {
+                return Err(wrong(
+                    "that can be used: sockets without a file are not supported, write ./@NAME for a file of that name",
+                ));
+            }
             return Ok(Self::Ipc(path.into()));
         }
-        Err(wrong())
+        Err(wrong(FORM))
+    }
+}
+
+impl Endpoint {
+    /// Whether it leaves something for the system to choose, so that it can be bound, and not connected to.
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Tcp { port, .. } => *port == 0,
+            #[cfg(unix)]
+            Self::Ipc(path) => path.as_os_str() == "*",
+        }
+    }
+
+    /// The same, if it can be connected to.
+    pub(super) fn for_connecting(self) -> Result<Self, EndpointError> {
+        if self.is_open() {
+            let reason = "to connect to: a wildcard, and port 0, are for binding";
+            return Err(EndpointError { text: self.to_string(), reason });
+        }
+        Ok(self)
     }
 }
 
@@ -177,8 +207,10 @@ impl Listener {
             }
             #[cfg(unix)]
             Endpoint::Ipc(path) => {
-                let (listener, file) = ipc::listen(path).await?;
-                Ok((Self::Ipc { _file: Some(file), listener: unix_listener(listener)? }, endpoint.clone()))
+                let path = if endpoint.is_open() { ipc::fresh_path() } else { path.clone() };
+                let (listener, file) = ipc::listen(&path).await?;
+                let listener = unix_listener(listener)?;
+                Ok((Self::Ipc { _file: Some(file), listener }, Endpoint::Ipc(path)))
             }
         }
     }
@@ -310,6 +342,15 @@ impl Stream {
         either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
     }
 
+    /// Lets nothing more come; what came is still to be read. Where the system has that, which is for Unix sockets on Linux: elsewhere it would be lost.
+    pub(super) fn shut_down_reading(&self) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Ipc(stream) => SockRef::from(stream).shutdown(Shutdown::Read),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the peer has ended its side, as far as tokio has heard. What came before may be unread.
     ///
     /// # Errors
@@ -350,7 +391,9 @@ mod tests {
         for text in ["tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://db.example:0"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for text in ["", "tcp://", "tcp://x", "tcp://:1", "tcp://x:66000", "ipc://", "udp://x:1"] {
+        assert_eq!("tcp://*:*".parse::<Endpoint>().unwrap().to_string(), "tcp://0.0.0.0:0");
+        for text in ["", "tcp://", "tcp://x", "tcp://:1", "tcp://x:66000", "ipc://", "ipc://@x", "udp://x:1"]
+        {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

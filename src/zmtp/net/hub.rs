@@ -16,7 +16,7 @@ use super::inbound::{Arrival, Batch, Credit, Inbound};
 use super::monitor::{CAPACITY, DisconnectReason, MonitorEvent, RefusedBy};
 use super::options::Options;
 use super::publisher::{Change, Publisher};
-use super::queue::PeerQueue;
+use super::queue::{Backlog, PeerQueue};
 use crate::sync::lock;
 use crate::zmtp::command::MAX_IDENTITY;
 use crate::zmtp::connection::later;
@@ -49,6 +49,11 @@ impl Peer {
         self.ready.get().map(|ready| ready.identity.clone()).unwrap_or_default()
     }
 
+    /// Whether nothing goes to it any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed) || self.queue.ended().is_some()
+    }
+
     /// Its minor version.
     pub(super) fn minor(&self) -> u8 {
         self.ready.get().map_or(0, |ready| ready.info.minor)
@@ -58,11 +63,37 @@ impl Peer {
 /// The peers that have introduced themselves.
 #[derive(Debug, Default)]
 struct Peers {
-    /// Those, too, whose connection has ended, and who were not heard out.
-    by_identity: HashMap<Bytes, Arc<Peer>>,
+    /// Those, too, whose connection has ended, and who were not heard out. Mostly one of each name.
+    by_identity: HashMap<Bytes, Vec<Arc<Peer>>>,
+    /// How many those are.
+    known: usize,
     /// Those that are connected, in the order in which they came; messages are dealt out from `next` on.
     list: Vec<Arc<Peer>>,
     next: usize,
+}
+
+impl Peers {
+    fn named(&self, identity: &[u8]) -> &[Arc<Peer>] {
+        self.by_identity.get(identity).map_or(&[], Vec::as_slice)
+    }
+
+    fn add(&mut self, peer: &Arc<Peer>) {
+        self.by_identity.entry(peer.identity()).or_default().push(Arc::clone(peer));
+        self.known += 1;
+        self.list.push(Arc::clone(peer));
+    }
+
+    /// Frees a peer's name, if it has it.
+    fn free(&mut self, peer: &Peer) {
+        let identity = peer.identity();
+        let Some(named) = self.by_identity.get_mut(&identity) else { return };
+        let before = named.len();
+        named.retain(|other| other.key != peer.key);
+        self.known -= before - named.len();
+        if named.is_empty() {
+            self.by_identity.remove(&identity);
+        }
+    }
 }
 
 /// How many connections there are.
@@ -192,14 +223,13 @@ impl Hub {
             // Held to the end, so that a subscription made meanwhile is sent once.
             let subscriptions = lock(&self.subscriptions);
             let mut peers = lock(&self.peers);
-            if peers.by_identity.contains_key(&identity) {
+            if self.has_unique_identities() && !peers.named(&identity).is_empty() {
                 return Err(DisconnectReason::IdentityInUse);
             }
-            if self.kind == SocketType::Pair && !peers.by_identity.is_empty() {
+            if self.kind == SocketType::Pair && peers.known > 0 {
                 return Err(DisconnectReason::Occupied);
             }
-            peers.by_identity.insert(identity, Arc::clone(peer));
-            peers.list.push(Arc::clone(peer));
+            peers.add(peer);
             if let Some(publisher) = &self.publisher {
                 let on_full = match self.options.on_full_named {
                     Some(named) if !told.is_empty() => named,
@@ -233,7 +263,6 @@ impl Hub {
             peer.is_over.store(true, Ordering::Relaxed);
             peers.list.retain(|other| other.key != peer.key);
         }
-        let was_ready = is_heard_out && self.release(peer, is_ours);
         if let Some(publisher) = &self.publisher
             && publisher.remove(peer) == Change::Woken
         {
@@ -244,42 +273,42 @@ impl Hub {
         if *reason == DisconnectReason::TooSlow {
             self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         }
-        self.emit(MonitorEvent::Disconnected {
+        if is_heard_out {
+            self.leave_census(peer, is_ours);
+        }
+        let event = MonitorEvent::Disconnected {
             address: peer.address.clone(),
             identity: peer.ready.get().map(|ready| ready.info.identity.clone()).unwrap_or_default(),
             reason: reason.clone(),
             lost,
-        });
-        if was_ready {
-            self.tell_gone(peer, reason);
+        };
+        {
+            let mut peers = lock(&self.peers);
+            self.emit(event);
+            if is_heard_out {
+                self.part_from(&mut peers, peer, reason);
+            }
         }
         self.room.notify_waiters();
     }
 
     /// All that a peer said whose connection has ended was read.
     pub(super) fn on_heard_out(&self, peer: &Arc<Peer>, is_ours: bool, reason: &DisconnectReason) {
-        if self.release(peer, is_ours) {
-            self.tell_gone(peer, reason);
-        }
+        self.leave_census(peer, is_ours);
+        self.part_from(&mut lock(&self.peers), peer, reason);
     }
 
-    fn tell_gone(&self, peer: &Arc<Peer>, reason: &DisconnectReason) {
-        if self.tells_peers {
+    /// Tells that a peer is gone, if it was taken, and frees its identity. Under one lock, so that the next of that name is told of after it.
+    fn part_from(&self, peers: &mut Peers, peer: &Arc<Peer>, reason: &DisconnectReason) {
+        let is_known = peers.named(&peer.identity()).iter().any(|known| known.key == peer.key);
+        if is_known && self.tells_peers {
             self.inbound.push(Arrival::Gone(Arc::clone(peer), reason.clone()));
         }
+        peers.free(peer);
     }
 
-    /// Frees a peer's identity, and its place among the connections. Whether it had introduced itself, and was taken.
-    fn release(&self, peer: &Peer, is_ours: bool) -> bool {
-        let was_ready = {
-            let mut peers = lock(&self.peers);
-            let identity = peer.identity();
-            let is_known = peers.by_identity.get(&identity).is_some_and(|known| known.key == peer.key);
-            if is_known {
-                peers.by_identity.remove(&identity);
-            }
-            is_known
-        };
+    /// Frees a peer's place among the connections.
+    fn leave_census(&self, peer: &Peer, is_ours: bool) {
         let mut census = lock(&self.census);
         census.all -= 1;
         if let PeerAddress::Tcp(tcp) = &peer.address
@@ -291,7 +320,6 @@ impl Hub {
                 census.by_address.remove(&tcp.ip().to_canonical());
             }
         }
-        was_ready
     }
 
     /// A subscription of a peer's, or its end.
@@ -322,6 +350,15 @@ impl Hub {
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {
             self.unrouted.fetch_add(messages.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops what came and was not taken. Messages are counted.
+    pub(super) fn discard_arrivals(&self) {
+        for arrival in self.inbound.take() {
+            if let Arrival::Messages(batch) = arrival {
+                self.unrouted.fetch_add(batch.count() as u64, Ordering::Relaxed);
+            }
         }
     }
 
@@ -376,9 +413,29 @@ impl Hub {
         }
     }
 
+    /// Whether no two peers may have the same identity.
+    fn has_unique_identities(&self) -> bool {
+        self.options.unique_identities || self.kind == SocketType::Router
+    }
+
+    /// Whom to send to by this identity.
     pub(super) fn peer(&self, identity: &[u8]) -> Option<Arc<Peer>> {
+        lock(&self.peers).named(identity).iter().find(|peer| !peer.is_gone()).cloned()
+    }
+
+    /// Cuts the connections of all peers of this identity, and hears no more of those that have ended. Whether there were any.
+    pub(super) fn disconnect(&self, identity: &[u8]) -> bool {
         let peers = lock(&self.peers);
-        peers.by_identity.get(identity).filter(|peer| !peer.is_over.load(Ordering::Relaxed)).cloned()
+        let named = peers.named(identity);
+        named.iter().for_each(|peer| peer.queue.end(DisconnectReason::Asked));
+        !named.is_empty()
+    }
+
+    /// What waits for a peer of this identity: of several, for the one for which most octets wait.
+    pub(super) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
+        let peers = lock(&self.peers);
+        let live = peers.named(identity).iter().filter(|peer| !peer.is_over.load(Ordering::Relaxed));
+        live.map(|peer| peer.queue.backlog()).max_by_key(|backlog| (backlog.bytes, backlog.messages))
     }
 
     pub(super) fn peer_count(&self) -> usize {

@@ -148,6 +148,11 @@ impl Inbound {
         }
     }
 
+    /// Takes all that waits.
+    pub(super) fn take(&self) -> VecDeque<Arrival> {
+        std::mem::take(&mut lock(&self.0).arrivals)
+    }
+
     /// Nothing more comes; what waits is dropped.
     pub(super) fn end(&self) {
         let mut state = lock(&self.0);

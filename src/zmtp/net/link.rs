@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -28,6 +28,10 @@ const READ: (usize, usize) = (2 * 1024, 64 * 1024);
 /// How often a connection that is not read looks whether it has ended, and whether the peer is to be told that this side lives. Nobody is woken for the end
 /// alone while there is something unread.
 const LOOK: Duration = SIGN_PACE;
+
+/// For how long in all, after a connection has ended, nothing may be there to read of what was said before, although there is room for it (a guess: the system has
+/// all of it).
+const HEARING: Duration = Duration::from_secs(1);
 
 struct Link {
     hub: Arc<Hub>,
@@ -175,26 +179,34 @@ impl Link {
         !self.is_unheard
     }
 
-    /// Reads what the peer had said before its end, as there is room for it.
+    /// Reads what the peer had said before its end, as there is room for it, until the peer is cut off.
     async fn hear_out(&mut self) {
+        // A peer that only reads no more may go on for ever otherwise. If it fails there is no connection that could.
+        let _ = self.stream.shut_down_reading();
         let cancel = self.hub.cancel.clone();
+        let (peer, mut patience) = (Arc::clone(&self.peer), HEARING);
         let reading = async {
             loop {
-                std::future::poll_fn(|cx| self.peer.credit.poll_room(cx)).await;
+                std::future::poll_fn(|cx| peer.credit.poll_room(cx)).await;
                 match self.read() {
                     Ok(true) => tokio::task::yield_now().await,
-                    // The end follows, if it was not that there is no room.
+                    Ok(false) if !peer.credit.has_room() => {}
+                    // The end follows, which is known to the system already.
                     Ok(false) => {
-                        if std::future::poll_fn(|cx| self.stream.poll_readable(cx)).await.is_err() {
+                        let since = Instant::now();
+                        let more = std::future::poll_fn(|cx| self.stream.poll_readable(cx));
+                        if !matches!(tokio::time::timeout(patience, more).await, Ok(Ok(()))) {
                             return;
                         }
+                        patience = patience.saturating_sub(since.elapsed());
                     }
                     Err(_) => return,
                 }
             }
         };
+        let cut = std::future::poll_fn(|cx| peer.queue.poll_work(cx, false));
         // Where the socket itself ends, nobody is left to hear it.
-        let _ = cancel.run_until_cancelled(reading).await;
+        let _ = cancel.run_until_cancelled(futures::future::select(pin!(reading), pin!(cut))).await;
     }
 
     /// Everything was handed to the system, which has not sent all of it, perhaps: where there is something unread when a connection is closed it is
@@ -391,6 +403,9 @@ impl Link {
         if !messages.is_empty() {
             // A large one came in many reads.
             self.hub.on_messages(&self.peer, messages, std::mem::take(&mut self.uncounted));
+        } else if self.connection.partial.is_empty() {
+            // Commands: what was read for them is no part of a message.
+            self.uncounted = self.buffer.len();
         }
         result
     }

@@ -18,6 +18,9 @@ use crate::zmtp::frame::Encoded;
 /// How much a writer takes at once (a guess: a few times what the system's buffer takes at once).
 const TAKEN_AT_ONCE: usize = 256 * 1024;
 
+/// How many messages, and octets, for one peer alone are one piece of its queue (guesses: what it takes to write many at once).
+const OPEN: (usize, usize) = (64, 64 * 1024);
+
 /// What a peer has not been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backlog {
@@ -92,6 +95,8 @@ struct State {
     dropped: u64,
     /// Why the connection is to end.
     ended: Option<DisconnectReason>,
+    /// Whether the connection has ended.
+    is_abandoned: bool,
 }
 
 impl State {
@@ -102,6 +107,11 @@ impl State {
     /// Since when the oldest has waited.
     fn oldest(&self) -> Option<Instant> {
         self.writing.2.or_else(|| self.chunks.front().map(|chunk| chunk.at)).or(self.open_at)
+    }
+
+    /// Whether nothing goes to the peer any more.
+    fn is_ended(&self) -> bool {
+        self.ended.is_some() || self.is_abandoned
     }
 
     fn has_work(&self) -> bool {
@@ -132,9 +142,13 @@ impl PeerQueue {
     /// Adds a message, if there is room. `false`, and nothing done, if there is none.
     pub(super) fn push(&self, message: &Message) -> bool {
         let mut state = lock(&self.state);
-        if state.ended.is_some() || state.is_full(&self.bound) {
+        if state.is_ended() || state.is_full(&self.bound) {
             state.full = true;
             return false;
+        }
+        // So that not all of it goes where the oldest is dropped.
+        if state.open.messages() >= OPEN.0 || state.open.bytes() >= OPEN.1 {
+            state.seal();
         }
         let before = state.open.bytes();
         state.open.push(message);
@@ -147,6 +161,17 @@ impl PeerQueue {
         true
     }
 
+    /// Adds a message for this peer alone. Where there is no room, what `on_full` says, which is not to wait. One whose
+    /// connection is about to end is sent nothing.
+    pub(super) fn push_or(&self, message: &Message, on_full: OnFull) {
+        if self.push(message) {
+            return;
+        }
+        let mut encoded = Encoded::default();
+        encoded.push(message);
+        self.push_shared(&Chunk::of(&mut encoded, Instant::now()), on_full);
+    }
+
     /// A subscription of this side's has begun or ended; each call for a prefix is the opposite of the one before.
     pub(super) fn push_change(&self, subscribe: bool, prefix: &Bytes) {
         let mut state = lock(&self.state);
@@ -157,9 +182,10 @@ impl PeerQueue {
     /// Adds messages that others get, too. Where there is no room, what `on_full` says; whether there is still room afterwards.
     pub(super) fn push_shared(&self, chunk: &Chunk, on_full: OnFull) -> bool {
         let mut state = lock(&self.state);
-        if state.ended.is_some() {
+        if state.is_ended() {
             return true;
         }
+        state.seal();
         let is_old = |age| state.oldest().is_some_and(|oldest| chunk.at.duration_since(oldest) > age);
         if state.is_full(&self.bound) || self.age.is_some_and(is_old) {
             match on_full {
@@ -211,7 +237,7 @@ impl PeerQueue {
     pub(super) fn has_room(&self) -> bool {
         let mut state = lock(&self.state);
         state.full = state.is_full(&self.bound);
-        !state.full && state.ended.is_none()
+        !state.full && !state.is_ended()
     }
 
     /// Takes what is to be written next, to a peer of this minor version; all that was taken before has been. Whether somebody was waiting for the room that is
@@ -264,7 +290,7 @@ impl PeerQueue {
     /// Drops all that waits; how many messages those were.
     pub(super) fn abandon(&self) -> usize {
         let mut state = lock(&self.state);
-        state.ended.get_or_insert(DisconnectReason::Closed);
+        state.is_abandoned = true;
         let lost = state.messages + state.writing.0;
         state.chunks.clear();
         state.open = Encoded::default();

@@ -14,8 +14,8 @@ use super::endpoint::unix_listener;
 use super::endpoint::{Endpoint, EndpointError, Listener};
 use super::hub::{Hub, Peer};
 use super::inbound::{Arrival, Batch};
-use super::monitor::{DisconnectReason, Monitor, MonitorEvent};
-use super::options::Options;
+use super::monitor::{Monitor, MonitorEvent};
+use super::options::{OnFull, Options};
 use super::publisher::{Published, Publisher};
 use super::queue::Backlog;
 use crate::zmtp::{Message, SocketType};
@@ -64,7 +64,7 @@ pub enum SendError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrySendError {
-    /// There is no peer with room for it.
+    /// There is no peer with room for it, or the one it is for has none.
     #[error("there is no peer with room for the message")]
     Full(Message),
     /// It never will be sent.
@@ -92,13 +92,13 @@ pub enum RecvError {
 pub(crate) struct Handle(Arc<Hub>);
 
 impl Handle {
-    /// Cuts the connection of a peer, with all that waits for it. Whether there was one.
+    /// Cuts the connections of peers of this identity, with all that waits for them. Whether there were any.
     pub(crate) fn disconnect(&self, identity: &[u8]) -> bool {
-        self.0.peer(identity).map(|peer| peer.queue.end(DisconnectReason::Asked)).is_some()
+        self.0.disconnect(identity)
     }
 
     pub(crate) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
-        self.0.peer(identity).map(|peer| peer.queue.backlog())
+        self.0.backlog(identity)
     }
 
     pub(crate) fn dropped(&self) -> u64 {
@@ -323,6 +323,19 @@ impl Core {
         Ok(self.until_room(|| self.handle.try_deal(&message)).await)
     }
 
+    /// The same; what came before it is sent is dropped.
+    async fn send_dealt_anew(&mut self, message: Message) -> Result<Arc<Peer>, SendError> {
+        self.current = None;
+        if self.is_closed() {
+            return Err(SendError::Closed(message));
+        }
+        let attempt = || {
+            self.handle.0.discard_arrivals();
+            self.handle.try_deal(&message)
+        };
+        Ok(self.until_room(attempt).await)
+    }
+
     fn try_send_dealt(&self, message: Message) -> Result<(), TrySendError> {
         if self.is_closed() {
             return Err(TrySendError::Never(SendError::Closed(message)));
@@ -330,12 +343,18 @@ impl Core {
         self.handle.try_deal(&message).map(drop).ok_or(TrySendError::Full(message))
     }
 
-    /// As [`send_dealt`](Self::send_dealt).
-    async fn send_routed(&self, identity: &[u8], message: &Message) -> bool {
-        self.until_room(|| match self.handle.try_route(identity, message) {
-            Some(true) => Some(true),
-            Some(false) => None,
-            None => Some(false),
+    /// Sends to one peer; where there is no room, what the options say. Whether the peer is there. As [`send_dealt`](Self::send_dealt).
+    async fn send_to(&self, peer: &Peer, message: &Message) -> bool {
+        let on_full = self.handle.0.options.on_full;
+        self.until_room(|| {
+            if peer.is_gone() {
+                return Some(false);
+            }
+            if on_full == OnFull::Block {
+                return peer.queue.push(message).then_some(true);
+            }
+            peer.queue.push_or(message, on_full);
+            Some(true)
         })
         .await
     }
@@ -420,9 +439,9 @@ macro_rules! socket {
             /// within a tokio runtime.
             ///
             /// # Errors
-            /// [`EndpointError`] when the text is no address.
+            /// [`EndpointError`] when the text is no address, or one that is for binding.
             pub fn connect(&self, endpoint: impl TryInto<Endpoint, Error: Into<EndpointError>>) -> Result<(), EndpointError> {
-                self.core.connect(endpoint.try_into().map_err(Into::into)?);
+                self.core.connect(endpoint.try_into().map_err(Into::into)?.for_connecting()?);
                 Ok(())
             }
 
@@ -432,12 +451,13 @@ macro_rules! socket {
                 self.core.monitor()
             }
 
-            /// Cuts the connection of the peer of this identity, with all that waits for it. Whether there was one. A socket that connected here comes back.
+            /// Cuts the connections of all peers of this identity, with all that waits for them; of one that has ended nothing more is received that was
+            /// not read yet. Whether there were any. A socket that connected here comes back.
             pub fn disconnect(&self, identity: &[u8]) -> bool {
                 self.core.handle.disconnect(identity)
             }
 
-            /// What waits for the peer of this identity; `None` where there is none.
+            /// What waits for the peer of this identity; of several for the one for which most octets wait; `None` where there is none.
             #[must_use]
             pub fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
                 self.core.handle.backlog(identity)
@@ -651,22 +671,38 @@ impl RouterSocket {
         Ok(message.with_first(peer.identity()))
     }
 
-    /// Sends a message to the peer that its first frame names, without that frame; waits until there is room. Cancel safe: a cancelled call has sent nothing,
-    /// unless it was about to return.
+    /// Sends a message to the peer that its first frame names, without that frame. What becomes of it where that peer's queue is full is up to
+    /// [`Options::on_full`]: by default it is dropped and counted, so that nobody is waited for who does not read. Cancel safe: a cancelled call has sent
+    /// nothing, unless it was about to return.
     ///
     /// # Errors
     /// [`SendError::Unroutable`] where there is no such peer or nothing behind its name, [`SendError::Closed`]; with the message inside.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
         let message = message.into();
-        if self.core.is_closed() {
-            return Err(SendError::Closed(message));
-        }
-        let Some(body) = Message::from_frames(message.frames()[1..].iter().cloned()) else {
-            return Err(SendError::Unroutable(message));
-        };
-        let sent = self.core.send_routed(message.first(), &body).await;
+        let (peer, body) = self.route(&message).map_err(|error| error(message.clone()))?;
+        let sent = self.core.send_to(&peer, &body).await;
         self.core.take_turns(false).await;
         if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
+    }
+
+    /// The same, if there is room now, whatever the options say.
+    ///
+    /// # Errors
+    /// [`TrySendError`], with the message inside.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError> {
+        let message = message.into();
+        let (peer, body) =
+            self.route(&message).map_err(|error| TrySendError::Never(error(message.clone())))?;
+        if peer.queue.push(&body) { Ok(()) } else { Err(TrySendError::Full(message)) }
+    }
+
+    /// Whom a message is for, and what is for it.
+    fn route(&self, message: &Message) -> Result<(Arc<Peer>, Message), fn(Message) -> SendError> {
+        if self.core.is_closed() {
+            return Err(SendError::Closed);
+        }
+        let body = Message::from_frames(message.frames()[1..].iter().cloned());
+        self.core.handle.0.peer(message.first()).zip(body).ok_or(SendError::Unroutable)
     }
 }
 
@@ -689,7 +725,7 @@ socket!(
 );
 
 impl ReqSocket {
-    /// Asks the next peer that has room, and waits until there is one. Cancel safe: a cancelled call has asked nothing, unless it was about to return, and then
+    /// Asks the next peer that has room, and waits until there is one. What came before that is dropped: it is no answer to this. Cancel safe: a cancelled call has asked nothing, unless it was about to return, and then
     /// the answer is due.
     ///
     /// # Errors
@@ -699,7 +735,7 @@ impl ReqSocket {
         if self.asked.is_some() {
             return Err(SendError::OutOfTurn(message));
         }
-        let peer = self.core.send_dealt(message.with_first(Bytes::new())).await?;
+        let peer = self.core.send_dealt_anew(message.with_first(Bytes::new())).await?;
         self.asked = Some(peer.key);
         self.core.take_turns(false).await;
         Ok(())
@@ -761,7 +797,9 @@ impl RepSocket {
         }
     }
 
-    /// Answers. Cancel safe: a cancelled call has sent nothing, and the answer is still due, unless it was about to return.
+    /// Answers the one who asked, and nobody else. What becomes of it where that one does not read, and its queue is full, is up to [`Options::on_full`]: by
+    /// default it is dropped and counted, so that others are answered. Cancel safe: a cancelled call has sent nothing, and the answer is still due, unless it
+    /// was about to return.
     ///
     /// # Errors
     /// [`SendError::OutOfTurn`] where nothing was asked, [`SendError::Unroutable`] when the one who asked is gone, [`SendError::Closed`]; with the message
@@ -776,7 +814,7 @@ impl RepSocket {
         };
         let whole = frames.iter().chain(message.frames()).cloned();
         let Some(whole) = Message::from_frames(whole) else { return Err(SendError::OutOfTurn(message)) };
-        let sent = self.core.send_routed(&peer.identity(), &whole).await;
+        let sent = self.core.send_to(peer, &whole).await;
         self.envelope = None;
         self.core.take_turns(false).await;
         if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
