@@ -144,6 +144,36 @@ async fn all_kinds_but_router_take_two_peers_of_one_identity() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_end_of_a_peer_is_told_before_the_next_of_its_name() {
+    let router = RouterSocket::new();
+    let mut monitor = router.monitor();
+    let port = bind!(router);
+    let mut coming = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        coming.spawn(async move {
+            loop {
+                let mut raw = Raw::connect(port).await;
+                raw.send(&[greeting(), ready_as("DEALER", b"one")].concat()).await;
+                raw.is_introduced().await;
+            }
+        });
+    }
+    for turn in 0..1_000 {
+        let is_ready = until(&mut monitor, |event| match event {
+            MonitorEvent::Ready { .. } => Some(true),
+            MonitorEvent::Disconnected { identity, reason, .. }
+                if identity == "one" && reason != DisconnectReason::IdentityInUse =>
+            {
+                Some(false)
+            }
+            MonitorEvent::Lagged(_) => panic!("too slow"),
+            _ => None,
+        });
+        assert_eq!(is_ready.await, turn % 2 == 0, "turn {turn}");
+    }
+}
+
 #[tokio::test]
 async fn a_socket_talks_to_two_servers_of_one_identity() {
     let dealer = DealerSocket::new();
@@ -201,6 +231,8 @@ async fn an_answer_too_many_is_not_taken_for_the_next_one() {
         raw.send(&message(&["", "and once more"])).await;
         raw.is_served().await;
     }
+    soon(req.send("last")).await.unwrap();
+    assert_eq!(req.unrouted(), 20);
 }
 
 #[tokio::test]

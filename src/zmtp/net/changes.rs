@@ -31,10 +31,9 @@ impl Changes {
     }
 
     /// A subscription has begun, or ended: the opposite of the change before of the same prefix.
-    pub(super) fn push(&mut self, subscribe: bool, prefix: &Bytes) {
+    pub(super) fn push(&mut self, subscribe: bool, prefix: Bytes) {
         self.bytes += prefix.len();
-        // Its own piece of memory, not a part of what was read.
-        self.log.push_back((subscribe, Bytes::copy_from_slice(prefix)));
+        self.log.push_back((subscribe, prefix));
         if self.log.len() > self.most.0 || self.bytes > self.most.1 {
             self.reduce();
             // Twice what is left, so that it is not done for each change.
@@ -88,7 +87,7 @@ mod tests {
         let mut changes = Changes::default();
         let [a, b, c] = ["a", "b", "c"].map(Bytes::from);
         let pushed = [(true, &c), (true, &a), (false, &b), (false, &a), (true, &b)];
-        pushed.into_iter().for_each(|(subscribe, prefix)| changes.push(subscribe, prefix));
+        pushed.into_iter().for_each(|(subscribe, prefix)| changes.push(subscribe, prefix.clone()));
         changes.reduce();
         assert_eq!(all(&mut changes), [(true, c), (false, b.clone()), (true, b)]);
         assert_eq!(changes.bytes, 0);
@@ -100,16 +99,16 @@ mod tests {
         let prefixes = ["news", "weather"].map(Bytes::from);
         for round in 0..1_000_000 {
             // One that the other side knows of, and one that it does not.
-            changes.push(round % 2 == 1, &prefixes[0]);
-            changes.push(round % 2 == 0, &prefixes[1]);
+            changes.push(round % 2 == 1, prefixes[0].clone());
+            changes.push(round % 2 == 0, prefixes[1].clone());
             assert!(changes.log.len() <= 2 * 3 + KEPT.0);
         }
-        changes.push(false, &prefixes[0]);
+        changes.push(false, prefixes[0].clone());
         changes.reduce();
         assert_eq!(all(&mut changes), [(false, prefixes[0].clone())]);
         let long = Bytes::from(vec![7; KEPT.1]);
         for round in 0..10 {
-            changes.push(round % 2 == 0, &long);
+            changes.push(round % 2 == 0, long.clone());
             assert!(changes.bytes <= KEPT.1);
         }
     }
@@ -126,7 +125,7 @@ mod tests {
                     Some(prefix) => {
                         let prefix = Bytes::from(vec![prefix]);
                         let subscribe = !is.remove(&prefix) && is.insert(prefix.clone());
-                        changes.push(subscribe, &prefix);
+                        changes.push(subscribe, prefix);
                     }
                     None => changes.pop().into_iter().for_each(|change| tell(&mut told, change)),
                 }

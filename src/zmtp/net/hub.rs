@@ -119,8 +119,8 @@ pub(super) struct Hub {
     /// Told when there is a peer more, or room at one that was full.
     pub(super) room: Notify,
     next_key: AtomicU64,
-    /// Messages that nobody took: no subscriber, no such peer, or of a kind that this socket does not take.
-    pub(super) unrouted: AtomicU64,
+    /// Messages that nobody took: from peers, where this socket does not receive or passes them over; and upward ones of XSUB that found no room.
+    unrouted: AtomicU64,
     /// Messages dropped at peers that are gone.
     dropped: AtomicU64,
     /// Whether the reader wants to know of peers that come and go.
@@ -349,17 +349,26 @@ impl Hub {
         if self.kind.receives() {
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {
-            self.unrouted.fetch_add(messages.len() as u64, Ordering::Relaxed);
+            self.pass_over(messages.len());
         }
     }
 
-    /// Drops what came and was not taken. Messages are counted.
+    /// Drops what came and was not taken.
     pub(super) fn discard_arrivals(&self) {
         for arrival in self.inbound.take() {
             if let Arrival::Messages(batch) = arrival {
-                self.unrouted.fetch_add(batch.count() as u64, Ordering::Relaxed);
+                self.pass_over(batch.count());
             }
         }
+    }
+
+    /// Counts messages that nobody takes.
+    pub(super) fn pass_over(&self, count: usize) {
+        self.unrouted.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn unrouted(&self) -> u64 {
+        self.unrouted.load(Ordering::Relaxed)
     }
 
     pub(super) fn publisher(&self) -> Option<&Publisher> {
@@ -408,7 +417,7 @@ impl Hub {
     pub(super) fn send_to_all(&self, message: &Message) {
         for peer in &lock(&self.peers).list {
             if !peer.queue.push(message) {
-                self.unrouted.fetch_add(1, Ordering::Relaxed);
+                self.pass_over(1);
             }
         }
     }

@@ -6,7 +6,9 @@
 
 mod accept;
 mod changes;
+mod core;
 mod endpoint;
+mod error;
 mod hub;
 mod inbound;
 #[cfg(unix)]
@@ -20,11 +22,12 @@ mod socket;
 mod subscriptions;
 
 pub use endpoint::{Endpoint, EndpointError, PeerAddress};
+pub use error::{BindError, ClosedError, RecvError, SendError, TrySendError};
 pub use monitor::{DisconnectReason, Monitor, MonitorEvent, RefusedBy};
 pub use options::{Bound, OnFull, Options};
 pub use queue::Backlog;
 pub use socket::{
-    BindError, ClosedError, DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RecvError,
-    RepSocket, ReqSocket, RouterSocket, SendError, SubSocket, TrySendError, XpubSocket, XsubSocket,
+    DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RepSocket, ReqSocket, RouterSocket,
+    SubSocket, XpubSocket, XsubSocket,
 };
-pub(crate) use {inbound::Arrival, socket::Core, socket::Handle, socket::Listening};
+pub(crate) use {core::Core, core::Handle, core::Listening, inbound::Arrival};

@@ -126,7 +126,8 @@ impl Publisher {
         if !self.is_seen {
             return false;
         }
-        state.changes.push(subscribe, prefix);
+        // Its own piece of memory, not a part of what was read.
+        state.changes.push(subscribe, Bytes::copy_from_slice(prefix));
         !std::mem::replace(&mut state.is_woken, true)
     }
 

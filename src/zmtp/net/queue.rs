@@ -175,7 +175,7 @@ impl PeerQueue {
     /// A subscription of this side's has begun or ended; each call for a prefix is the opposite of the one before.
     pub(super) fn push_change(&self, subscribe: bool, prefix: &Bytes) {
         let mut state = lock(&self.state);
-        state.changes.push(subscribe, prefix);
+        state.changes.push(subscribe, prefix.clone());
         state.wake();
     }
 
