@@ -211,6 +211,15 @@ fn a_peer_is_asked_at_each_interval_and_dead_when_it_does_not_answer() {
 }
 
 #[test]
+fn with_an_interval_of_zero_there_is_a_pause_all_the_same() {
+    let start = Instant::now();
+    let heartbeat =
+        Heartbeat { interval: Duration::ZERO, timeout: Duration::from_secs(1), ttl: Duration::ZERO };
+    let connection = introduced(Config { heartbeat: Some(heartbeat), ..config(SocketType::Pull) }, start);
+    assert!(connection.poll_timeout() > Some(start));
+}
+
+#[test]
 fn what_may_last_for_ever_is_no_reason_to_panic() {
     let start = Instant::now();
     let heartbeat = Heartbeat { interval: Duration::MAX, timeout: Duration::MAX, ttl: Duration::MAX };

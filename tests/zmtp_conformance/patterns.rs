@@ -13,7 +13,7 @@ use zincmq::zmtp::{
 
 use crate::common::soon;
 use crate::sockets::{endpoint, until, until_peers};
-use crate::wire::{Raw, command, greeting, message, ready_as};
+use crate::wire::{COMMAND, Raw, command, greeting, message, ping, ready_as};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_last_word_of_a_subscription_is_what_there_is_whoever_subscribes() {
@@ -357,7 +357,8 @@ async fn commands_do_not_count_as_octets_of_the_message_that_follows() {
         raw.send(&command(b"UNKNOWN", &[7; 500])).await;
         raw.is_served().await;
     }
-    raw.send(&message(&["small"])).await;
+    raw.send(&[message(&["small"]), ping(0, b"read")].concat()).await;
+    while raw.frame().await != (COMMAND, b"\x04PONGread".to_vec()) {}
     // It is read on.
     raw.is_served().await;
     assert_eq!(soon(pull.recv()).await.unwrap().first(), "small");
@@ -387,9 +388,7 @@ async fn a_peer_that_has_ended_and_was_not_heard_out_can_be_cut_off() {
             let _next = peer(port, "DEALER", "one").await;
             let taken = until(&mut monitor, |event| match event {
                 MonitorEvent::Ready { .. } => Some(true),
-                MonitorEvent::Disconnected { reason, .. } if reason == DisconnectReason::IdentityInUse => {
-                    Some(false)
-                }
+                MonitorEvent::Disconnected { reason: DisconnectReason::IdentityInUse, .. } => Some(false),
                 _ => None,
             });
             if taken.await {

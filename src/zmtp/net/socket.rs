@@ -303,8 +303,7 @@ impl RouterSocket {
     /// # Errors
     /// [`SendError::Unroutable`] where there is no such peer or nothing behind its name, [`SendError::Closed`]; with the message inside.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        let message = message.into();
-        let (peer, body) = self.route(&message).map_err(|error| error(message.clone()))?;
+        let (peer, body, message) = self.route(message.into())?;
         let sent = self.core.send_to(&peer, &body).await;
         self.core.take_turns(false).await;
         if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
@@ -315,19 +314,20 @@ impl RouterSocket {
     /// # Errors
     /// [`TrySendError`], with the message inside.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError> {
-        let message = message.into();
-        let (peer, body) =
-            self.route(&message).map_err(|error| TrySendError::Never(error(message.clone())))?;
+        let (peer, body, message) = self.route(message.into()).map_err(TrySendError::Never)?;
         if peer.queue.push(&body) { Ok(()) } else { Err(TrySendError::Full(message)) }
     }
 
-    /// Whom a message is for, and what is for it.
-    fn route(&self, message: &Message) -> Result<(Arc<Peer>, Message), fn(Message) -> SendError> {
+    /// Whom a message is for, and what of it; and the message itself.
+    fn route(&self, message: Message) -> Result<(Arc<Peer>, Message, Message), SendError> {
         if self.core.is_closed() {
-            return Err(SendError::Closed);
+            return Err(SendError::Closed(message));
         }
         let body = Message::from_frames(message.frames()[1..].iter().cloned());
-        self.core.handle.0.peer(message.first()).zip(body).ok_or(SendError::Unroutable)
+        match self.core.handle.0.peer(message.first()).zip(body) {
+            Some((peer, body)) => Ok((peer, body, message)),
+            None => Err(SendError::Unroutable(message)),
+        }
     }
 }
 
