@@ -50,7 +50,7 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
         send_hwm: Bound::new(limits.queue().saturating_mul(2), limits.bytes.saturating_mul(2)),
         send_age: Some(limits.age.saturating_mul(2)),
         on_full: OnFull::Disconnect,
-        on_full_named: Some(OnFull::DropNewest),
+        on_full_vouched: Some(OnFull::DropNewest),
         ..options(CONTROL_FRAME)
     };
     let router = Core::new(SocketType::Router, control, true);
@@ -225,13 +225,16 @@ impl Strangers {
 
 async fn hand_up_subscribers(publisher: Core, events: mpsc::Sender<ParentEvent>, dropped: CancellationToken) {
     let work = async |publisher: &mut Core| {
+        let handle = publisher.handle();
         while let Some(arrival) = publisher.arrival().await {
             let Arrival::Gone(peer, reason) = arrival else { continue };
-            let event = match SessionToken::from_slice(&peer.identity()) {
-                Some(session) => ParentEvent::BroadcastClosed { session },
-                None if reason == DisconnectReason::TooSlow => {
+            let identity = peer.identity();
+            // One that is cut for its slowness is of no session, or of one that is over: none is waiting for word of it.
+            let event = match SessionToken::from_slice(&identity) {
+                _ if reason == DisconnectReason::TooSlow && !handle.is_vouched(&identity) => {
                     ParentEvent::SubscriberCut { address: (&peer.address).into() }
                 }
+                Some(session) => ParentEvent::BroadcastClosed { session },
                 None => continue,
             };
             if events.send(event).await.is_err() {
@@ -280,6 +283,14 @@ impl ParentChannels for ZmtpParent {
             Some(false) => Err(ChannelError::Full(Channel::Control)),
             Some(true) | None => Ok(()),
         }
+    }
+
+    fn open_session(&mut self, session: SessionToken) {
+        self.broadcast.vouch(session.as_bytes(), true);
+    }
+
+    fn end_session(&mut self, session: SessionToken) {
+        self.broadcast.vouch(session.as_bytes(), false);
     }
 
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {

@@ -104,7 +104,7 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
         let cancel = CancellationToken::new();
-        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm));
+        let publisher = kind.publishes().then(|| Publisher::new(&options));
         Arc::new(Self {
             kind,
             options,
@@ -200,11 +200,7 @@ impl Hub {
             peers.by_identity.insert(identity, Arc::clone(peer));
             peers.list.push(Arc::clone(peer));
             if let Some(publisher) = &self.publisher {
-                let on_full = match self.options.on_full_named {
-                    Some(named) if !told.is_empty() => named,
-                    _ => self.options.on_full,
-                };
-                publisher.add(peer, on_full);
+                publisher.add(peer);
             }
             for prefix in subscriptions.keys() {
                 peer.queue.push_command(subscription(true, prefix, peer.minor()));

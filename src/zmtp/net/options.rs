@@ -67,9 +67,8 @@ pub struct Options {
     pub recv_hwm: Bound,
     /// What to do where [`send_hwm`](Self::send_hwm) is reached. Publishers only; all others wait. Default: [`OnFull::DropNewest`].
     pub on_full: OnFull,
-    /// The same for subscribers that told an identity, where it is to be something else: those that have another way to what they miss, say. Default: the
-    /// same.
-    pub on_full_named: Option<OnFull>,
+    /// The same for subscribers whose identity was [vouched](super::Handle::vouch) for. Default: the same.
+    pub(crate) on_full_vouched: Option<OnFull>,
     /// What is taken of peers.
     pub limits: Limits,
     /// Whether to ask peers for signs of life. Default: no.
@@ -95,7 +94,7 @@ impl Default for Options {
             send_age: None,
             recv_hwm: Bound::new(1_000, 64 << 20),
             on_full: OnFull::default(),
-            on_full_named: None,
+            on_full_vouched: None,
             limits: Limits::default(),
             heartbeat: None,
             reconnect: (Duration::from_millis(100), Duration::from_secs(5)),

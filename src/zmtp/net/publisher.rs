@@ -1,13 +1,13 @@
 //! What is published goes to many, encoded once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::hub::Peer;
-use super::options::{Bound, OnFull};
+use super::options::{OnFull, Options};
 use super::queue::Chunk;
 use super::subscriptions::{Place, Subscriptions};
 use crate::sync::lock;
@@ -27,6 +27,8 @@ const RUN_SHARE: usize = 8;
 pub(super) struct Publisher {
     state: Mutex<State>,
     run_messages: usize,
+    /// What becomes of subscribers that are full: those that are vouched for, and all others.
+    on_full: (OnFull, OnFull),
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +39,8 @@ struct State {
     /// Places that are free.
     free: Vec<Place>,
     by_key: BTreeMap<u64, Place>,
+    /// The identities that somebody vouches for.
+    vouched: BTreeSet<Bytes>,
     run: Encoded,
     /// Who gets the run.
     targets: Arc<[Place]>,
@@ -76,13 +80,19 @@ pub(crate) enum Published {
 }
 
 impl Publisher {
-    pub(super) fn new(bound: Bound) -> Self {
-        let run_messages = (bound.messages / RUN_SHARE).clamp(1, 4096);
-        Self { state: Mutex::default(), run_messages }
+    pub(super) fn new(options: &Options) -> Self {
+        let run_messages = (options.send_hwm.messages / RUN_SHARE).clamp(1, 4096);
+        let on_full = (options.on_full_vouched.unwrap_or(options.on_full), options.on_full);
+        Self { state: Mutex::default(), run_messages, on_full }
     }
 
-    pub(super) fn add(&self, peer: &Arc<Peer>, on_full: OnFull) {
+    fn on_full(&self, is_vouched: bool) -> OnFull {
+        if is_vouched { self.on_full.0 } else { self.on_full.1 }
+    }
+
+    pub(super) fn add(&self, peer: &Arc<Peer>) {
         let mut state = lock(&self.state);
+        let on_full = self.on_full(state.vouched.contains(&peer.identity()));
         let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new(), bytes: 0 };
         let place = match state.free.pop() {
             Some(free) => {
@@ -95,6 +105,23 @@ impl Publisher {
             }
         };
         state.by_key.insert(peer.key, place);
+    }
+
+    /// Vouches for whoever has this identity, or does not any more: of those that are there, and those that come.
+    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool) {
+        let mut state = lock(&self.state);
+        if is_vouched {
+            state.vouched.insert(Bytes::copy_from_slice(identity));
+        } else {
+            state.vouched.remove(identity);
+        }
+        let on_full = self.on_full(is_vouched);
+        let peers = state.peers.iter_mut().flatten();
+        peers.filter(|other| other.peer.identity() == identity).for_each(|other| other.on_full = on_full);
+    }
+
+    pub(super) fn is_vouched(&self, identity: &[u8]) -> bool {
+        lock(&self.state).vouched.contains(identity)
     }
 
     /// The peer is gone; the prefixes that nobody subscribes to any more.

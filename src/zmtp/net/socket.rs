@@ -121,6 +121,16 @@ impl Handle {
         self.publisher().publish(message)
     }
 
+    /// Vouches for the subscriber of this identity, be it there or not, or takes that back: what is told of oneself is not to be believed. One that is
+    /// vouched for is treated as [`Options::on_full_vouched`] says.
+    pub(crate) fn vouch(&self, identity: &[u8], is_vouched: bool) {
+        self.publisher().vouch(identity, is_vouched);
+    }
+
+    pub(crate) fn is_vouched(&self, identity: &[u8]) -> bool {
+        self.publisher().is_vouched(identity)
+    }
+
     pub(crate) fn subscribe(&self, prefix: Bytes) {
         self.0.change_subscription(true, prefix);
     }
