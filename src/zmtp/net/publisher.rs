@@ -140,8 +140,7 @@ impl Publisher {
     pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limits: &Limits) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        // What was published before goes to those who had subscribed by then.
-        state.flush();
+        // A run stays: it goes to those who had subscribed when it began.
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         if let Some(count) = subscriber.prefixes.get_mut(prefix) {
@@ -151,7 +150,9 @@ impl Publisher {
         if subscriber.prefixes.len() >= limits.subscriptions {
             return Change::Refused(Violation::Subscriptions { limit: limits.subscriptions });
         }
-        // An octet may cost a node of the trie.
+        if prefix.len() > limits.prefix {
+            return Change::Refused(Violation::PrefixSize { limit: limits.prefix });
+        }
         if prefix.len() > limits.subscription_bytes.saturating_sub(subscriber.bytes) {
             return Change::Refused(Violation::SubscriptionBytes { limit: limits.subscription_bytes });
         }
@@ -164,7 +165,6 @@ impl Publisher {
     pub(super) fn cancel(&self, peer: &Peer, prefix: &Bytes) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        state.flush();
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         match subscriber.prefixes.get_mut(prefix) {
@@ -230,7 +230,7 @@ impl State {
             return;
         }
         let at = self.run_at.take().unwrap_or_else(Instant::now);
-        let chunk = Chunk::of(&mut self.run, at);
+        let chunk = Chunk::for_many(&mut self.run, at);
         for place in self.targets.iter() {
             if let Some(subscriber) = &self.peers[*place as usize]
                 && !subscriber.peer.queue.push_shared(&chunk, subscriber.on_full)
@@ -248,5 +248,43 @@ impl State {
             peers[*place as usize].as_ref().is_some_and(|subscriber| !subscriber.peer.queue.has_room())
         });
         !self.full.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::PeerAddress;
+    use super::super::hub::Hub;
+    use super::*;
+    use crate::zmtp::{PeerInfo, SocketType};
+
+    fn subscriber(hub: &Hub, prefix: &'static str) -> Arc<Peer> {
+        let peer = hub.admit(PeerAddress::Ipc, false).unwrap();
+        let info = PeerInfo { kind: SocketType::Sub, identity: Bytes::new(), minor: 1 };
+        hub.on_ready(&peer, info).unwrap();
+        hub.on_subscription(&peer, true, &prefix.into(), &mut Vec::new()).unwrap();
+        peer
+    }
+
+    #[test]
+    fn who_changes_subscriptions_all_the_time_does_not_cut_the_runs_of_others() {
+        let hub = Hub::new(SocketType::Pub, Options::default(), false);
+        let (honest, restless) = (subscriber(&hub, "news"), subscriber(&hub, "other"));
+        for number in 0..100_u8 {
+            for (subscribe, prefix) in [(true, "other"), (false, "other"), (true, "else"), (false, "else")] {
+                hub.on_subscription(&restless, subscribe, &prefix.into(), &mut Vec::new()).unwrap();
+            }
+            hub.publisher()
+                .unwrap()
+                .publish(&Message::from_frames([Bytes::from("news"), vec![number].into()]).unwrap());
+        }
+        hub.flush();
+        let mut pending = VecDeque::new();
+        honest.queue.take(&mut pending);
+        assert_eq!(pending.len(), 1, "all of them together");
+        restless.queue.take(&mut pending);
+        assert_eq!(pending.len(), 1, "and nothing for the other");
     }
 }
