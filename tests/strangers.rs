@@ -11,12 +11,11 @@ use bytes::Bytes;
 use common::{Kind, address, soon};
 use zincmq::SessionToken;
 use zincmq::transport::{BindAddresses, ParentEvent, ParentLimits, ParentLink, Transport, ZmtpTransport};
-use zincmq::zmtp::{Bound, Options, SubSocket};
+use zincmq::zmtp::{Bound, MonitorEvent, Options, SubSocket};
 
 async fn bind(kind: Kind) -> ParentLink {
     let addresses = BindAddresses { control: address(kind), broadcast: None, submit: None };
-    let mut limits = ParentLimits::default();
-    limits.bytes = 64 << 10;
+    let limits = ParentLimits { bytes: 64 << 10, ..ParentLimits::default() };
     ZmtpTransport::new().bind(&addresses, &limits).await.unwrap()
 }
 
@@ -80,4 +79,32 @@ async fn a_subscriber_that_names_itself_is_cut_off_like_any_other_unless_it_has_
         assert!(link.channels.backlog(session).is_some());
         is_cut(&mut link).await;
     }
+}
+
+/// `I`, a thousand and twenty-four topics, and a barrier, on a broadcast connection that nobody vouches for: libzmq's tell no identity.
+#[tokio::test]
+async fn as_many_prefixes_as_a_child_may_have_find_room() {
+    let mut link = bind(Kind::Tcp).await;
+    let mut subscriber = SubSocket::new();
+    for number in 0..1_024 {
+        subscriber.subscribe(format!("T{number:0>127}"));
+    }
+    subscriber.subscribe("I");
+    subscriber.subscribe("barrier");
+    let mut monitor = subscriber.monitor();
+    subscriber.connect(&*link.addresses.broadcast.to_string()).unwrap();
+    let heard = async {
+        let message = subscriber.recv();
+        tokio::pin!(message);
+        while futures::poll!(&mut message).is_pending() {
+            link.channels.broadcast("barrier".into(), Bytes::new());
+            tokio::task::yield_now().await;
+            if let Some(Some(event)) =
+                futures::FutureExt::now_or_never(futures::StreamExt::next(&mut monitor))
+            {
+                assert!(!matches!(event, MonitorEvent::Disconnected { .. }), "{event:?}");
+            }
+        }
+    };
+    soon(heard).await;
 }

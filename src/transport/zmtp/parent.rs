@@ -14,6 +14,7 @@ use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, Frames,
     ParentChannels, ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId,
 };
+use crate::wire::MAX_PREFIXES;
 #[cfg(unix)]
 use crate::zmtp::ipc;
 use crate::zmtp::{
@@ -31,13 +32,15 @@ const CONTROL: Bound = Bound::new(2_048, 64 << 20);
 const INBOUND: Bound = Bound::new(64, 1 << 20);
 /// The largest control message taken of a child: the largest it has to say is a thousand prefixes of 255 bytes (a guess: four times that).
 const CONTROL_FRAME: usize = 1 << 20;
+/// How many connections each socket takes beside those of children, and a quarter more of them that are about to go: plain subscribers, and those who are not known yet (a guess).
+const OTHERS: usize = 1_024;
 /// How many control connections may have said nothing yet, and for how long (as of connections that have not introduced themselves).
 const SILENT: (usize, Duration) = (256, Duration::from_secs(5));
 
 /// Binds a parent. Cancel safe: a cancelled call leaves nothing bound.
 pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
     let options = |frame: usize| Options {
-        limits: Limits { frame, message: frame as u64 + 1024, frames: 8, ..Limits::default() },
+        limits: of_strangers(frame, limits.children),
         recv_hwm: INBOUND,
         stalled: Some(limits.stalled),
         linger: LINGER,
@@ -86,6 +89,24 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
     tokio::spawn(hand_up_subscribers(publisher, events, dropped.clone()));
     tokio::spawn(hand_up_submits(puller, submits, dropped));
     Ok(ParentLink { addresses, channels: Box::new(channels), events: events_out, submits: submits_out })
+}
+
+/// What is taken of whoever connects, child or not, with frames up to this size.
+fn of_strangers(frame: usize, children: usize) -> Limits {
+    let connections = children.saturating_add(children / 4).saturating_add(OTHERS);
+    let default = Limits::default();
+    Limits {
+        frame,
+        message: frame as u64 + 1024,
+        frames: 8,
+        unfinished: default.unfinished.max(frame.saturating_mul(4)),
+        subscriptions: 2 * MAX_PREFIXES + 8,
+        subscription_bytes: 256 << 10,
+        prefix: 256,
+        connections,
+        per_address: Some(connections / 2),
+        ..default
+    }
 }
 
 /// What a socket is to listen at.

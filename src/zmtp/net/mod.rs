@@ -17,6 +17,7 @@ mod publisher;
 mod queue;
 mod socket;
 mod subscriptions;
+mod unfinished;
 
 pub use endpoint::{Endpoint, EndpointError, PeerAddress};
 pub use monitor::{DisconnectReason, Monitor, MonitorEvent, RefusedBy};
