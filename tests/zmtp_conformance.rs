@@ -12,6 +12,8 @@
 #[path = "zmtp_conformance/cases.rs"]
 mod cases;
 mod common;
+#[path = "zmtp_conformance/hostile.rs"]
+mod hostile;
 #[path = "zmtp_conformance/machine.rs"]
 mod machine;
 #[path = "zmtp_conformance/memory.rs"]

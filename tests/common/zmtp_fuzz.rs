@@ -269,6 +269,11 @@ pub fn operations(data: &[u8]) {
                             assert!(is_due && since >= Duration::from_secs(5), "{since:?}");
                             return;
                         }
+                        Err(Violation::MessageTime) => {
+                            let since = now.duration_since(begin);
+                            assert!(is_due && since >= Limits::default().message_time, "{since:?}");
+                            return;
+                        }
                         Err(Violation::Silent) => {
                             assert!(is_due && (has_ttl || heartbeat.is_some()));
                             return;

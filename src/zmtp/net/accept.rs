@@ -33,8 +33,13 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
             }
             second.1 += 1;
         }
+        // Until what those before have left was taken, newcomers wait in the system's queue.
+        let newcomer = async {
+            hub.leftovers.room(false).await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = newcomer => accepted,
             () = hub.listening.cancelled() => break,
         };
         match accepted {
@@ -64,8 +69,12 @@ pub(super) async fn keep_connected(hub: Arc<Hub>, endpoint: Endpoint) {
     let mut pause = first;
     loop {
         let began = Instant::now();
+        let newcomer = async {
+            hub.leftovers.room(true).await;
+            Stream::connect(&endpoint, hub.options.connect_timeout).await
+        };
         let connected = tokio::select! {
-            connected = Stream::connect(&endpoint) => connected,
+            connected = newcomer => connected,
             () = hub.cancel.cancelled() => return,
         };
         match connected {
@@ -89,7 +98,7 @@ pub(super) async fn keep_connected(hub: Arc<Hub>, endpoint: Endpoint) {
 
 /// Connects once; returns when the connection is there. It is not made again.
 pub(super) async fn connect_once(hub: &Arc<Hub>, endpoint: &Endpoint) -> io::Result<()> {
-    let (stream, address) = Stream::connect(endpoint).await?;
+    let (stream, address) = Stream::connect(endpoint, hub.options.connect_timeout).await?;
     hub.emit(MonitorEvent::Connected(endpoint.clone()));
     let peer = hub.admit(address, true).map_err(|limit| io::Error::other(format!("refused by {limit:?}")))?;
     hub.tasks.spawn(link::run(Arc::clone(hub), peer, stream, true));

@@ -1,5 +1,6 @@
 //! What all kinds of sockets are made of.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -56,6 +57,16 @@ impl Handle {
     /// Publishes without waiting; what becomes of it where somebody is full is up to the options.
     pub(crate) fn publish(&self, message: &Message) -> Published {
         self.publisher().publish(message)
+    }
+
+    /// Vouches for the subscriber of this identity, be it there or not, or takes that back: what is told of oneself is not to be believed. One that is
+    /// vouched for is treated as [`Options::on_full_vouched`] says.
+    pub(crate) fn vouch(&self, identity: &[u8], is_vouched: bool) {
+        self.publisher().vouch(identity, is_vouched);
+    }
+
+    pub(crate) fn is_vouched(&self, identity: &[u8]) -> bool {
+        self.publisher().is_vouched(identity)
     }
 
     pub(crate) fn subscribe(&self, prefix: Bytes) {
@@ -260,17 +271,26 @@ impl Core {
         Ok(self.until_room(|| self.handle.try_deal(&message)).await)
     }
 
-    /// The same; what came before it is sent is dropped.
+    /// The same; what came before it is sent is dropped. At once, since what peers have left keeps out those that are waited for.
     pub(super) async fn send_dealt_anew(&mut self, message: Message) -> Result<Arc<Peer>, SendError> {
-        self.handle.0.pass_over(self.current.take().map_or(0, Iterator::count));
+        let hub = &self.handle.0;
+        hub.pass_over(self.current.take().map_or(0, Iterator::count));
         if self.is_closed() {
             return Err(SendError::Closed(message));
         }
-        let attempt = || {
-            self.handle.0.discard_arrivals();
-            self.handle.try_deal(&message)
-        };
-        Ok(self.until_room(attempt).await)
+        let unwanted = std::future::poll_fn(|cx| {
+            while let Poll::Ready(Some(arrival)) = hub.inbound.poll_pop(cx) {
+                if let Arrival::Messages(batch) = arrival {
+                    hub.pass_over(batch.count());
+                }
+            }
+            Poll::<Infallible>::Pending
+        });
+        tokio::select! {
+            biased;
+            never = unwanted => match never {},
+            peer = self.until_room(|| self.handle.try_deal(&message)) => Ok(peer),
+        }
     }
 
     pub(super) fn try_send_dealt(&self, message: Message) -> Result<(), TrySendError> {

@@ -19,10 +19,12 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, timeout, timeout_at};
 
 #[cfg(unix)]
 use super::ipc::{self, IpcFile};
 use super::options::Options;
+use crate::zmtp::connection::later;
 
 /// How many connections may wait to be accepted (as in tokio).
 const BACKLOG: i32 = 1024;
@@ -276,10 +278,16 @@ macro_rules! either {
 }
 
 impl Stream {
-    pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(Self, PeerAddress)> {
+    /// Connects, within this time: what it takes for a name to be looked up, and for its addresses to answer, one after the other.
+    pub(super) async fn connect(endpoint: &Endpoint, within: Duration) -> io::Result<(Self, PeerAddress)> {
+        let now = Instant::now();
+        let until = Instant::from_std(later(now.into_std(), within));
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let addresses = timeout_at(until, lookup_host((host.as_str(), *port))).await;
+                let addresses: Vec<SocketAddr> =
+                    addresses.map_err(|_| late("the host name was", within))??.collect();
+                let stream = connect_one_of(&addresses, until, within).await?;
                 let address = stream.peer_addr()?;
                 // The system may choose the very port that is dialled on this machine, and connect the socket with itself.
                 if stream.local_addr()? == address {
@@ -288,7 +296,10 @@ impl Stream {
                 Ok((Self::Tcp(stream), PeerAddress::Tcp(address)))
             }
             #[cfg(unix)]
-            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixStream::connect(path).await?), PeerAddress::Ipc)),
+            Endpoint::Ipc(path) => {
+                let stream = timeout_at(until, UnixStream::connect(path)).await;
+                Ok((Self::Ipc(stream.map_err(|_| late("it was", within))??), PeerAddress::Ipc))
+            }
         }
     }
 
@@ -331,10 +342,17 @@ impl Stream {
         written.map_or(outcome, Ok)
     }
 
-    /// Whether there is something unread. The system is asked, of which tokio may not have heard yet.
-    pub(super) fn has_unread(&self) -> bool {
-        let mut octet = [MaybeUninit::uninit()];
-        either!(self, stream => SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0))
+    /// Whether what the system has taken may be lost when this is closed at once. Over TCP it may not have been sent. A Unix socket has handed it over, but its
+    /// peer is told of a failure where something is unread. The system is asked, of which tokio may not have heard yet.
+    pub(super) fn may_lose_what_was_written(&self) -> bool {
+        match self {
+            Self::Tcp(_) => true,
+            #[cfg(unix)]
+            Self::Ipc(stream) => {
+                let mut octet = [MaybeUninit::uninit()];
+                SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0)
+            }
+        }
     }
 
     /// Tells the peer that nothing more comes.
@@ -376,6 +394,25 @@ impl Stream {
     }
 }
 
+fn late(what: &str, within: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("{what} not answered within {within:?}"))
+}
+
+/// A stream to the first of these addresses that answers. Each has an equal share of the time that is left.
+async fn connect_one_of(addresses: &[SocketAddr], until: Instant, within: Duration) -> io::Result<TcpStream> {
+    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host name has no address");
+    for (index, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        let share = until.saturating_duration_since(Instant::now()) / left;
+        refusal = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => late(&format!("{address} was"), within),
+        };
+    }
+    Err(refusal)
+}
+
 /// Lets tokio take a stream for exhausted, as an attempt in vain would. That a part stands for it holds where the system tells of changes, as epoll and kqueue do;
 /// tokio does the same there.
 fn all_if(exhausted: bool, count: usize) -> io::Result<usize> {
@@ -385,6 +422,32 @@ fn all_if(exhausted: bool, count: usize) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Linux drops a SYN where too many wait to be accepted, and says nothing.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_is_given_up_and_the_next_one_has_its_turn() {
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        let within = Duration::from_millis(300);
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: address.port() };
+        let error = loop {
+            match Stream::connect(&endpoint, within).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10);
+        };
+        assert_eq!(error.to_string(), format!("{address} was not answered within 300ms"));
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = listener.local_addr().unwrap();
+        let stream = connect_one_of(&[address, other], Instant::now() + within, within).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), other);
+    }
 
     #[test]
     fn addresses_are_read_and_written_alike() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::endpoint::PeerAddress;
-use super::inbound::{Arrival, Batch, Credit, Inbound};
+use super::inbound::{Arrival, Batch, Credit, Inbound, Leftovers};
 use super::monitor::{CAPACITY, DisconnectReason, MonitorEvent, RefusedBy};
 use super::options::Options;
 use super::publisher::{Change, Publisher};
 use super::queue::{Backlog, PeerQueue};
+use super::unfinished::Unfinished;
 use crate::sync::lock;
 use crate::zmtp::command::MAX_IDENTITY;
 use crate::zmtp::connection::later;
@@ -100,7 +101,23 @@ impl Peers {
 #[derive(Debug, Default)]
 struct Census {
     all: usize,
-    by_address: BTreeMap<IpAddr, usize>,
+    half_open: usize,
+    by_address: BTreeMap<IpAddr, Share>,
+}
+
+/// Those from one address.
+#[derive(Debug, Default)]
+struct Share {
+    all: usize,
+    half_open: usize,
+}
+
+/// By which address a connection is counted, if it is.
+fn counted_by(address: &PeerAddress, is_ours: bool) -> Option<IpAddr> {
+    match address {
+        PeerAddress::Tcp(tcp) if !is_ours && !address.is_local() => Some(tcp.ip().to_canonical()),
+        _ => None,
+    }
 }
 
 #[derive(Debug)]
@@ -109,8 +126,9 @@ pub(super) struct Hub {
     pub(super) options: Options,
     peers: Mutex<Peers>,
     census: Mutex<Census>,
-    half_open: AtomicUsize,
     pub(super) inbound: Inbound,
+    pub(super) unfinished: Unfinished,
+    pub(super) leftovers: Arc<Leftovers>,
     publisher: Option<Publisher>,
     /// What a subscribing socket subscribes to, and how often.
     subscriptions: Mutex<BTreeMap<Bytes, usize>>,
@@ -136,13 +154,14 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
         let cancel = CancellationToken::new();
-        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm, kind == SocketType::Xpub));
+        let publisher = kind.publishes().then(|| Publisher::new(&options, kind == SocketType::Xpub));
         Arc::new(Self {
             kind,
+            unfinished: Unfinished::new(options.limits.unfinished),
+            leftovers: Arc::new(Leftovers::new(options.recv_left.unwrap_or(options.recv_hwm))),
             options,
             peers: Mutex::default(),
             census: Mutex::default(),
-            half_open: AtomicUsize::new(0),
             inbound: Inbound::default(),
             publisher,
             subscriptions: Mutex::default(),
@@ -178,23 +197,23 @@ impl Hub {
         if census.all >= limits.connections {
             return Err(RefusedBy::Connections);
         }
-        if !is_ours && self.half_open.load(Ordering::Relaxed) >= limits.half_open {
+        if !is_ours && census.half_open >= limits.half_open {
             return Err(RefusedBy::HalfOpen);
         }
-        if let (Some(most), PeerAddress::Tcp(tcp), false) =
-            (limits.per_address, &address, is_ours || address.is_local())
-        {
-            let address = tcp.ip().to_canonical();
-            let count = census.by_address.get(&address).copied().unwrap_or_default();
-            if count >= most {
+        if let Some(address) = counted_by(&address, is_ours) {
+            let share = census.by_address.get(&address);
+            if share.is_some_and(|share| limits.per_address.is_some_and(|most| share.all >= most)) {
                 return Err(RefusedBy::PerAddress);
             }
-            census.by_address.insert(address, count + 1);
+            if share.is_some_and(|share| share.half_open >= limits.half_open_per_address) {
+                return Err(RefusedBy::HalfOpen);
+            }
+            let share = census.by_address.entry(address).or_default();
+            share.all += 1;
+            share.half_open += 1;
         }
         census.all += 1;
-        if !is_ours {
-            self.half_open.fetch_add(1, Ordering::Relaxed);
-        }
+        census.half_open += usize::from(!is_ours);
         Ok(Arc::new(Peer {
             key: self.next_key.fetch_add(1, Ordering::Relaxed),
             address,
@@ -206,9 +225,13 @@ impl Hub {
     }
 
     /// The handshake is over, well or not.
-    pub(super) fn on_introduced(&self, is_ours: bool) {
-        if !is_ours {
-            self.half_open.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn on_introduced(&self, peer: &Peer, is_ours: bool) {
+        let mut census = lock(&self.census);
+        census.half_open -= usize::from(!is_ours);
+        if let Some(address) = counted_by(&peer.address, is_ours)
+            && let Some(share) = census.by_address.get_mut(&address)
+        {
+            share.half_open -= 1;
         }
     }
 
@@ -231,11 +254,7 @@ impl Hub {
             }
             peers.add(peer);
             if let Some(publisher) = &self.publisher {
-                let on_full = match self.options.on_full_named {
-                    Some(named) if !told.is_empty() => named,
-                    _ => self.options.on_full,
-                };
-                publisher.add(peer, on_full);
+                publisher.add(peer);
             }
             for prefix in subscriptions.keys() {
                 peer.queue.push_change(true, prefix);
@@ -263,6 +282,7 @@ impl Hub {
             peer.is_over.store(true, Ordering::Relaxed);
             peers.list.retain(|other| other.key != peer.key);
         }
+        peer.credit.leave(&self.leftovers, is_ours);
         if let Some(publisher) = &self.publisher
             && publisher.remove(peer) == Change::Woken
         {
@@ -311,13 +331,12 @@ impl Hub {
     fn leave_census(&self, peer: &Peer, is_ours: bool) {
         let mut census = lock(&self.census);
         census.all -= 1;
-        if let PeerAddress::Tcp(tcp) = &peer.address
-            && !is_ours
-            && let Some(count) = census.by_address.get_mut(&tcp.ip().to_canonical())
+        if let Some(address) = counted_by(&peer.address, is_ours)
+            && let Some(share) = census.by_address.get_mut(&address)
         {
-            *count -= 1;
-            if *count == 0 {
-                census.by_address.remove(&tcp.ip().to_canonical());
+            share.all -= 1;
+            if share.all == 0 {
+                census.by_address.remove(&address);
             }
         }
     }
@@ -347,18 +366,12 @@ impl Hub {
     /// Messages came from a peer. Those that this socket does not take are dropped, and counted.
     pub(super) fn on_messages(&self, peer: &Arc<Peer>, messages: Vec<Message>, bytes: usize) {
         if self.kind.receives() {
+            // An empty frame has two octets on the wire, and costs its handle all the same.
+            let frames: usize = messages.iter().map(Message::len).sum();
+            let bytes = bytes.saturating_add(frames * size_of::<Bytes>());
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {
             self.pass_over(messages.len());
-        }
-    }
-
-    /// Drops what came and was not taken.
-    pub(super) fn discard_arrivals(&self) {
-        for arrival in self.inbound.take() {
-            if let Arrival::Messages(batch) = arrival {
-                self.pass_over(batch.count());
-            }
         }
     }
 
@@ -494,4 +507,30 @@ fn given_identity(key: u64) -> Bytes {
     identity.put_u64(key);
     debug_assert!(identity.len() <= MAX_IDENTITY);
     identity.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_take_the_room_of_all() {
+        let mut options = Options::default();
+        options.limits.per_address = Some(100);
+        let hub = Hub::new(SocketType::Pull, options, false);
+        let from = |host, port| PeerAddress::Tcp((std::net::Ipv4Addr::new(192, 0, 2, host), port).into());
+        let strangers: Vec<_> = (0..64).map(|port| hub.admit(from(1, port), false).unwrap()).collect();
+        assert_eq!(hub.admit(from(1, 64), false).unwrap_err(), RefusedBy::HalfOpen);
+        hub.admit(from(2, 1), false).unwrap();
+        // Those that have introduced themselves are no strangers.
+        strangers.iter().for_each(|peer| hub.on_introduced(peer, false));
+        let more: Vec<_> = (0..36).map(|port| hub.admit(from(1, port), false).unwrap()).collect();
+        more.iter().for_each(|peer| hub.on_introduced(peer, false));
+        assert_eq!(hub.admit(from(1, 64), false).unwrap_err(), RefusedBy::PerAddress);
+        for peer in strangers.iter().chain(&more) {
+            hub.on_ended(peer, false, &DisconnectReason::Closed, true);
+        }
+        assert!(hub.admit(from(1, 64), false).is_ok());
+        assert_eq!(lock(&hub.census).by_address.len(), 2);
+    }
 }

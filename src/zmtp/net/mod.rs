@@ -20,6 +20,7 @@ mod publisher;
 mod queue;
 mod socket;
 mod subscriptions;
+mod unfinished;
 
 pub use endpoint::{Endpoint, EndpointError, PeerAddress};
 pub use error::{BindError, ClosedError, RecvError, SendError, TrySendError};

@@ -1,6 +1,6 @@
 //! What is published goes to many, encoded once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::changes::Changes;
 use super::hub::Peer;
-use super::options::{Bound, OnFull};
+use super::options::{OnFull, Options};
 use super::queue::Chunk;
 use super::subscriptions::{Place, Subscriptions};
 use crate::sync::lock;
@@ -30,6 +30,8 @@ pub(super) struct Publisher {
     /// Whether the application sees the subscriptions.
     is_seen: bool,
     run_messages: usize,
+    /// What becomes of subscribers that are full: those that are vouched for, and all others.
+    on_full: (OnFull, OnFull),
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ struct State {
     /// Places that are free.
     free: Vec<Place>,
     by_key: BTreeMap<u64, Place>,
+    /// The identities that somebody vouches for.
+    vouched: BTreeSet<Bytes>,
     run: Encoded,
     /// Who gets the run.
     targets: Arc<[Place]>,
@@ -83,13 +87,19 @@ pub(crate) enum Published {
 }
 
 impl Publisher {
-    pub(super) fn new(bound: Bound, is_seen: bool) -> Self {
-        let run_messages = (bound.messages / RUN_SHARE).clamp(1, 4096);
-        Self { state: Mutex::default(), is_seen, run_messages }
+    pub(super) fn new(options: &Options, is_seen: bool) -> Self {
+        let run_messages = (options.send_hwm.messages / RUN_SHARE).clamp(1, 4096);
+        let on_full = (options.on_full_vouched.unwrap_or(options.on_full), options.on_full);
+        Self { state: Mutex::default(), is_seen, run_messages, on_full }
     }
 
-    pub(super) fn add(&self, peer: &Arc<Peer>, on_full: OnFull) {
+    fn on_full(&self, is_vouched: bool) -> OnFull {
+        if is_vouched { self.on_full.0 } else { self.on_full.1 }
+    }
+
+    pub(super) fn add(&self, peer: &Arc<Peer>) {
         let mut state = lock(&self.state);
+        let on_full = self.on_full(state.vouched.contains(&peer.identity()));
         let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new(), bytes: 0 };
         let place = match state.free.pop() {
             Some(free) => {
@@ -102,6 +112,23 @@ impl Publisher {
             }
         };
         state.by_key.insert(peer.key, place);
+    }
+
+    /// Vouches for whoever has this identity, or does not any more: of those that are there, and those that come.
+    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool) {
+        let mut state = lock(&self.state);
+        if is_vouched {
+            state.vouched.insert(Bytes::copy_from_slice(identity));
+        } else {
+            state.vouched.remove(identity);
+        }
+        let on_full = self.on_full(is_vouched);
+        let peers = state.peers.iter_mut().flatten();
+        peers.filter(|other| other.peer.identity() == identity).for_each(|other| other.on_full = on_full);
+    }
+
+    pub(super) fn is_vouched(&self, identity: &[u8]) -> bool {
+        lock(&self.state).vouched.contains(identity)
     }
 
     /// The peer is gone.
@@ -141,8 +168,7 @@ impl Publisher {
     pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limits: &Limits) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        // What was published before goes to those who had subscribed by then.
-        state.flush();
+        // A run stays: it goes to those who had subscribed when it began.
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         if let Some(count) = subscriber.prefixes.get_mut(prefix) {
@@ -152,7 +178,9 @@ impl Publisher {
         if subscriber.prefixes.len() >= limits.subscriptions {
             return Change::Refused(Violation::Subscriptions { limit: limits.subscriptions });
         }
-        // An octet may cost a node of the trie.
+        if prefix.len() > limits.prefix {
+            return Change::Refused(Violation::PrefixSize { limit: limits.prefix });
+        }
         if prefix.len() > limits.subscription_bytes.saturating_sub(subscriber.bytes) {
             return Change::Refused(Violation::SubscriptionBytes { limit: limits.subscription_bytes });
         }
@@ -169,7 +197,6 @@ impl Publisher {
     pub(super) fn cancel(&self, peer: &Peer, prefix: &Bytes) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        state.flush();
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         match subscriber.prefixes.get_mut(prefix) {
@@ -239,7 +266,7 @@ impl State {
             return;
         }
         let at = self.run_at.take().unwrap_or_else(Instant::now);
-        let chunk = Chunk::of(&mut self.run, at);
+        let chunk = Chunk::for_many(&mut self.run, at);
         for place in self.targets.iter() {
             if let Some(subscriber) = &self.peers[*place as usize]
                 && !subscriber.peer.queue.push_shared(&chunk, subscriber.on_full)
@@ -257,5 +284,43 @@ impl State {
             peers[*place as usize].as_ref().is_some_and(|subscriber| !subscriber.peer.queue.has_room())
         });
         !self.full.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::PeerAddress;
+    use super::super::hub::Hub;
+    use super::*;
+    use crate::zmtp::{PeerInfo, SocketType};
+
+    fn subscriber(hub: &Hub, prefix: &'static str) -> Arc<Peer> {
+        let peer = hub.admit(PeerAddress::Ipc, false).unwrap();
+        let info = PeerInfo { kind: SocketType::Sub, identity: Bytes::new(), minor: 1 };
+        hub.on_ready(&peer, info).unwrap();
+        hub.on_subscription(&peer, true, &prefix.into()).unwrap();
+        peer
+    }
+
+    #[test]
+    fn who_changes_subscriptions_all_the_time_does_not_cut_the_runs_of_others() {
+        let hub = Hub::new(SocketType::Pub, Options::default(), false);
+        let (honest, restless) = (subscriber(&hub, "news"), subscriber(&hub, "other"));
+        for number in 0..100_u8 {
+            for (subscribe, prefix) in [(true, "other"), (false, "other"), (true, "else"), (false, "else")] {
+                hub.on_subscription(&restless, subscribe, &prefix.into()).unwrap();
+            }
+            hub.publisher()
+                .unwrap()
+                .publish(&Message::from_frames([Bytes::from("news"), vec![number].into()]).unwrap());
+        }
+        hub.flush();
+        let mut pending = VecDeque::new();
+        honest.queue.take(&mut pending, 1);
+        assert_eq!(pending.len(), 1, "all of them together");
+        restless.queue.take(&mut pending, 1);
+        assert_eq!(pending.len(), 1, "and nothing for the other");
     }
 }

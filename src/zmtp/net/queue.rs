@@ -51,7 +51,15 @@ pub(super) enum Parts {
 impl Chunk {
     /// Takes what was encoded.
     pub(super) fn of(encoded: &mut Encoded, at: Instant) -> Self {
-        let (parts, messages, bytes) = encoded.take();
+        Self::new(encoded.take(), at)
+    }
+
+    /// Takes what was encoded for several peers, of which some may not take it for long.
+    pub(super) fn for_many(encoded: &mut Encoded, at: Instant) -> Self {
+        Self::new(encoded.take_for_many(), at)
+    }
+
+    fn new((parts, messages, bytes): (Vec<Bytes>, usize, usize), at: Instant) -> Self {
         let parts = match <[Bytes; 1]>::try_from(parts) {
             Ok([part]) => Parts::One(part),
             Err(parts) => Parts::Many(parts.into()),
