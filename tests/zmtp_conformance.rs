@@ -12,10 +12,21 @@
 #[path = "zmtp_conformance/cases.rs"]
 mod cases;
 mod common;
+#[path = "zmtp_conformance/hostile.rs"]
+mod hostile;
 #[path = "zmtp_conformance/machine.rs"]
 mod machine;
 #[path = "zmtp_conformance/memory.rs"]
 mod memory;
+/// Binds a socket to a port that the system chooses.
+macro_rules! bind {
+    ($socket:expr) => {
+        crate::subject::port_of(&$socket.bind("tcp://127.0.0.1:0").await.expect("a free port").to_string())
+    };
+}
+
+#[path = "zmtp_conformance/patterns.rs"]
+mod patterns;
 #[path = "common/process.rs"]
 mod process;
 #[path = "zmtp_conformance/sockets.rs"]

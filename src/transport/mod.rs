@@ -88,6 +88,9 @@ pub struct ParentLimits {
     pub age: Duration,
     /// The largest frame taken on the submit channel, in bytes. Default: 16 MiB.
     pub submit: usize,
+    /// How many children there may be. A channel takes a quarter more connections than that, and 1,024; of those at most half from one address that is not of this
+    /// machine. Default: 10,000.
+    pub children: usize,
     /// After how long a connection is given up whose other end takes nothing of what was sent; and after how long of silence the system sees
     /// whether the other end is still there. Default: 10 s.
     pub stalled: Duration,
@@ -110,6 +113,7 @@ impl Default for ParentLimits {
             bytes: 64 << 20,
             age: Duration::from_secs(10),
             submit: 16 << 20,
+            children: 10_000,
             stalled: Duration::from_secs(10),
         }
     }
@@ -268,6 +272,13 @@ pub trait ParentChannels: Send + fmt::Debug {
     /// [`disconnect`](Self::disconnect) the peer; [`ChannelError::Closed`] when the link is going down.
     /// A peer that is merely gone is no error: its [`ParentEvent::ControlClosed`] tells.
     fn send_control(&mut self, peer: &PeerId, frame: Bytes) -> Result<(), ChannelError>;
+
+    /// A session begins: whoever subscribes under its token is judged by the caller from now on. Due before the token is told to anybody. A transport that
+    /// bounds what waits for a subscriber in other ways has nothing to do.
+    fn open_session(&mut self, _session: SessionToken) {}
+
+    /// A session is over: its token is worth nothing any more.
+    fn end_session(&mut self, _session: SessionToken) {}
 
     /// Closes a peer's control connection and the broadcast connection of its session, if it has one.
     ///

@@ -101,6 +101,8 @@ impl Metadata {
         if identity.first() == Some(&0) {
             return Err(Violation::Metadata("an identity does not begin with a zero"));
         }
+        // Kept as long as the connection: its own piece of memory, not a part of what was read.
+        let identity = Bytes::copy_from_slice(&identity);
         Ok(Self { kind: kind.and_then(|name| SocketType::from_name(&name)), identity })
     }
 }

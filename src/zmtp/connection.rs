@@ -8,12 +8,18 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::command::{self, Command, Metadata};
 use super::frame::{COMMAND, Head, MORE};
 use super::violation::Violation;
-use super::{Heartbeat, Limits, Message, SocketType, greeting};
+use super::{Heartbeat, Identity, Limits, Message, SocketType, greeting};
 
 /// How many commands may wait to be sent: far more than a peer that reads lets wait (a guess).
 pub(super) const MAX_TRANSMITS: usize = 64;
 /// How often a peer that is not read is given a sign of life: libzmq waits for one as long as it pauses between two PINGs, which is seconds (a guess).
 pub(super) const SIGN_PACE: Duration = Duration::from_millis(500);
+
+/// The least pause between two PINGs: with none at all there would be no end of them.
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How much has to come of a message within [`Limits::message_time`] for it to go on.
+const PROGRESS: u64 = 4 * 1024;
 
 /// What takes so long never happens: 30 years (as in tokio).
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -28,8 +34,8 @@ pub(super) fn later(moment: Instant, duration: Duration) -> Instant {
 pub struct Config {
     /// The type of the socket it belongs to.
     pub kind: SocketType,
-    /// The identity to introduce oneself with, at most 255 octets and not beginning with a zero; empty for none.
-    pub identity: Bytes,
+    /// The identity to introduce oneself with.
+    pub identity: Identity,
     /// What is taken of the peer.
     pub limits: Limits,
     /// Whether to ask for signs of life.
@@ -85,10 +91,10 @@ enum State {
 /// ```
 /// use std::time::Instant;
 /// use bytes::BytesMut;
-/// use zincmq::zmtp::{Config, Connection, Event, Limits, Message, SocketType, encode};
+/// use zincmq::zmtp::{Config, Connection, Event, Identity, Limits, Message, SocketType, encode};
 ///
 /// let now = Instant::now();
-/// let config = |kind| Config { kind, identity: "".into(), limits: Limits::default(), heartbeat: None };
+/// let config = |kind| Config { kind, identity: Identity::default(), limits: Limits::default(), heartbeat: None };
 /// let (mut push, mut pull) = (Connection::new(config(SocketType::Push), now), Connection::new(config(SocketType::Pull), now));
 /// let (mut to_pull, mut to_push) = (BytesMut::new(), BytesMut::new());
 /// for _ in 0..3 {
@@ -113,6 +119,8 @@ pub struct Connection {
     /// The frames so far of a message that is not complete, and their octets.
     pub(super) partial: Vec<Bytes>,
     pub(super) partial_bytes: u64,
+    /// Until when what is not complete has to go on, and how much there was of it when that was set.
+    unfinished: Option<(Instant, u64)>,
     heard_at: Instant,
     /// After how long of silence the peer wants to be taken for dead.
     peer_ttl: Option<Duration>,
@@ -130,7 +138,10 @@ pub struct Connection {
 impl Connection {
     /// A connection that was made just now.
     #[must_use]
-    pub fn new(config: Config, now: Instant) -> Self {
+    pub fn new(mut config: Config, now: Instant) -> Self {
+        if let Some(heartbeat) = &mut config.heartbeat {
+            heartbeat.interval = heartbeat.interval.max(MIN_INTERVAL);
+        }
         let ours = Bytes::copy_from_slice(&greeting::ours());
         Self {
             deadline: later(now, config.limits.handshake),
@@ -138,6 +149,7 @@ impl Connection {
             state: State::Greeting,
             partial: Vec::new(),
             partial_bytes: 0,
+            unfinished: None,
             heard_at: now,
             peer_ttl: None,
             next_ping: None,
@@ -175,7 +187,8 @@ impl Connection {
             return Some(self.deadline);
         }
         let ttl = self.peer_ttl.map(|ttl| self.heard_at + ttl);
-        [self.next_ping, self.answer_due, ttl].into_iter().flatten().min()
+        let unfinished = self.unfinished.map(|(due, _)| due);
+        [self.next_ping, self.answer_due, ttl, unfinished].into_iter().flatten().min()
     }
 
     /// Does what is due. An early call does nothing.
@@ -189,6 +202,9 @@ impl Connection {
         let ttl = self.peer_ttl.map(|ttl| self.heard_at + ttl);
         if self.answer_due.is_some_and(|due| due <= now) || ttl.is_some_and(|due| due <= now) {
             return Err(Violation::Silent);
+        }
+        if self.unfinished.is_some_and(|(due, _)| due <= now) {
+            return Err(Violation::MessageTime);
         }
         if let (Some(heartbeat), Some(due)) = (self.config.heartbeat, self.next_ping)
             && due <= now
@@ -207,11 +223,22 @@ impl Connection {
     pub fn handle_unread(&mut self, now: Instant) {
         self.heard_at = now;
         self.answer_due = None;
+        if let Some((due, _)) = &mut self.unfinished {
+            *due = later(now, self.config.limits.message_time);
+        }
         // Not to one that never asked: where it has closed, and its system has not sent all yet, that is lost with the first octets that arrive there.
         if self.asks && now >= self.unanswered_since + SIGN_PACE {
             self.unanswered_since = now;
             // Whatever comes counts (RFC 37): it need not answer a question that was read.
             self.transmit(command::pong(b""));
+        }
+    }
+
+    /// Tells that the system takes nothing of what is to be sent, so that a question may not have gone out: that the peer does not answer is not known. Due before
+    /// [`handle_timeout`](Self::handle_timeout) as long as it is so.
+    pub fn handle_blocked(&mut self, now: Instant) {
+        if let (Some(due), Some(heartbeat)) = (&mut self.answer_due, self.config.heartbeat) {
+            *due = later(now, heartbeat.timeout);
         }
     }
 
@@ -226,9 +253,10 @@ impl Connection {
         if matches!(self.state, State::Greeting) {
             let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
             buffer.advance(greeting::LENGTH);
-            self.transmits.push_back(command::ready(self.config.kind, &self.config.identity));
+            self.transmits.push_back(command::ready(self.config.kind, self.config.identity.as_bytes()));
             self.state = State::Introducing(minor);
         }
+        let mut is_new = false;
         while let Some(head) = Head::read(buffer)? {
             // In the handshake there are commands only, and small ones.
             if matches!(self.state, State::Introducing(_)) && head.flags & COMMAND == 0 {
@@ -247,10 +275,25 @@ impl Connection {
             if head.flags & COMMAND != 0 {
                 self.on_command(now, &body)?;
             } else {
-                self.on_frame(body, head.flags & MORE != 0);
+                let more = head.flags & MORE != 0;
+                is_new |= !more;
+                self.on_frame(body, more);
             }
         }
+        self.note_unfinished(now, buffer.len(), is_new);
         Ok(())
+    }
+
+    /// What is not complete has to go on. `is_new`: it began only now.
+    fn note_unfinished(&mut self, now: Instant, buffered: usize, is_new: bool) {
+        if buffered == 0 && self.partial.is_empty() {
+            self.unfinished = None;
+            return;
+        }
+        let held = self.partial_bytes.saturating_add(buffered as u64);
+        if self.unfinished.is_none_or(|(_, known)| is_new || held >= known.saturating_add(PROGRESS)) {
+            self.unfinished = Some((later(now, self.config.limits.message_time), held));
+        }
     }
 
     /// How many octets of the frame at the head of the buffer are still to come, as far as it is known and allowed.

@@ -124,6 +124,16 @@ impl Encoded {
         }
     }
 
+    /// Takes all that was added, as [`take`](Self::take) does, for many that may hold it for long: where it is a small part of a piece of memory it gets one of its own, so
+    /// that a few octets do not hold all of a piece.
+    pub(super) fn take_for_many(&mut self) -> (Vec<Bytes>, usize, usize) {
+        if self.parts.is_empty() && self.open.len() < self.piece / 4 {
+            self.parts.push(Bytes::copy_from_slice(&self.open));
+            self.open.clear();
+        }
+        self.take()
+    }
+
     /// Takes all that was added: its parts in order, how many messages they are, and their bytes.
     pub(super) fn take(&mut self) -> (Vec<Bytes>, usize, usize) {
         self.seal();
@@ -169,6 +179,27 @@ mod tests {
         assert_eq!(bytes, parts.iter().map(Bytes::len).sum::<usize>());
         assert_eq!(&parts[0][..], [&[0, 1, b'a', MORE, 1, b'b', LONG][..], &4097_u64.to_be_bytes()].concat());
         assert!(encoded.is_empty());
+    }
+
+    #[test]
+    fn a_few_octets_for_many_hold_no_more_than_themselves() {
+        let mut encoded = Encoded::default();
+        (0..2_500).for_each(|_| encoded.push(&Message::from("a message of some octets")));
+        encoded.take_for_many();
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            encoded.push(&Message::from("rare"));
+            let (mut parts, messages, bytes) = encoded.take_for_many();
+            assert_eq!((parts.len(), messages, bytes), (1, 1, 6));
+            let part = parts.remove(0);
+            assert_eq!(part[2..], b"rare"[..]);
+            held.push(part);
+        }
+        // Each is alone in its memory, which it gives as it is.
+        for part in held {
+            assert!(part.is_unique());
+            assert_eq!(Vec::from(part).capacity(), 6);
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod command;
 mod connection;
 mod frame;
 mod greeting;
+mod identity;
 mod kind;
 mod limits;
 mod message;
@@ -43,6 +44,7 @@ mod tests;
 mod violation;
 
 pub use connection::{Config, Connection, Event, PeerInfo, encode};
+pub use identity::{Identity, IdentityError};
 pub use kind::SocketType;
 pub use limits::{Heartbeat, Limits};
 pub use message::Message;

@@ -17,7 +17,7 @@ const KINDS: [(SocketType, SocketType); 3] = [
 ];
 
 fn config(kind: SocketType, limits: Limits) -> Config {
-    Config { kind, identity: Bytes::new(), limits, heartbeat: None }
+    Config { kind, identity: Identity::default(), limits, heartbeat: None }
 }
 
 /// What a peer may send when it has introduced itself.

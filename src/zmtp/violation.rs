@@ -77,6 +77,23 @@ pub enum Violation {
         /// How many are allowed.
         limit: usize,
     },
+    /// What it subscribes to is too long.
+    #[error("a prefix has more than {limit} bytes")]
+    PrefixSize {
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// A message of its, or a command, began and did not go on.
+    #[error("a message began and did not go on")]
+    MessageTime,
+    /// A message of its was not complete when those of all peers had more bytes than are allowed, and had begun before any other.
+    #[error(
+        "the messages of all peers that are not complete have more than {limit} bytes, and its own began first"
+    )]
+    Unfinished {
+        /// How many are allowed.
+        limit: usize,
+    },
     /// It is silent for longer than it said it would ever be, or than it may.
     #[error("nothing was heard from it for too long")]
     Silent,

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use zincmq::zmtp::{Config, Connection, Event, Heartbeat, Limits, Message, SocketType, Violation, encode};
+use zincmq::zmtp::{
+    Config, Connection, Event, Heartbeat, Identity, Limits, Message, SocketType, Violation, encode,
+};
 
 /// The input, octet by octet; zeros behind its end.
 struct Input<'a>(&'a [u8]);
@@ -27,7 +29,7 @@ impl Input<'_> {
 }
 
 fn config(kind: SocketType, limits: Limits) -> Config {
-    Config { kind, identity: Bytes::new(), limits, heartbeat: None }
+    Config { kind, identity: Identity::default(), limits, heartbeat: None }
 }
 
 fn kind(octet: u8) -> SocketType {
@@ -265,6 +267,11 @@ pub fn operations(data: &[u8]) {
                         Err(Violation::HandshakeTimeout) => {
                             let since = now.duration_since(begin);
                             assert!(is_due && since >= Duration::from_secs(5), "{since:?}");
+                            return;
+                        }
+                        Err(Violation::MessageTime) => {
+                            let since = now.duration_since(begin);
+                            assert!(is_due && since >= Limits::default().message_time, "{since:?}");
                             return;
                         }
                         Err(Violation::Silent) => {

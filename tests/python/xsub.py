@@ -16,7 +16,7 @@ for frames in [
     [b"\1"],
     [b"\1W"],
     [b"\0never subscribed"],
-    [b"\1" + b"x" * 1000],  # libzmq itself crashes on one of 100,000
+    [b"\1" + b"x" * 256],  # A longer one ends the connection, and libzmq makes it again for ever.
     [b"\1\xff\xfe"],
     [b"W", forged],
     [b"W", b"rubbish"],

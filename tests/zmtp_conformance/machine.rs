@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use zincmq::zmtp::{Config, Connection, Event, Heartbeat, Limits, PeerInfo, SocketType, Violation};
+use zincmq::zmtp::{Config, Connection, Event, Heartbeat, Identity, Limits, PeerInfo, SocketType, Violation};
 
-use crate::wire::{MORE, command, frame, greeting, greeting_of, message, ping, ready, ready_as};
+use crate::wire::{MORE, command, declared, frame, greeting, greeting_of, message, ping, ready, ready_as};
 
 fn config(kind: SocketType) -> Config {
-    Config { kind, identity: "".into(), limits: Limits::default(), heartbeat: None }
+    Config { kind, identity: Identity::default(), limits: Limits::default(), heartbeat: None }
 }
 
 /// Everything a connection says and tells when it is given these pieces.
@@ -211,6 +211,15 @@ fn a_peer_is_asked_at_each_interval_and_dead_when_it_does_not_answer() {
 }
 
 #[test]
+fn with_an_interval_of_zero_there_is_a_pause_all_the_same() {
+    let start = Instant::now();
+    let heartbeat =
+        Heartbeat { interval: Duration::ZERO, timeout: Duration::from_secs(1), ttl: Duration::ZERO };
+    let connection = introduced(Config { heartbeat: Some(heartbeat), ..config(SocketType::Pull) }, start);
+    assert!(connection.poll_timeout() > Some(start));
+}
+
+#[test]
 fn what_may_last_for_ever_is_no_reason_to_panic() {
     let start = Instant::now();
     let heartbeat = Heartbeat { interval: Duration::MAX, timeout: Duration::MAX, ttl: Duration::MAX };
@@ -265,4 +274,55 @@ fn answers_that_are_not_taken_do_not_pile_up() {
     assert!((1..=64).contains(&answers), "{answers}");
     connection.handle_bytes(now, &mut BytesMut::from(&ping(0, b"!")[..])).unwrap();
     assert_eq!(connection.poll_transmit().as_deref(), Some(&command(b"PONG", b"!")[..]));
+}
+
+#[test]
+fn a_message_that_does_not_go_on_is_given_up_and_one_that_does_is_not() {
+    let start = Instant::now();
+    let minute = Duration::from_secs(60);
+    let mut connection = introduced(config(SocketType::Pull), start);
+    let mut buffer = BytesMut::from(&declared(0, 16 << 20)[..]);
+    connection.handle_bytes(start, &mut buffer).unwrap();
+    assert_eq!(connection.poll_timeout(), Some(start + minute));
+    // As slow as may be: 4 KiB a minute.
+    let mut now = start;
+    for _ in 0..100 {
+        now += minute - Duration::from_millis(1);
+        buffer.extend_from_slice(&[7; 4 << 10]);
+        connection.handle_bytes(now, &mut buffer).unwrap();
+        connection.handle_timeout(now).unwrap();
+    }
+    // Not read, it cannot go on.
+    now += minute;
+    connection.handle_unread(now);
+    connection.handle_timeout(now).unwrap();
+    // Octets that trickle in, and signs of life, are no progress.
+    for _ in 0..59 {
+        now += minute / 60;
+        buffer.extend_from_slice(&[7; 68]);
+        connection.handle_bytes(now, &mut buffer).unwrap();
+        connection.handle_timeout(now).unwrap();
+    }
+    assert_eq!(connection.handle_timeout(now + minute / 60), Err(Violation::MessageTime));
+
+    // Between frames, too, and not when all is there.
+    let mut connection = introduced(config(SocketType::Pull), start);
+    connection.handle_bytes(start, &mut BytesMut::from(&frame(MORE, b"one")[..])).unwrap();
+    connection.handle_bytes(start + minute / 2, &mut BytesMut::from(&ping(0, b"")[..])).unwrap();
+    assert_eq!(connection.poll_timeout(), Some(start + minute));
+    connection.handle_bytes(start + minute / 2, &mut BytesMut::from(&frame(0, b"two")[..])).unwrap();
+    assert_eq!(connection.poll_timeout(), None);
+}
+
+#[test]
+fn a_question_that_has_not_gone_out_needs_no_answer() {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let heartbeat = Heartbeat { interval: second, timeout: second, ttl: Duration::ZERO };
+    let mut connection = introduced(Config { heartbeat: Some(heartbeat), ..config(SocketType::Push) }, start);
+    for turn in 1..=10 {
+        connection.handle_blocked(start + second * turn);
+        connection.handle_timeout(start + second * turn).unwrap();
+    }
+    assert_eq!(connection.handle_timeout(start + second * 11), Err(Violation::Silent));
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::common::soon;
 
@@ -94,6 +94,14 @@ impl Raw {
         Self::of(stream)
     }
 
+    /// One whose system takes little that it does not read.
+    pub(crate) async fn with_little_room(port: u16) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4 << 10).expect("a size");
+        let stream = soon(socket.connect(([127, 0, 0, 1], port).into())).await.expect("somebody listens");
+        Self::of(stream)
+    }
+
     pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket");
         Self { stream }
@@ -153,6 +161,11 @@ impl Raw {
     #[allow(dead_code)]
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
         soon(self.stream.write_all(bytes)).await.is_ok()
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn shut_down(&mut self) {
+        self.stream.shutdown().await.expect("it is connected");
     }
 
     pub(crate) async fn octets(&mut self, count: usize) -> Vec<u8> {

@@ -350,7 +350,7 @@ async fn keeps_to<F: Future<Output = ()> + Send + 'static>(
 /// Options of a peer that takes little at a time, and is called by a name.
 fn reluctant() -> Options {
     let mut options = Options::default();
-    options.identity = "reluctant".into();
+    options.identity = "reluctant".try_into().expect("an identity");
     options.recv_hwm = Bound::new(1, 1);
     options.tcp_recv_buffer = Some(16 << 10);
     options

@@ -192,7 +192,7 @@ async fn a_peer_comes_back_under_its_identity_and_another_cannot_take_it() {
 async fn a_dealer_comes_back_to_a_router_that_was_killed() {
     everywhere(async |python, place| {
         let mut options = quick();
-        options.identity = "engine".into();
+        options.identity = "engine".try_into().expect("an identity");
         let mut dealer = DealerSocket::with_options(options);
         let mut monitor = dealer.monitor();
         let mut at = place.endpoint("router").replace(":0", ":*");

@@ -47,7 +47,9 @@ impl Place<'_> {
 impl<'a> Party<'a> {
     pub(crate) fn engine(kind: SocketType, identity: &'static str) -> Self {
         let mut options = Options::default();
-        options.identity = if tells_identity(kind) { identity.into() } else { Bytes::new() };
+        if tells_identity(kind) {
+            options.identity = identity.try_into().expect("an identity");
+        }
         Self { kind, identity, end: End::Engine(Any::new(kind, options)) }
     }
 

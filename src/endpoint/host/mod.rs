@@ -434,6 +434,7 @@ impl HostBuilder {
             age: self.marks.age + self.marks.grace,
             // A batch with a largest message, and what is around it. What is a little too large is better counted than cut off.
             submit: (self.max_message + 8 * 1024).max(2 << 20),
+            children: self.max_members,
             // Not before the host has judged by itself.
             stalled: self.lease.max(self.marks.age + self.marks.grace),
         }

@@ -151,6 +151,7 @@ impl Host {
         self.by_id.insert(hello.id, token);
         self.demand.add(&session);
         self.sessions.insert(token, session);
+        self.outputs.push_back(Output::Session { session: token, is_open: true });
         self.send(now, token, &ParentMessage::Welcome(welcome));
         if origin == OriginState::Known && hello.first_open != 0 {
             // What is ordered of its outbox, and did not come to its ears.

@@ -469,6 +469,7 @@ impl Host {
     /// Drops all that is known of a session.
     fn forget(&mut self, now: Instant, token: SessionToken, reason: LeaveReason) -> Option<Session> {
         let session = self.sessions.remove(&token)?;
+        self.outputs.push_back(Output::Session { session: token, is_open: false });
         self.demand.remove(&session);
         self.by_id.remove(&session.id);
         self.origins.end(now, session.id);

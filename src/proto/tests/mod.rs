@@ -259,6 +259,7 @@ impl World {
                         .push_back(Packet::ToChild(child, member::Input::Control { frames: vec![frame] }));
                 }
             }
+            host::Output::Session { .. } => {}
             host::Output::CutBroadcast { session } => {
                 if let Some(child) = self.children.iter().position(|child| child.attached == Some(session)) {
                     self.children[child].attached = None;

@@ -297,6 +297,7 @@ impl World<'_> {
                 }
                 self.send(link, Pipe::ControlDown, Item::Frames(vec![frame]));
             }
+            host::Output::Session { .. } => {}
             host::Output::CutBroadcast { session } => {
                 if let Some(link) = self.sessions.get(&session).copied() {
                     self.forsake(link, Pipe::BroadcastUp);

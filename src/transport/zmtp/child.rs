@@ -14,7 +14,9 @@ use crate::id::SessionToken;
 use crate::transport::{
     Address, Channel, ChannelError, ChildChannels, ChildEvent, ChildLink, DialError, Frames,
 };
-use crate::zmtp::{Arrival, Bound, Core, DisconnectReason, Handle, Limits, Message, Options, SocketType};
+use crate::zmtp::{
+    Arrival, Bound, Core, DisconnectReason, Handle, Identity, Limits, Message, Options, SocketType,
+};
 
 /// The capacity of the queue of control messages to the driver.
 const CONTROL_QUEUE: usize = 1_024;
@@ -98,10 +100,13 @@ async fn connect(
         Some(endpoint) => endpoint,
         None => return unsupported("the ZMTP transport dials tcp:// everywhere, and ipc:// on Unix"),
     };
+    let Ok(identity) = Identity::try_from(identity) else {
+        return unsupported("a session whose token begins with a zero has no name here");
+    };
     let mut reason = "there was no time to connect".to_owned();
     while Instant::now() < deadline {
         let options = Options {
-            identity: Bytes::copy_from_slice(identity),
+            identity: identity.clone(),
             send_hwm: OUTBOUND,
             recv_hwm: INBOUND,
             linger: LINGER,

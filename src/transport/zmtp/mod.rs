@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// The transport for `tcp://` and `ipc://`.
 ///
 /// What waits for a subscriber is bounded by twice [`ParentLimits`], in messages, bytes and age. A member misses what finds no room, and is repaired; the host
-/// has most likely evicted it before. Any other subscriber is cut off. What waits is told by
+/// has most likely evicted it before. Any other subscriber is cut off, whatever identity it tells. What waits is told by
 /// [`backlog`](super::ParentChannels::backlog). A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
 ///
 /// ```

@@ -14,6 +14,7 @@ use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, Frames,
     ParentChannels, ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId,
 };
+use crate::wire::MAX_PREFIXES;
 #[cfg(unix)]
 use crate::zmtp::ipc;
 use crate::zmtp::{
@@ -31,13 +32,15 @@ const CONTROL: Bound = Bound::new(2_048, 64 << 20);
 const INBOUND: Bound = Bound::new(64, 1 << 20);
 /// The largest control message taken of a child: the largest it has to say is a thousand prefixes of 255 bytes (a guess: four times that).
 const CONTROL_FRAME: usize = 1 << 20;
+/// How many connections each socket takes beside those of children, and a quarter more of them that are about to go: plain subscribers, and those who are not known yet (a guess).
+const OTHERS: usize = 1_024;
 /// How many control connections may have said nothing yet, and for how long (as of connections that have not introduced themselves).
 const SILENT: (usize, Duration) = (256, Duration::from_secs(5));
 
 /// Binds a parent. Cancel safe: a cancelled call leaves nothing bound.
 pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
     let options = |frame: usize| Options {
-        limits: Limits { frame, message: frame as u64 + 1024, frames: 8, ..Limits::default() },
+        limits: of_strangers(frame, limits.children),
         recv_hwm: INBOUND,
         stalled: Some(limits.stalled),
         linger: LINGER,
@@ -50,7 +53,9 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
         send_hwm: Bound::new(limits.queue().saturating_mul(2), limits.bytes.saturating_mul(2)),
         send_age: Some(limits.age.saturating_mul(2)),
         on_full: OnFull::Disconnect,
-        on_full_named: Some(OnFull::DropNewest),
+        on_full_vouched: Some(OnFull::DropNewest),
+        // A session has one connection here: it is cut, and its backlog told, by its name.
+        unique_identities: true,
         ..options(CONTROL_FRAME)
     };
     let router = Core::new(SocketType::Router, control, true);
@@ -86,6 +91,24 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
     tokio::spawn(hand_up_subscribers(publisher, events, dropped.clone()));
     tokio::spawn(hand_up_submits(puller, submits, dropped));
     Ok(ParentLink { addresses, channels: Box::new(channels), events: events_out, submits: submits_out })
+}
+
+/// What is taken of whoever connects, child or not, with frames up to this size.
+fn of_strangers(frame: usize, children: usize) -> Limits {
+    let connections = children.saturating_add(children / 4).saturating_add(OTHERS);
+    let default = Limits::default();
+    Limits {
+        frame,
+        message: frame as u64 + 1024,
+        frames: 8,
+        unfinished: default.unfinished.max(frame.saturating_mul(4)),
+        subscriptions: 2 * MAX_PREFIXES + 8,
+        subscription_bytes: 256 << 10,
+        prefix: 256,
+        connections,
+        per_address: Some(connections / 2),
+        ..default
+    }
 }
 
 /// What a socket is to listen at.
@@ -198,6 +221,8 @@ impl Strangers {
                 };
                 batch.map(event).collect()
             }
+            // A ROUTER has none.
+            Arrival::Subscriptions => Vec::new(),
             Arrival::Gone(peer, _) => {
                 let peer = PeerId::new(peer.identity());
                 self.silent.retain(|(_, silent)| *silent != peer);
@@ -225,13 +250,16 @@ impl Strangers {
 
 async fn hand_up_subscribers(publisher: Core, events: mpsc::Sender<ParentEvent>, dropped: CancellationToken) {
     let work = async |publisher: &mut Core| {
+        let handle = publisher.handle();
         while let Some(arrival) = publisher.arrival().await {
             let Arrival::Gone(peer, reason) = arrival else { continue };
-            let event = match SessionToken::from_slice(&peer.identity()) {
-                Some(session) => ParentEvent::BroadcastClosed { session },
-                None if reason == DisconnectReason::TooSlow => {
+            let identity = peer.identity();
+            // One that is cut for its slowness is of no session, or of one that is over: none is waiting for word of it.
+            let event = match SessionToken::from_slice(&identity) {
+                _ if reason == DisconnectReason::TooSlow && !handle.is_vouched(&identity) => {
                     ParentEvent::SubscriberCut { address: (&peer.address).into() }
                 }
+                Some(session) => ParentEvent::BroadcastClosed { session },
                 None => continue,
             };
             if events.send(event).await.is_err() {
@@ -280,6 +308,14 @@ impl ParentChannels for ZmtpParent {
             Some(false) => Err(ChannelError::Full(Channel::Control)),
             Some(true) | None => Ok(()),
         }
+    }
+
+    fn open_session(&mut self, session: SessionToken) {
+        self.broadcast.vouch(session.as_bytes(), true);
+    }
+
+    fn end_session(&mut self, session: SessionToken) {
+        self.broadcast.vouch(session.as_bytes(), false);
     }
 
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {

@@ -14,6 +14,9 @@ use super::monitor::MonitorEvent;
 /// The pause after an accept that failed for a reason of this machine, such as too many open files (a guess).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The least pause between attempts to connect: with none at all one that fails would take a processor.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+
 /// Accepts connections until the socket takes no more.
 pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
     let mut second = (Instant::now(), 0);
@@ -21,7 +24,7 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
         if let Some(rate) = hub.options.limits.accept_rate {
             if second.0.elapsed() >= Duration::from_secs(1) {
                 second = (Instant::now(), 0);
-            } else if second.1 >= rate {
+            } else if second.1 >= rate.max(1) {
                 tokio::select! {
                     () = tokio::time::sleep_until(second.0 + Duration::from_secs(1)) => {}
                     () = hub.listening.cancelled() => break,
@@ -30,8 +33,13 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
             }
             second.1 += 1;
         }
+        // Until what those before have left was taken, newcomers wait in the system's queue.
+        let newcomer = async {
+            hub.leftovers.room(false).await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = newcomer => accepted,
             () = hub.listening.cancelled() => break,
         };
         match accepted {
@@ -57,11 +65,16 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
 /// Keeps a connection to an endpoint until the socket ends: as often as it is lost it is made again, after a pause.
 pub(super) async fn keep_connected(hub: Arc<Hub>, endpoint: Endpoint) {
     let (first, most) = hub.options.reconnect;
+    let (first, most) = (first.max(MIN_PAUSE), most.max(MIN_PAUSE));
     let mut pause = first;
     loop {
         let began = Instant::now();
+        let newcomer = async {
+            hub.leftovers.room(true).await;
+            Stream::connect(&endpoint, hub.options.connect_timeout).await
+        };
         let connected = tokio::select! {
-            connected = Stream::connect(&endpoint) => connected,
+            connected = newcomer => connected,
             () = hub.cancel.cancelled() => return,
         };
         match connected {
@@ -85,7 +98,7 @@ pub(super) async fn keep_connected(hub: Arc<Hub>, endpoint: Endpoint) {
 
 /// Connects once; returns when the connection is there. It is not made again.
 pub(super) async fn connect_once(hub: &Arc<Hub>, endpoint: &Endpoint) -> io::Result<()> {
-    let (stream, address) = Stream::connect(endpoint).await?;
+    let (stream, address) = Stream::connect(endpoint, hub.options.connect_timeout).await?;
     hub.emit(MonitorEvent::Connected(endpoint.clone()));
     let peer = hub.admit(address, true).map_err(|limit| io::Error::other(format!("refused by {limit:?}")))?;
     hub.tasks.spawn(link::run(Arc::clone(hub), peer, stream, true));

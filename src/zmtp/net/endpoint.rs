@@ -19,10 +19,12 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, timeout, timeout_at};
 
 #[cfg(unix)]
 use super::ipc::{self, IpcFile};
 use super::options::Options;
+use crate::zmtp::connection::later;
 
 /// How many connections may wait to be accepted (as in tokio).
 const BACKLOG: i32 = 1024;
@@ -33,7 +35,8 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 #[cfg(target_os = "linux")]
 const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`.
+/// An address: `tcp://HOST:PORT` or, on Unix, `ipc://PATH`. For binding, the host may be `*` for all addresses of IPv4, the port `*` or 0 for one that the
+/// system chooses, and the path `*` for a new one in the directory of temporary files.
 ///
 /// ```
 /// use zincmq::zmtp::Endpoint;
@@ -59,10 +62,14 @@ pub enum Endpoint {
 
 /// The text is not an address that can be bound or connected to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no address: write tcp://HOST:PORT or ipc://PATH")]
+#[error("{text:?} is no address {reason}")]
 pub struct EndpointError {
     text: String,
+    reason: &'static str,
 }
+
+/// How addresses are written.
+const FORM: &str = "that can be used: write tcp://HOST:PORT or ipc://PATH";
 
 impl From<Infallible> for EndpointError {
     fn from(never: Infallible) -> Self {
@@ -74,23 +81,48 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let wrong = || EndpointError { text: text.to_owned() };
+        let wrong = |reason| EndpointError { text: text.to_owned(), reason };
         if let Some(rest) = text.strip_prefix("tcp://") {
-            let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
-            let port = port.parse().map_err(|_| wrong())?;
+            let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong(FORM))?;
+            let port = if port == "*" { 0 } else { port.parse().map_err(|_| wrong(FORM))? };
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             let host = if host == "*" { "0.0.0.0" } else { host };
             return if host.is_empty() {
-                Err(wrong())
+                Err(wrong(FORM))
             } else {
                 Ok(Self::Tcp { host: host.to_owned(), port })
             };
         }
         #[cfg(unix)]
         if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
+            if path.starts_with('@') {
+                return Err(wrong(
+                    "that can be used: sockets without a file are not supported, write ./@NAME for a file of that name",
+                ));
+            }
             return Ok(Self::Ipc(path.into()));
         }
-        Err(wrong())
+        Err(wrong(FORM))
+    }
+}
+
+impl Endpoint {
+    /// Whether it leaves something for the system to choose, so that it can be bound, and not connected to.
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Tcp { port, .. } => *port == 0,
+            #[cfg(unix)]
+            Self::Ipc(path) => path.as_os_str() == "*",
+        }
+    }
+
+    /// The same, if it can be connected to.
+    pub(super) fn for_connecting(self) -> Result<Self, EndpointError> {
+        if self.is_open() {
+            let reason = "to connect to: a wildcard, and port 0, are for binding";
+            return Err(EndpointError { text: self.to_string(), reason });
+        }
+        Ok(self)
     }
 }
 
@@ -177,8 +209,10 @@ impl Listener {
             }
             #[cfg(unix)]
             Endpoint::Ipc(path) => {
-                let (listener, file) = ipc::listen(path).await?;
-                Ok((Self::Ipc { _file: Some(file), listener: unix_listener(listener)? }, endpoint.clone()))
+                let path = if endpoint.is_open() { ipc::fresh_path() } else { path.clone() };
+                let (listener, file) = ipc::listen(&path).await?;
+                let listener = unix_listener(listener)?;
+                Ok((Self::Ipc { _file: Some(file), listener }, Endpoint::Ipc(path)))
             }
         }
     }
@@ -244,10 +278,16 @@ macro_rules! either {
 }
 
 impl Stream {
-    pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(Self, PeerAddress)> {
+    /// Connects, within this time: what it takes for a name to be looked up, and for its addresses to answer, one after the other.
+    pub(super) async fn connect(endpoint: &Endpoint, within: Duration) -> io::Result<(Self, PeerAddress)> {
+        let now = Instant::now();
+        let until = Instant::from_std(later(now.into_std(), within));
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let addresses = timeout_at(until, lookup_host((host.as_str(), *port))).await;
+                let addresses: Vec<SocketAddr> =
+                    addresses.map_err(|_| late("the host name was", within))??.collect();
+                let stream = connect_one_of(&addresses, until, within).await?;
                 let address = stream.peer_addr()?;
                 // The system may choose the very port that is dialled on this machine, and connect the socket with itself.
                 if stream.local_addr()? == address {
@@ -256,7 +296,10 @@ impl Stream {
                 Ok((Self::Tcp(stream), PeerAddress::Tcp(address)))
             }
             #[cfg(unix)]
-            Endpoint::Ipc(path) => Ok((Self::Ipc(UnixStream::connect(path).await?), PeerAddress::Ipc)),
+            Endpoint::Ipc(path) => {
+                let stream = timeout_at(until, UnixStream::connect(path)).await;
+                Ok((Self::Ipc(stream.map_err(|_| late("it was", within))??), PeerAddress::Ipc))
+            }
         }
     }
 
@@ -299,15 +342,31 @@ impl Stream {
         written.map_or(outcome, Ok)
     }
 
-    /// Whether there is something unread. The system is asked, of which tokio may not have heard yet.
-    pub(super) fn has_unread(&self) -> bool {
-        let mut octet = [MaybeUninit::uninit()];
-        either!(self, stream => SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0))
+    /// Whether what the system has taken may be lost when this is closed at once. Over TCP it may not have been sent. A Unix socket has handed it over, but its
+    /// peer is told of a failure where something is unread. The system is asked, of which tokio may not have heard yet.
+    pub(super) fn may_lose_what_was_written(&self) -> bool {
+        match self {
+            Self::Tcp(_) => true,
+            #[cfg(unix)]
+            Self::Ipc(stream) => {
+                let mut octet = [MaybeUninit::uninit()];
+                SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0)
+            }
+        }
     }
 
     /// Tells the peer that nothing more comes.
     pub(super) fn shut_down_writing(&self) -> io::Result<()> {
         either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
+    }
+
+    /// Lets nothing more come; what came is still to be read. Where the system has that, which is for Unix sockets on Linux: elsewhere it would be lost.
+    pub(super) fn shut_down_reading(&self) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Ipc(stream) => SockRef::from(stream).shutdown(Shutdown::Read),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the peer has ended its side, as far as tokio has heard. What came before may be unread.
@@ -335,6 +394,25 @@ impl Stream {
     }
 }
 
+fn late(what: &str, within: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("{what} not answered within {within:?}"))
+}
+
+/// A stream to the first of these addresses that answers. Each has an equal share of the time that is left.
+async fn connect_one_of(addresses: &[SocketAddr], until: Instant, within: Duration) -> io::Result<TcpStream> {
+    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host name has no address");
+    for (index, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        let share = until.saturating_duration_since(Instant::now()) / left;
+        refusal = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => late(&format!("{address} was"), within),
+        };
+    }
+    Err(refusal)
+}
+
 /// Lets tokio take a stream for exhausted, as an attempt in vain would. That a part stands for it holds where the system tells of changes, as epoll and kqueue do;
 /// tokio does the same there.
 fn all_if(exhausted: bool, count: usize) -> io::Result<usize> {
@@ -345,12 +423,40 @@ fn all_if(exhausted: bool, count: usize) -> io::Result<usize> {
 mod tests {
     use super::*;
 
+    /// Linux drops a SYN where too many wait to be accepted, and says nothing.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_is_given_up_and_the_next_one_has_its_turn() {
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        let within = Duration::from_millis(300);
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: address.port() };
+        let error = loop {
+            match Stream::connect(&endpoint, within).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10);
+        };
+        assert_eq!(error.to_string(), format!("{address} was not answered within 300ms"));
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = listener.local_addr().unwrap();
+        let stream = connect_one_of(&[address, other], Instant::now() + within, within).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), other);
+    }
+
     #[test]
     fn addresses_are_read_and_written_alike() {
         for text in ["tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://db.example:0"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for text in ["", "tcp://", "tcp://x", "tcp://:1", "tcp://x:66000", "ipc://", "udp://x:1"] {
+        assert_eq!("tcp://*:*".parse::<Endpoint>().unwrap().to_string(), "tcp://0.0.0.0:0");
+        for text in ["", "tcp://", "tcp://x", "tcp://:1", "tcp://x:66000", "ipc://", "ipc://@x", "udp://x:1"]
+        {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

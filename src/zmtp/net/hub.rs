@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::endpoint::PeerAddress;
-use super::inbound::{Arrival, Batch, Credit, Inbound};
+use super::inbound::{Arrival, Batch, Credit, Inbound, Leftovers};
 use super::monitor::{CAPACITY, DisconnectReason, MonitorEvent, RefusedBy};
 use super::options::Options;
 use super::publisher::{Change, Publisher};
-use super::queue::PeerQueue;
+use super::queue::{Backlog, PeerQueue};
+use super::unfinished::Unfinished;
 use crate::sync::lock;
-use crate::zmtp::command::{MAX_IDENTITY, subscription};
+use crate::zmtp::command::MAX_IDENTITY;
 use crate::zmtp::connection::later;
 use crate::zmtp::{Message, PeerInfo, SocketType, Violation};
 
@@ -49,7 +50,13 @@ impl Peer {
         self.ready.get().map(|ready| ready.identity.clone()).unwrap_or_default()
     }
 
-    fn minor(&self) -> u8 {
+    /// Whether nothing goes to it any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed) || self.queue.ended().is_some()
+    }
+
+    /// Its minor version.
+    pub(super) fn minor(&self) -> u8 {
         self.ready.get().map_or(0, |ready| ready.info.minor)
     }
 }
@@ -57,18 +64,60 @@ impl Peer {
 /// The peers that have introduced themselves.
 #[derive(Debug, Default)]
 struct Peers {
-    /// Those, too, whose connection has ended, and who were not heard out.
-    by_identity: HashMap<Bytes, Arc<Peer>>,
+    /// Those, too, whose connection has ended, and who were not heard out. Mostly one of each name.
+    by_identity: HashMap<Bytes, Vec<Arc<Peer>>>,
+    /// How many those are.
+    known: usize,
     /// Those that are connected, in the order in which they came; messages are dealt out from `next` on.
     list: Vec<Arc<Peer>>,
     next: usize,
+}
+
+impl Peers {
+    fn named(&self, identity: &[u8]) -> &[Arc<Peer>] {
+        self.by_identity.get(identity).map_or(&[], Vec::as_slice)
+    }
+
+    fn add(&mut self, peer: &Arc<Peer>) {
+        self.by_identity.entry(peer.identity()).or_default().push(Arc::clone(peer));
+        self.known += 1;
+        self.list.push(Arc::clone(peer));
+    }
+
+    /// Frees a peer's name, if it has it.
+    fn free(&mut self, peer: &Peer) {
+        let identity = peer.identity();
+        let Some(named) = self.by_identity.get_mut(&identity) else { return };
+        let before = named.len();
+        named.retain(|other| other.key != peer.key);
+        self.known -= before - named.len();
+        if named.is_empty() {
+            self.by_identity.remove(&identity);
+        }
+    }
 }
 
 /// How many connections there are.
 #[derive(Debug, Default)]
 struct Census {
     all: usize,
-    by_address: BTreeMap<IpAddr, usize>,
+    half_open: usize,
+    by_address: BTreeMap<IpAddr, Share>,
+}
+
+/// Those from one address.
+#[derive(Debug, Default)]
+struct Share {
+    all: usize,
+    half_open: usize,
+}
+
+/// By which address a connection is counted, if it is.
+fn counted_by(address: &PeerAddress, is_ours: bool) -> Option<IpAddr> {
+    match address {
+        PeerAddress::Tcp(tcp) if !is_ours && !address.is_local() => Some(tcp.ip().to_canonical()),
+        _ => None,
+    }
 }
 
 #[derive(Debug)]
@@ -77,8 +126,9 @@ pub(super) struct Hub {
     pub(super) options: Options,
     peers: Mutex<Peers>,
     census: Mutex<Census>,
-    half_open: AtomicUsize,
     pub(super) inbound: Inbound,
+    pub(super) unfinished: Unfinished,
+    pub(super) leftovers: Arc<Leftovers>,
     publisher: Option<Publisher>,
     /// What a subscribing socket subscribes to, and how often.
     subscriptions: Mutex<BTreeMap<Bytes, usize>>,
@@ -87,8 +137,8 @@ pub(super) struct Hub {
     /// Told when there is a peer more, or room at one that was full.
     pub(super) room: Notify,
     next_key: AtomicU64,
-    /// Messages that nobody took: no subscriber, no such peer, or of a kind that this socket does not take.
-    pub(super) unrouted: AtomicU64,
+    /// Messages that nobody took: from peers, where this socket does not receive or passes them over; and upward ones of XSUB that found no room.
+    unrouted: AtomicU64,
     /// Messages dropped at peers that are gone.
     dropped: AtomicU64,
     /// Whether the reader wants to know of peers that come and go.
@@ -104,13 +154,14 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
         let cancel = CancellationToken::new();
-        let publisher = kind.publishes().then(|| Publisher::new(options.send_hwm));
+        let publisher = kind.publishes().then(|| Publisher::new(&options, kind == SocketType::Xpub));
         Arc::new(Self {
             kind,
+            unfinished: Unfinished::new(options.limits.unfinished),
+            leftovers: Arc::new(Leftovers::new(options.recv_left.unwrap_or(options.recv_hwm))),
             options,
             peers: Mutex::default(),
             census: Mutex::default(),
-            half_open: AtomicUsize::new(0),
             inbound: Inbound::default(),
             publisher,
             subscriptions: Mutex::default(),
@@ -146,23 +197,23 @@ impl Hub {
         if census.all >= limits.connections {
             return Err(RefusedBy::Connections);
         }
-        if !is_ours && self.half_open.load(Ordering::Relaxed) >= limits.half_open {
+        if !is_ours && census.half_open >= limits.half_open {
             return Err(RefusedBy::HalfOpen);
         }
-        if let (Some(most), PeerAddress::Tcp(tcp), false) =
-            (limits.per_address, &address, is_ours || address.is_local())
-        {
-            let address = tcp.ip().to_canonical();
-            let count = census.by_address.get(&address).copied().unwrap_or_default();
-            if count >= most {
+        if let Some(address) = counted_by(&address, is_ours) {
+            let share = census.by_address.get(&address);
+            if share.is_some_and(|share| limits.per_address.is_some_and(|most| share.all >= most)) {
                 return Err(RefusedBy::PerAddress);
             }
-            census.by_address.insert(address, count + 1);
+            if share.is_some_and(|share| share.half_open >= limits.half_open_per_address) {
+                return Err(RefusedBy::HalfOpen);
+            }
+            let share = census.by_address.entry(address).or_default();
+            share.all += 1;
+            share.half_open += 1;
         }
         census.all += 1;
-        if !is_ours {
-            self.half_open.fetch_add(1, Ordering::Relaxed);
-        }
+        census.half_open += usize::from(!is_ours);
         Ok(Arc::new(Peer {
             key: self.next_key.fetch_add(1, Ordering::Relaxed),
             address,
@@ -174,9 +225,13 @@ impl Hub {
     }
 
     /// The handshake is over, well or not.
-    pub(super) fn on_introduced(&self, is_ours: bool) {
-        if !is_ours {
-            self.half_open.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn on_introduced(&self, peer: &Peer, is_ours: bool) {
+        let mut census = lock(&self.census);
+        census.half_open -= usize::from(!is_ours);
+        if let Some(address) = counted_by(&peer.address, is_ours)
+            && let Some(share) = census.by_address.get_mut(&address)
+        {
+            share.half_open -= 1;
         }
     }
 
@@ -191,23 +246,18 @@ impl Hub {
             // Held to the end, so that a subscription made meanwhile is sent once.
             let subscriptions = lock(&self.subscriptions);
             let mut peers = lock(&self.peers);
-            if peers.by_identity.contains_key(&identity) {
+            if self.has_unique_identities() && !peers.named(&identity).is_empty() {
                 return Err(DisconnectReason::IdentityInUse);
             }
-            if self.kind == SocketType::Pair && !peers.by_identity.is_empty() {
+            if self.kind == SocketType::Pair && peers.known > 0 {
                 return Err(DisconnectReason::Occupied);
             }
-            peers.by_identity.insert(identity, Arc::clone(peer));
-            peers.list.push(Arc::clone(peer));
+            peers.add(peer);
             if let Some(publisher) = &self.publisher {
-                let on_full = match self.options.on_full_named {
-                    Some(named) if !told.is_empty() => named,
-                    _ => self.options.on_full,
-                };
-                publisher.add(peer, on_full);
+                publisher.add(peer);
             }
             for prefix in subscriptions.keys() {
-                peer.queue.push_command(subscription(true, prefix, peer.minor()));
+                peer.queue.push_change(true, prefix);
             }
         }
         self.emit(MonitorEvent::Ready { address: peer.address.clone(), identity: told, kind });
@@ -232,67 +282,63 @@ impl Hub {
             peer.is_over.store(true, Ordering::Relaxed);
             peers.list.retain(|other| other.key != peer.key);
         }
-        let was_ready = is_heard_out && self.release(peer, is_ours);
-        if let Some(publisher) = &self.publisher {
-            let gone = publisher.remove(peer);
-            if self.kind == SocketType::Xpub && !gone.is_empty() {
-                let cancels = gone.iter().map(|prefix| subscription_message(false, prefix)).collect();
-                self.inbound.push(Arrival::Messages(Batch::new(peer, cancels, 0)));
-            }
+        peer.credit.leave(&self.leftovers, is_ours);
+        if let Some(publisher) = &self.publisher
+            && publisher.remove(peer) == Change::Woken
+        {
+            self.inbound.push(Arrival::Subscriptions);
         }
         self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
         let lost = peer.queue.abandon();
         if *reason == DisconnectReason::TooSlow {
             self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         }
-        self.emit(MonitorEvent::Disconnected {
+        if is_heard_out {
+            self.leave_census(peer, is_ours);
+        }
+        let event = MonitorEvent::Disconnected {
             address: peer.address.clone(),
             identity: peer.ready.get().map(|ready| ready.info.identity.clone()).unwrap_or_default(),
             reason: reason.clone(),
             lost,
-        });
-        if was_ready {
-            self.tell_gone(peer, reason);
+        };
+        {
+            let mut peers = lock(&self.peers);
+            self.emit(event);
+            if is_heard_out {
+                self.part_from(&mut peers, peer, reason);
+            }
         }
         self.room.notify_waiters();
     }
 
     /// All that a peer said whose connection has ended was read.
     pub(super) fn on_heard_out(&self, peer: &Arc<Peer>, is_ours: bool, reason: &DisconnectReason) {
-        if self.release(peer, is_ours) {
-            self.tell_gone(peer, reason);
-        }
+        self.leave_census(peer, is_ours);
+        self.part_from(&mut lock(&self.peers), peer, reason);
     }
 
-    fn tell_gone(&self, peer: &Arc<Peer>, reason: &DisconnectReason) {
-        if self.tells_peers {
+    /// Tells that a peer is gone, if it was taken, and frees its identity. Under one lock, so that the next of that name is told of after it.
+    fn part_from(&self, peers: &mut Peers, peer: &Arc<Peer>, reason: &DisconnectReason) {
+        let is_known = peers.named(&peer.identity()).iter().any(|known| known.key == peer.key);
+        if is_known && self.tells_peers {
             self.inbound.push(Arrival::Gone(Arc::clone(peer), reason.clone()));
         }
+        peers.free(peer);
     }
 
-    /// Frees a peer's identity, and its place among the connections. Whether it had introduced itself, and was taken.
-    fn release(&self, peer: &Peer, is_ours: bool) -> bool {
-        let was_ready = {
-            let mut peers = lock(&self.peers);
-            let identity = peer.identity();
-            let is_known = peers.by_identity.get(&identity).is_some_and(|known| known.key == peer.key);
-            if is_known {
-                peers.by_identity.remove(&identity);
-            }
-            is_known
-        };
+    /// Frees a peer's place among the connections.
+    fn leave_census(&self, peer: &Peer, is_ours: bool) {
         let mut census = lock(&self.census);
         census.all -= 1;
-        if let PeerAddress::Tcp(tcp) = &peer.address
-            && !is_ours
-            && let Some(count) = census.by_address.get_mut(&tcp.ip().to_canonical())
+        if let Some(address) = counted_by(&peer.address, is_ours)
+            && let Some(share) = census.by_address.get_mut(&address)
         {
-            *count -= 1;
-            if *count == 0 {
-                census.by_address.remove(&tcp.ip().to_canonical());
+            share.all -= 1;
+            if share.all == 0 {
+                census.by_address.remove(&address);
             }
         }
-        was_ready
     }
 
     /// A subscription of a peer's, or its end.
@@ -301,7 +347,6 @@ impl Hub {
         peer: &Arc<Peer>,
         subscribe: bool,
         prefix: &Bytes,
-        batch: &mut Vec<Message>,
     ) -> Result<(), Violation> {
         let Some(publisher) = &self.publisher else { return Ok(()) };
         let limits = &self.options.limits;
@@ -312,10 +357,8 @@ impl Hub {
         };
         match change {
             Change::Refused(violation) => return Err(violation),
-            Change::Visible if self.kind == SocketType::Xpub => {
-                batch.push(subscription_message(subscribe, prefix))
-            }
-            Change::Visible | Change::None => {}
+            Change::Woken => self.inbound.push(Arrival::Subscriptions),
+            Change::None => {}
         }
         Ok(())
     }
@@ -323,10 +366,22 @@ impl Hub {
     /// Messages came from a peer. Those that this socket does not take are dropped, and counted.
     pub(super) fn on_messages(&self, peer: &Arc<Peer>, messages: Vec<Message>, bytes: usize) {
         if self.kind.receives() {
+            // An empty frame has two octets on the wire, and costs its handle all the same.
+            let frames: usize = messages.iter().map(Message::len).sum();
+            let bytes = bytes.saturating_add(frames * size_of::<Bytes>());
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {
-            self.unrouted.fetch_add(messages.len() as u64, Ordering::Relaxed);
+            self.pass_over(messages.len());
         }
+    }
+
+    /// Counts messages that nobody takes.
+    pub(super) fn pass_over(&self, count: usize) {
+        self.unrouted.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn unrouted(&self) -> u64 {
+        self.unrouted.load(Ordering::Relaxed)
     }
 
     pub(super) fn publisher(&self) -> Option<&Publisher> {
@@ -352,7 +407,7 @@ impl Hub {
         }
         if is != was {
             for peer in &lock(&self.peers).list {
-                peer.queue.push_command(subscription(subscribe, &prefix, peer.minor()));
+                peer.queue.push_change(subscribe, &prefix);
             }
         }
     }
@@ -375,14 +430,34 @@ impl Hub {
     pub(super) fn send_to_all(&self, message: &Message) {
         for peer in &lock(&self.peers).list {
             if !peer.queue.push(message) {
-                self.unrouted.fetch_add(1, Ordering::Relaxed);
+                self.pass_over(1);
             }
         }
     }
 
+    /// Whether no two peers may have the same identity.
+    fn has_unique_identities(&self) -> bool {
+        self.options.unique_identities || self.kind == SocketType::Router
+    }
+
+    /// Whom to send to by this identity.
     pub(super) fn peer(&self, identity: &[u8]) -> Option<Arc<Peer>> {
+        lock(&self.peers).named(identity).iter().find(|peer| !peer.is_gone()).cloned()
+    }
+
+    /// Cuts the connections of all peers of this identity, and hears no more of those that have ended. Whether there were any.
+    pub(super) fn disconnect(&self, identity: &[u8]) -> bool {
         let peers = lock(&self.peers);
-        peers.by_identity.get(identity).filter(|peer| !peer.is_over.load(Ordering::Relaxed)).cloned()
+        let named = peers.named(identity);
+        named.iter().for_each(|peer| peer.queue.end(DisconnectReason::Asked));
+        !named.is_empty()
+    }
+
+    /// What waits for a peer of this identity: of several, for the one for which most octets wait.
+    pub(super) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
+        let peers = lock(&self.peers);
+        let live = peers.named(identity).iter().filter(|peer| !peer.is_over.load(Ordering::Relaxed));
+        live.map(|peer| peer.queue.backlog()).max_by_key(|backlog| (backlog.bytes, backlog.messages))
     }
 
     pub(super) fn peer_count(&self) -> usize {
@@ -421,10 +496,7 @@ impl Hub {
 
     /// Whether nothing waits to be written any more.
     pub(super) fn is_flushed(&self) -> bool {
-        lock(&self.peers).list.iter().all(|peer| {
-            let backlog = peer.queue.backlog();
-            backlog.messages == 0 && backlog.bytes == 0
-        })
+        lock(&self.peers).list.iter().all(|peer| peer.queue.is_flushed())
     }
 }
 
@@ -437,10 +509,28 @@ fn given_identity(key: u64) -> Bytes {
     identity.freeze()
 }
 
-/// A subscription as XPUB's application sees it (RFC 29).
-fn subscription_message(subscribe: bool, prefix: &[u8]) -> Message {
-    let mut frame = BytesMut::with_capacity(1 + prefix.len());
-    frame.put_u8(subscribe.into());
-    frame.put_slice(prefix);
-    frame.freeze().into()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_take_the_room_of_all() {
+        let mut options = Options::default();
+        options.limits.per_address = Some(100);
+        let hub = Hub::new(SocketType::Pull, options, false);
+        let from = |host, port| PeerAddress::Tcp((std::net::Ipv4Addr::new(192, 0, 2, host), port).into());
+        let strangers: Vec<_> = (0..64).map(|port| hub.admit(from(1, port), false).unwrap()).collect();
+        assert_eq!(hub.admit(from(1, 64), false).unwrap_err(), RefusedBy::HalfOpen);
+        hub.admit(from(2, 1), false).unwrap();
+        // Those that have introduced themselves are no strangers.
+        strangers.iter().for_each(|peer| hub.on_introduced(peer, false));
+        let more: Vec<_> = (0..36).map(|port| hub.admit(from(1, port), false).unwrap()).collect();
+        more.iter().for_each(|peer| hub.on_introduced(peer, false));
+        assert_eq!(hub.admit(from(1, 64), false).unwrap_err(), RefusedBy::PerAddress);
+        for peer in strangers.iter().chain(&more) {
+            hub.on_ended(peer, false, &DisconnectReason::Closed, true);
+        }
+        assert!(hub.admit(from(1, 64), false).is_ok());
+        assert_eq!(lock(&hub.census).by_address.len(), 2);
+    }
 }

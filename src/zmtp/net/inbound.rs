@@ -4,11 +4,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::Notify;
+
 use super::hub::Peer;
 use super::monitor::DisconnectReason;
 use super::options::Bound;
 use crate::sync::lock;
 use crate::zmtp::Message;
+
+/// What the word that a peer is gone counts for among what is left of it, with the word that it came: a message.
+const WORD: (usize, usize) = (1, 0);
 
 /// What came, in order for each peer.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub(crate) enum Arrival {
     /// A peer has introduced itself. Told only to those who asked.
     Ready(Arc<Peer>),
     Messages(Batch),
+    /// Subscriptions have changed, as the publisher tells.
+    Subscriptions,
     /// A peer is gone: nothing more comes from it. Told only to those who asked.
     Gone(Arc<Peer>, DisconnectReason),
 }
@@ -63,11 +70,90 @@ impl Drop for Batch {
     }
 }
 
+/// How many connections of its own making may have left something before a socket makes no more: those are not many, and who sends before it receives is not to
+/// wait for ever (a guess).
+const DIALLED: usize = 8;
+
+/// How much waits to be taken of all peers whose connections have ended. Each of them was bounded by itself; who comes again and again leaves the more.
+#[derive(Debug)]
+pub(super) struct Leftovers {
+    state: Mutex<Left>,
+    bound: Bound,
+    taken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    /// Of connections that others made.
+    messages: usize,
+    bytes: usize,
+    /// Connections made here that have left something.
+    dialled: usize,
+}
+
+impl Leftovers {
+    pub(super) fn new(bound: Bound) -> Self {
+        Self { state: Mutex::default(), bound, taken: Notify::new() }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Left)) {
+        change(&mut lock(&self.state));
+        self.taken.notify_waiters();
+    }
+
+    /// Whether there is room for what one more connection may leave.
+    fn has_room(&self, is_ours: bool) -> bool {
+        let left = lock(&self.state);
+        if is_ours { left.dialled < DIALLED } else { !self.bound.is_reached_by(left.messages, left.bytes) }
+    }
+
+    /// Waits for that. Cancel safe.
+    pub(super) async fn room(&self, is_ours: bool) {
+        loop {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            // Registered before the look, so that no change falls between.
+            taken.as_mut().enable();
+            if self.has_room(is_ours) {
+                return;
+            }
+            taken.await;
+        }
+    }
+}
+
 /// How much of a peer waits to be taken.
 #[derive(Debug)]
 pub(super) struct Credit {
-    state: Mutex<(usize, usize, Option<Waker>)>,
+    state: Mutex<Owed>,
     bound: Bound,
+}
+
+#[derive(Debug, Default)]
+struct Owed {
+    messages: usize,
+    bytes: usize,
+    /// The connection, where it waits for room.
+    reader: Option<Waker>,
+    /// Where it counts, too, once the connection has ended; and whether that was made here.
+    left: Option<(Arc<Leftovers>, bool)>,
+}
+
+impl Owed {
+    /// Something comes, or is taken: it counts among what is left, if the connection has ended.
+    fn change(&mut self, change: impl Fn(&mut usize, &mut usize)) {
+        let before = self.messages;
+        change(&mut self.messages, &mut self.bytes);
+        let Some((left, is_ours)) = &self.left else { return };
+        let (was, is) = (usize::from(before > 0), usize::from(self.messages > 0));
+        left.change(|left| {
+            if *is_ours {
+                left.dialled = left.dialled + is - was;
+            } else {
+                change(&mut left.messages, &mut left.bytes);
+            }
+        });
+    }
 }
 
 impl Credit {
@@ -75,42 +161,58 @@ impl Credit {
         Self { state: Mutex::default(), bound }
     }
 
-    fn take(&self, (messages, bytes): (usize, usize)) {
-        let mut state = lock(&self.state);
-        state.0 += messages;
-        state.1 += bytes;
+    fn take(&self, cost: (usize, usize)) {
+        lock(&self.state).change(|messages, bytes| {
+            *messages += cost.0;
+            *bytes += cost.1;
+        });
     }
 
-    fn give_back(&self, (messages, bytes): (usize, usize)) {
-        let mut state = lock(&self.state);
-        state.0 -= messages;
-        state.1 -= bytes;
-        if !self.bound.is_reached_by(state.0, state.1)
-            && let Some(waker) = state.2.take()
+    fn give_back(&self, cost: (usize, usize)) {
+        let mut owed = lock(&self.state);
+        owed.change(|messages, bytes| {
+            *messages -= cost.0;
+            *bytes -= cost.1;
+        });
+        if !self.bound.is_reached_by(owed.messages, owed.bytes)
+            && let Some(reader) = owed.reader.take()
         {
-            waker.wake();
+            reader.wake();
         }
     }
 
+    /// The connection has ended: what is owed is among what is left.
+    pub(super) fn leave(&self, left: &Arc<Leftovers>, is_ours: bool) {
+        let mut owed = lock(&self.state);
+        let cost = (std::mem::take(&mut owed.messages), std::mem::take(&mut owed.bytes));
+        owed.left = Some((Arc::clone(left), is_ours));
+        owed.change(|messages, bytes| {
+            *messages += cost.0;
+            *bytes += cost.1;
+        });
+    }
+
     pub(super) fn has_room(&self) -> bool {
-        let state = lock(&self.state);
-        !self.bound.is_reached_by(state.0, state.1)
+        let owed = lock(&self.state);
+        !self.bound.is_reached_by(owed.messages, owed.bytes)
     }
 
     /// Waits until there is room. Cancel safe.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.state);
-        if !self.bound.is_reached_by(state.0, state.1) {
+        let mut owed = lock(&self.state);
+        if !self.bound.is_reached_by(owed.messages, owed.bytes) {
             return Poll::Ready(());
         }
-        state.2 = Some(cx.waker().clone());
+        owed.reader = Some(cx.waker().clone());
         Poll::Pending
     }
 }
 
 /// The queue to the socket's reader. What may wait is bounded by each peer's [`Credit`].
 #[derive(Debug, Default)]
-pub(super) struct Inbound(Mutex<State>);
+pub(super) struct Inbound {
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -121,9 +223,12 @@ struct State {
 
 impl Inbound {
     pub(super) fn push(&self, arrival: Arrival) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if state.ended {
             return;
+        }
+        if let Arrival::Gone(peer, _) = &arrival {
+            peer.credit.take(WORD);
         }
         state.arrivals.push_back(arrival);
         if let Some(reader) = state.reader.take() {
@@ -133,9 +238,15 @@ impl Inbound {
 
     /// Takes what came first; `None` at the end.
     pub(super) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         match state.arrivals.pop_front() {
-            Some(arrival) => Poll::Ready(Some(arrival)),
+            Some(arrival) => {
+                drop(state);
+                if let Arrival::Gone(peer, _) = &arrival {
+                    peer.credit.give_back(WORD);
+                }
+                Poll::Ready(Some(arrival))
+            }
             None if state.ended => Poll::Ready(None),
             None => {
                 if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
@@ -148,7 +259,7 @@ impl Inbound {
 
     /// Nothing more comes; what waits is dropped.
     pub(super) fn end(&self) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.ended = true;
         let left = std::mem::take(&mut state.arrivals);
         let reader = state.reader.take();

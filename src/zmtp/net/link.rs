@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,8 +13,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::endpoint::Stream;
 use super::hub::{Hub, Peer};
 use super::monitor::DisconnectReason;
+use super::unfinished::{FREE, Ticket};
 use crate::zmtp::connection::SIGN_PACE;
-use crate::zmtp::{Config, Connection, Event, Violation};
+use crate::zmtp::{Config, Connection, Event};
 
 /// How often a connection writes, and reads, before others have their turn (a guess: some hundred microseconds of work).
 const PER_TURN: usize = 8;
@@ -23,11 +24,18 @@ const SLICES: usize = 64;
 /// How much is read at once: at first, and at most. It grows with reads that fill it, and shrinks with those that do not fill a quarter, so that
 /// a message does not hold much more memory than it has. Measured with 32, 64 and 256 KiB: with more than 64 the allocator gives the memory back to the system each
 /// time, and takes a third more of the processors.
-const READ: (usize, usize) = (2 * 1024, 64 * 1024);
+const READ: (usize, usize) = (2 * 1024, FREE);
 
 /// How often a connection that is not read looks whether it has ended, and whether the peer is to be told that this side lives. Nobody is woken for the end
 /// alone while there is something unread.
 const LOOK: Duration = SIGN_PACE;
+
+/// For how long in all, after a connection has ended, nothing may be there to read of what was said before, although there is room for it (a guess: the system has
+/// all of it).
+const HEARING: Duration = Duration::from_secs(1);
+
+/// How long a connection that is closed waits at most for its peer to close, too, where lingering may take longer: a peer may never do (a guess).
+const PARTING: Duration = Duration::from_secs(30);
 
 struct Link {
     hub: Arc<Hub>,
@@ -38,11 +46,15 @@ struct Link {
     chunk: usize,
     /// How many octets were read that no message was counted with yet.
     uncounted: usize,
+    /// Where it counts among those with a message that is not complete.
+    ticket: Ticket,
     /// What is being written, in order.
     pending: VecDeque<Bytes>,
     /// Whether there may be something to read.
     is_readable: bool,
     is_ready: bool,
+    /// Whether the system took no more when it was given something last.
+    is_blocked: bool,
     /// Whether the connection has ended before all was read that the peer had said.
     is_unheard: bool,
     is_ours: bool,
@@ -76,9 +88,11 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         buffer: BytesMut::new(),
         chunk: READ.0,
         uncounted: 0,
+        ticket: Ticket::default(),
         pending: VecDeque::new(),
         is_readable: true,
         is_ready: false,
+        is_blocked: false,
         is_unheard: false,
         is_ours,
     };
@@ -90,10 +104,11 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         (link.hub.lingers_until(), &reason, link.pending.is_empty())
     {
         // What is not taken by then is lost, as with all that lingers.
+        let until = until.min(tokio::time::Instant::now() + PARTING);
         let _ = tokio::time::timeout_at(until, link.part()).await;
     }
     if !link.is_ready {
-        link.hub.on_introduced(is_ours);
+        link.hub.on_introduced(&link.peer, is_ours);
     }
     let is_heard_out = !link.is_ready || link.hear_at_once();
     link.hub.on_ended(&link.peer, is_ours, &reason, is_heard_out);
@@ -134,6 +149,7 @@ impl Link {
                     return DisconnectReason::Failed(error.to_string());
                 }
             };
+            self.is_blocked = wrote == Wrote::Blocked;
             if let Some(reason) = ended {
                 return reason;
             }
@@ -149,7 +165,7 @@ impl Link {
                 }
                 continue;
             }
-            if let Err(reason) = self.wait(may_read, wrote == Wrote::Blocked, cancelled.as_mut()).await {
+            if let Err(reason) = self.wait(may_read, cancelled.as_mut()).await {
                 return reason;
             }
         }
@@ -175,32 +191,40 @@ impl Link {
         !self.is_unheard
     }
 
-    /// Reads what the peer had said before its end, as there is room for it.
+    /// Reads what the peer had said before its end, as there is room for it, until the peer is cut off.
     async fn hear_out(&mut self) {
+        // A peer that only reads no more may go on for ever otherwise. If it fails there is no connection that could.
+        let _ = self.stream.shut_down_reading();
         let cancel = self.hub.cancel.clone();
+        let (peer, mut patience) = (Arc::clone(&self.peer), HEARING);
         let reading = async {
             loop {
-                std::future::poll_fn(|cx| self.peer.credit.poll_room(cx)).await;
+                std::future::poll_fn(|cx| peer.credit.poll_room(cx)).await;
                 match self.read() {
                     Ok(true) => tokio::task::yield_now().await,
-                    // The end follows, if it was not that there is no room.
+                    Ok(false) if !peer.credit.has_room() => {}
+                    // The end follows, which is known to the system already.
                     Ok(false) => {
-                        if std::future::poll_fn(|cx| self.stream.poll_readable(cx)).await.is_err() {
+                        let since = Instant::now();
+                        let more = std::future::poll_fn(|cx| self.stream.poll_readable(cx));
+                        if !matches!(tokio::time::timeout(patience, more).await, Ok(Ok(()))) {
                             return;
                         }
+                        patience = patience.saturating_sub(since.elapsed());
                     }
                     Err(_) => return,
                 }
             }
         };
+        let cut = std::future::poll_fn(|cx| peer.queue.poll_work(cx, false));
         // Where the socket itself ends, nobody is left to hear it.
-        let _ = cancel.run_until_cancelled(reading).await;
+        let _ = cancel.run_until_cancelled(futures::future::select(pin!(reading), pin!(cut))).await;
     }
 
-    /// Everything was handed to the system, which has not sent all of it, perhaps: where there is something unread when a connection is closed it is
-    /// reset, and what was not sent is gone. So that is read, and dropped, until the peer has come to the end, and closes.
+    /// Everything was handed to the system, which has not sent all of it, perhaps: where there is something unread when a connection is closed, or something comes
+    /// afterwards, it is reset, and what was not sent is gone. So what comes is read, and dropped, until the peer has come to the end, and closes.
     async fn part(&mut self) {
-        if !self.stream.has_unread() || self.stream.shut_down_writing().is_err() {
+        if !self.stream.may_lose_what_was_written() || self.stream.shut_down_writing().is_err() {
             return;
         }
         loop {
@@ -230,6 +254,9 @@ impl Link {
         if !may_read {
             self.connection.handle_unread(now);
         }
+        if self.is_blocked {
+            self.connection.handle_blocked(now);
+        }
         if due.is_none_or(|due| now < due) {
             return Ok(());
         }
@@ -240,12 +267,12 @@ impl Link {
     async fn wait(
         &mut self,
         may_read: bool,
-        blocked: bool,
         mut cancelled: Pin<&mut WaitForCancellationFutureOwned>,
     ) -> Result<(), DisconnectReason> {
         // What the machine has to say was taken before: only a deadline can add to it.
         let look = (!may_read).then(|| Instant::now() + LOOK);
         let deadline = self.connection.poll_timeout().into_iter().chain(look).min();
+        let blocked = self.is_blocked;
         let (peer, stream, is_readable) = (&self.peer, &self.stream, &mut self.is_readable);
         let wants_work = self.is_ready && !blocked;
         let something = std::future::poll_fn(|cx| {
@@ -287,7 +314,7 @@ impl Link {
                 if self.peer.queue.begin_turn() {
                     self.hub.flush();
                 }
-                if self.peer.queue.take(&mut self.pending) {
+                if self.peer.queue.take(&mut self.pending, self.peer.minor()) {
                     self.hub.room.notify_waiters();
                 }
             }
@@ -350,6 +377,13 @@ impl Link {
             self.uncounted += read;
             self.take_events()?;
             outcome.map_err(DisconnectReason::Violation)?;
+            if self.connection.partial.is_empty() {
+                // What else was read were commands, and is no part of a message.
+                self.uncounted = self.uncounted.min(self.buffer.len());
+            }
+            // With what came between its frames, and is held with them.
+            let held = self.uncounted.max(self.buffer.len());
+            self.hub.unfinished.hold(&mut self.ticket, &self.peer, held)?;
             if !is_full {
                 // That was all: the system says when there is more.
                 self.on_read_all();
@@ -378,11 +412,11 @@ impl Link {
                 Event::Message(message) => messages.push(message),
                 Event::Ready(info) => {
                     self.is_ready = true;
-                    self.hub.on_introduced(self.is_ours);
+                    self.hub.on_introduced(&self.peer, self.is_ours);
                     result = self.hub.on_ready(&self.peer, info);
                 }
-                Event::Subscribe(prefix) => result = self.on_subscription(true, &prefix, &mut messages),
-                Event::Cancel(prefix) => result = self.on_subscription(false, &prefix, &mut messages),
+                Event::Subscribe(prefix) => result = self.on_subscription(true, &prefix),
+                Event::Cancel(prefix) => result = self.on_subscription(false, &prefix),
             }
             if result.is_err() {
                 break;
@@ -395,15 +429,14 @@ impl Link {
         result
     }
 
-    fn on_subscription(
-        &self,
-        subscribe: bool,
-        prefix: &Bytes,
-        messages: &mut Vec<crate::zmtp::Message>,
-    ) -> Result<(), DisconnectReason> {
-        let outcome: Result<(), Violation> =
-            self.hub.on_subscription(&self.peer, subscribe, prefix, messages);
-        outcome.map_err(DisconnectReason::Violation)
+    fn on_subscription(&self, subscribe: bool, prefix: &Bytes) -> Result<(), DisconnectReason> {
+        self.hub.on_subscription(&self.peer, subscribe, prefix).map_err(DisconnectReason::Violation)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.hub.unfinished.release(&mut self.ticket);
     }
 }
 

@@ -5,7 +5,10 @@
 //! ([`publisher`], [`subscriptions`]), what comes in one queue for all ([`inbound`]).
 
 mod accept;
+mod changes;
+mod core;
 mod endpoint;
+mod error;
 mod hub;
 mod inbound;
 #[cfg(unix)]
@@ -17,13 +20,15 @@ mod publisher;
 mod queue;
 mod socket;
 mod subscriptions;
+mod unfinished;
 
 pub use endpoint::{Endpoint, EndpointError, PeerAddress};
+pub use error::{BindError, ClosedError, RecvError, SendError, TrySendError};
 pub use monitor::{DisconnectReason, Monitor, MonitorEvent, RefusedBy};
 pub use options::{Bound, OnFull, Options};
 pub use queue::Backlog;
 pub use socket::{
-    BindError, ClosedError, DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RecvError,
-    RepSocket, ReqSocket, RouterSocket, SendError, SubSocket, TrySendError, XpubSocket, XsubSocket,
+    DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RepSocket, ReqSocket, RouterSocket,
+    SubSocket, XpubSocket, XsubSocket,
 };
-pub(crate) use {inbound::Arrival, socket::Core, socket::Handle, socket::Listening};
+pub(crate) use {core::Core, core::Handle, core::Listening, inbound::Arrival};

@@ -83,7 +83,7 @@ pub enum DisconnectReason {
     Failed(String),
     /// The peer broke the protocol, or does not fit.
     Violation(Violation),
-    /// A peer that is connected has the same identity.
+    /// A peer that is connected has the same identity: at ROUTER, or where [`Options::unique_identities`](super::Options::unique_identities) is set.
     IdentityInUse,
     /// A PAIR socket that has its peer already.
     Occupied,

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::zmtp::{Heartbeat, Limits};
+use crate::zmtp::{Heartbeat, Identity, Limits};
 
 /// A bound in messages and in bytes, whichever is met first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +25,18 @@ impl Bound {
     }
 }
 
-/// What becomes of a message for a subscriber whose queue is full.
+/// What becomes of a message for a peer whose queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnFull {
-    /// `send` waits until there is room for everybody.
+    /// `send` waits until there is room for everybody it is for.
     Block,
-    /// It is dropped for that subscriber, and counted: what ZeroMQ does.
+    /// It is dropped for that peer, and counted: what ZeroMQ does.
     #[default]
     DropNewest,
-    /// The oldest that wait for that subscriber are dropped, and counted.
+    /// The oldest that wait for that peer are dropped, and counted.
     DropOldest,
-    /// That subscriber is disconnected: the suicidal snail, by force.
+    /// That peer is disconnected: the suicidal snail, by force.
     Disconnect,
 }
 
@@ -54,8 +52,8 @@ pub enum OnFull {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// The identity told to peers, at most 255 octets and not beginning with a zero; empty for none. Default: none.
-    pub identity: Bytes,
+    /// The identity told to peers. Default: none.
+    pub identity: Identity,
     /// How much may wait for one peer before it counts as full; a message, or 64 KiB of small ones on their way to several, may go over.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub send_hwm: Bound,
@@ -63,20 +61,31 @@ pub struct Options {
     /// [`OnFull::Block`] goes by [`send_hwm`](Self::send_hwm) alone. Default: for ever.
     pub send_age: Option<Duration>,
     /// How much may have come from one peer that was not taken yet, before no more is read from it; what was read at once may go over.
+    /// A frame counts for 32 octets more than it has on the wire.
     /// Default: 1,000 messages (as in libzmq) and 64 MiB (a guess).
     pub recv_hwm: Bound,
-    /// What to do where [`send_hwm`](Self::send_hwm) is reached. Publishers only; all others wait. Default: [`OnFull::DropNewest`].
+    /// How much may wait to be taken of all peers whose connections have ended, before no more connections are accepted, and newcomers wait in the system's queue; those that
+    /// there are go on, and may leave more. Connections made here are made again as long as no more than eight of them have left something. Default: as
+    /// [`recv_hwm`](Self::recv_hwm).
+    pub recv_left: Option<Bound>,
+    /// What to do where [`send_hwm`](Self::send_hwm) is reached. For those who send to whom it concerns and to nobody else: publishers, ROUTER and REP, where
+    /// one peer that does not read is not to stop the others; all others wait. Default: [`OnFull::DropNewest`] (as libzmq).
     pub on_full: OnFull,
-    /// The same for subscribers that told an identity, where it is to be something else: those that have another way to what they miss, say. Default: the
-    /// same.
-    pub on_full_named: Option<OnFull>,
+    /// The same for subscribers whose identity was [vouched](super::Handle::vouch) for. Default: the same.
+    pub(crate) on_full_vouched: Option<OnFull>,
+    /// Whether a peer is refused that tells the identity of one that is connected ([`DisconnectReason::IdentityInUse`](super::DisconnectReason)). ROUTER, which
+    /// sends by it, refuses in any case. Default: no (as libzmq, where ROUTER and REP refuse).
+    pub unique_identities: bool,
     /// What is taken of peers.
     pub limits: Limits,
     /// Whether to ask peers for signs of life. Default: no.
     pub heartbeat: Option<Heartbeat>,
     /// The pause before another attempt to connect: at first, and at most. It doubles, and is shortened by up to half at random. Default: 100 ms (as in
-    /// libzmq) and 5 s (a guess).
+    /// libzmq) and 5 s (a guess). One below 1 ms counts as that.
     pub reconnect: (Duration, Duration),
+    /// How long an attempt to connect may take, the look-up of the name and all its addresses together; each has an equal share of what is left. Default: 10 s (a guess; Linux takes
+    /// two minutes for each address).
+    pub connect_timeout: Duration,
     /// How long `close` waits for what was sent to go out. Default: 1 s (a guess; libzmq waits for ever).
     pub linger: Duration,
     /// After how long a TCP connection is given up whose other end takes nothing, and of silence until the system looks whether it is there. Default: none.
@@ -90,15 +99,18 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            identity: Bytes::new(),
+            identity: Identity::default(),
             send_hwm: Bound::new(1_000, 64 << 20),
             send_age: None,
             recv_hwm: Bound::new(1_000, 64 << 20),
+            recv_left: None,
             on_full: OnFull::default(),
-            on_full_named: None,
+            on_full_vouched: None,
+            unique_identities: false,
             limits: Limits::default(),
             heartbeat: None,
             reconnect: (Duration::from_millis(100), Duration::from_secs(5)),
+            connect_timeout: Duration::from_secs(10),
             linger: Duration::from_secs(1),
             stalled: None,
             tcp_send_buffer: None,

@@ -1,13 +1,14 @@
 //! What is published goes to many, encoded once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::changes::Changes;
 use super::hub::Peer;
-use super::options::{Bound, OnFull};
+use super::options::{OnFull, Options};
 use super::queue::Chunk;
 use super::subscriptions::{Place, Subscriptions};
 use crate::sync::lock;
@@ -26,17 +27,27 @@ const RUN_SHARE: usize = 8;
 #[derive(Debug)]
 pub(super) struct Publisher {
     state: Mutex<State>,
+    /// Whether the application sees the subscriptions.
+    is_seen: bool,
     run_messages: usize,
+    /// What becomes of subscribers that are full: those that are vouched for, and all others.
+    on_full: (OnFull, OnFull),
 }
 
 #[derive(Debug, Default)]
 struct State {
     subscriptions: Subscriptions,
+    /// What the application was not told of them. Under the same lock, so that it is told in order, whoever subscribes.
+    changes: Changes,
+    /// Whether it is woken to ask for that.
+    is_woken: bool,
     /// By place.
     peers: Vec<Option<Subscriber>>,
     /// Places that are free.
     free: Vec<Place>,
     by_key: BTreeMap<u64, Place>,
+    /// The identities that somebody vouches for.
+    vouched: BTreeSet<Bytes>,
     run: Encoded,
     /// Who gets the run.
     targets: Arc<[Place]>,
@@ -58,10 +69,10 @@ struct Subscriber {
 /// What a change of a subscription comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing that others would see.
+    /// Nothing that anybody would have to be told now.
     None,
-    /// The first subscription to a prefix, or the end of the last one.
-    Visible,
+    /// Who sees the subscriptions is to be woken.
+    Woken,
     /// It goes over what one peer may have.
     Refused(Violation),
 }
@@ -76,13 +87,19 @@ pub(crate) enum Published {
 }
 
 impl Publisher {
-    pub(super) fn new(bound: Bound) -> Self {
-        let run_messages = (bound.messages / RUN_SHARE).clamp(1, 4096);
-        Self { state: Mutex::default(), run_messages }
+    pub(super) fn new(options: &Options, is_seen: bool) -> Self {
+        let run_messages = (options.send_hwm.messages / RUN_SHARE).clamp(1, 4096);
+        let on_full = (options.on_full_vouched.unwrap_or(options.on_full), options.on_full);
+        Self { state: Mutex::default(), is_seen, run_messages, on_full }
     }
 
-    pub(super) fn add(&self, peer: &Arc<Peer>, on_full: OnFull) {
+    fn on_full(&self, is_vouched: bool) -> OnFull {
+        if is_vouched { self.on_full.0 } else { self.on_full.1 }
+    }
+
+    pub(super) fn add(&self, peer: &Arc<Peer>) {
         let mut state = lock(&self.state);
+        let on_full = self.on_full(state.vouched.contains(&peer.identity()));
         let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new(), bytes: 0 };
         let place = match state.free.pop() {
             Some(free) => {
@@ -97,24 +114,61 @@ impl Publisher {
         state.by_key.insert(peer.key, place);
     }
 
-    /// The peer is gone; the prefixes that nobody subscribes to any more.
-    pub(super) fn remove(&self, peer: &Peer) -> Vec<Bytes> {
+    /// Vouches for whoever has this identity, or does not any more: of those that are there, and those that come.
+    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool) {
         let mut state = lock(&self.state);
-        let Some(place) = state.by_key.remove(&peer.key) else { return Vec::new() };
+        if is_vouched {
+            state.vouched.insert(Bytes::copy_from_slice(identity));
+        } else {
+            state.vouched.remove(identity);
+        }
+        let on_full = self.on_full(is_vouched);
+        let peers = state.peers.iter_mut().flatten();
+        peers.filter(|other| other.peer.identity() == identity).for_each(|other| other.on_full = on_full);
+    }
+
+    pub(super) fn is_vouched(&self, identity: &[u8]) -> bool {
+        lock(&self.state).vouched.contains(identity)
+    }
+
+    /// The peer is gone.
+    pub(super) fn remove(&self, peer: &Peer) -> Change {
+        let mut state = lock(&self.state);
+        let Some(place) = state.by_key.remove(&peer.key) else { return Change::None };
         state.flush();
         state.full.retain(|other| *other != place);
-        let Some(subscriber) = state.peers[place as usize].take() else { return Vec::new() };
+        let Some(subscriber) = state.peers[place as usize].take() else { return Change::None };
         state.free.push(place);
-        let mut gone: Vec<Bytes> = subscriber.prefixes.into_keys().collect();
-        gone.retain(|prefix| state.subscriptions.remove(prefix, place));
-        gone
+        let mut change = Change::None;
+        for prefix in subscriber.prefixes.keys() {
+            if state.subscriptions.remove(prefix, place) && self.see(&mut state, false, prefix) {
+                change = Change::Woken;
+            }
+        }
+        change
+    }
+
+    /// Notes a change for who sees the subscriptions. Whether that one is to be woken.
+    fn see(&self, state: &mut State, subscribe: bool, prefix: &Bytes) -> bool {
+        if !self.is_seen {
+            return false;
+        }
+        // Its own piece of memory, not a part of what was read.
+        state.changes.push(subscribe, Bytes::copy_from_slice(prefix));
+        !std::mem::replace(&mut state.is_woken, true)
+    }
+
+    /// What has changed for who sees the subscriptions since this was asked last: whether there is a first one, or no more, and of which prefix.
+    pub(super) fn changes(&self) -> Vec<(bool, Bytes)> {
+        let mut state = lock(&self.state);
+        state.is_woken = false;
+        std::iter::from_fn(|| state.changes.pop()).collect()
     }
 
     pub(super) fn subscribe(&self, peer: &Peer, prefix: &Bytes, limits: &Limits) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        // What was published before goes to those who had subscribed by then.
-        state.flush();
+        // A run stays: it goes to those who had subscribed when it began.
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         if let Some(count) = subscriber.prefixes.get_mut(prefix) {
@@ -124,20 +178,25 @@ impl Publisher {
         if subscriber.prefixes.len() >= limits.subscriptions {
             return Change::Refused(Violation::Subscriptions { limit: limits.subscriptions });
         }
-        // An octet may cost a node of the trie.
+        if prefix.len() > limits.prefix {
+            return Change::Refused(Violation::PrefixSize { limit: limits.prefix });
+        }
         if prefix.len() > limits.subscription_bytes.saturating_sub(subscriber.bytes) {
             return Change::Refused(Violation::SubscriptionBytes { limit: limits.subscription_bytes });
         }
         subscriber.bytes += prefix.len();
         // Its own piece of memory, not a part of what was read.
         subscriber.prefixes.insert(Bytes::copy_from_slice(prefix), 1);
-        if subscriptions.add(prefix, place) { Change::Visible } else { Change::None }
+        if subscriptions.add(prefix, place) && self.see(&mut state, true, prefix) {
+            Change::Woken
+        } else {
+            Change::None
+        }
     }
 
     pub(super) fn cancel(&self, peer: &Peer, prefix: &Bytes) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.get(&peer.key).copied() else { return Change::None };
-        state.flush();
         let State { subscriptions, peers, .. } = &mut *state;
         let Some(subscriber) = &mut peers[place as usize] else { return Change::None };
         match subscriber.prefixes.get_mut(prefix) {
@@ -150,7 +209,11 @@ impl Publisher {
             Some(_) => {
                 subscriber.prefixes.remove(prefix);
                 subscriber.bytes -= prefix.len();
-                if subscriptions.remove(prefix, place) { Change::Visible } else { Change::None }
+                if subscriptions.remove(prefix, place) && self.see(&mut state, false, prefix) {
+                    Change::Woken
+                } else {
+                    Change::None
+                }
             }
         }
     }
@@ -203,7 +266,7 @@ impl State {
             return;
         }
         let at = self.run_at.take().unwrap_or_else(Instant::now);
-        let chunk = Chunk::of(&mut self.run, at);
+        let chunk = Chunk::for_many(&mut self.run, at);
         for place in self.targets.iter() {
             if let Some(subscriber) = &self.peers[*place as usize]
                 && !subscriber.peer.queue.push_shared(&chunk, subscriber.on_full)
@@ -221,5 +284,43 @@ impl State {
             peers[*place as usize].as_ref().is_some_and(|subscriber| !subscriber.peer.queue.has_room())
         });
         !self.full.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::PeerAddress;
+    use super::super::hub::Hub;
+    use super::*;
+    use crate::zmtp::{PeerInfo, SocketType};
+
+    fn subscriber(hub: &Hub, prefix: &'static str) -> Arc<Peer> {
+        let peer = hub.admit(PeerAddress::Ipc, false).unwrap();
+        let info = PeerInfo { kind: SocketType::Sub, identity: Bytes::new(), minor: 1 };
+        hub.on_ready(&peer, info).unwrap();
+        hub.on_subscription(&peer, true, &prefix.into()).unwrap();
+        peer
+    }
+
+    #[test]
+    fn who_changes_subscriptions_all_the_time_does_not_cut_the_runs_of_others() {
+        let hub = Hub::new(SocketType::Pub, Options::default(), false);
+        let (honest, restless) = (subscriber(&hub, "news"), subscriber(&hub, "other"));
+        for number in 0..100_u8 {
+            for (subscribe, prefix) in [(true, "other"), (false, "other"), (true, "else"), (false, "else")] {
+                hub.on_subscription(&restless, subscribe, &prefix.into()).unwrap();
+            }
+            hub.publisher()
+                .unwrap()
+                .publish(&Message::from_frames([Bytes::from("news"), vec![number].into()]).unwrap());
+        }
+        hub.flush();
+        let mut pending = VecDeque::new();
+        honest.queue.take(&mut pending, 1);
+        assert_eq!(pending.len(), 1, "all of them together");
+        restless.queue.take(&mut pending, 1);
+        assert_eq!(pending.len(), 1, "and nothing for the other");
     }
 }

@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::changes::Changes;
 use super::monitor::DisconnectReason;
 use super::options::{Bound, OnFull};
 use crate::sync::lock;
 use crate::zmtp::Message;
+use crate::zmtp::command::subscription;
 use crate::zmtp::frame::Encoded;
 
 /// How much a writer takes at once (a guess: a few times what the system's buffer takes at once).
 const TAKEN_AT_ONCE: usize = 256 * 1024;
+
+/// How many messages, and octets, for one peer alone are one piece of its queue (guesses: what it takes to write many at once).
+const OPEN: (usize, usize) = (64, 64 * 1024);
 
 /// What a peer has not been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +51,15 @@ pub(super) enum Parts {
 impl Chunk {
     /// Takes what was encoded.
     pub(super) fn of(encoded: &mut Encoded, at: Instant) -> Self {
-        let (parts, messages, bytes) = encoded.take();
+        Self::new(encoded.take(), at)
+    }
+
+    /// Takes what was encoded for several peers, of which some may not take it for long.
+    pub(super) fn for_many(encoded: &mut Encoded, at: Instant) -> Self {
+        Self::new(encoded.take_for_many(), at)
+    }
+
+    fn new((parts, messages, bytes): (Vec<Bytes>, usize, usize), at: Instant) -> Self {
         let parts = match <[Bytes; 1]>::try_from(parts) {
             Ok([part]) => Parts::One(part),
             Err(parts) => Parts::Many(parts.into()),
@@ -78,6 +91,8 @@ struct State {
     open_at: Option<Instant>,
     messages: usize,
     bytes: usize,
+    /// Subscriptions that the peer is to be told. They need no room, and go before the messages that wait.
+    changes: Changes,
     /// What the connection's task has taken and not written.
     writing: (usize, usize, Option<Instant>),
     writer: Option<Waker>,
@@ -88,6 +103,8 @@ struct State {
     dropped: u64,
     /// Why the connection is to end.
     ended: Option<DisconnectReason>,
+    /// Whether the connection has ended.
+    is_abandoned: bool,
 }
 
 impl State {
@@ -98,6 +115,24 @@ impl State {
     /// Since when the oldest has waited.
     fn oldest(&self) -> Option<Instant> {
         self.writing.2.or_else(|| self.chunks.front().map(|chunk| chunk.at)).or(self.open_at)
+    }
+
+    /// Whether nothing goes to the peer any more.
+    fn is_ended(&self) -> bool {
+        self.ended.is_some() || self.is_abandoned
+    }
+
+    fn has_work(&self) -> bool {
+        !(self.chunks.is_empty() && self.open.is_empty() && self.changes.is_empty())
+    }
+
+    /// Makes what was pushed for this peer alone a chunk.
+    fn seal(&mut self) {
+        if !self.open.is_empty() {
+            let at = self.open_at.take().unwrap_or_else(Instant::now);
+            let chunk = Chunk::of(&mut self.open, at);
+            self.chunks.push_back(chunk);
+        }
     }
 
     fn wake(&mut self) {
@@ -115,9 +150,13 @@ impl PeerQueue {
     /// Adds a message, if there is room. `false`, and nothing done, if there is none.
     pub(super) fn push(&self, message: &Message) -> bool {
         let mut state = lock(&self.state);
-        if state.ended.is_some() || state.is_full(&self.bound) {
+        if state.is_ended() || state.is_full(&self.bound) {
             state.full = true;
             return false;
+        }
+        // So that not all of it goes where the oldest is dropped.
+        if state.open.messages() >= OPEN.0 || state.open.bytes() >= OPEN.1 {
+            state.seal();
         }
         let before = state.open.bytes();
         state.open.push(message);
@@ -130,25 +169,31 @@ impl PeerQueue {
         true
     }
 
-    /// Adds what is no message and needs no room: subscriptions.
-    pub(super) fn push_command(&self, command: Bytes) {
-        let mut state = lock(&self.state);
-        if let Some(at) = state.open_at.take() {
-            let chunk = Chunk::of(&mut state.open, at);
-            state.chunks.push_back(chunk);
+    /// Adds a message for this peer alone. Where there is no room, what `on_full` says, which is not to wait. One whose
+    /// connection is about to end is sent nothing.
+    pub(super) fn push_or(&self, message: &Message, on_full: OnFull) {
+        if self.push(message) {
+            return;
         }
-        let bytes = command.len();
-        state.bytes += bytes;
-        state.chunks.push_back(Chunk { parts: Parts::One(command), messages: 0, bytes, at: Instant::now() });
+        let mut encoded = Encoded::default();
+        encoded.push(message);
+        self.push_shared(&Chunk::of(&mut encoded, Instant::now()), on_full);
+    }
+
+    /// A subscription of this side's has begun or ended; each call for a prefix is the opposite of the one before.
+    pub(super) fn push_change(&self, subscribe: bool, prefix: &Bytes) {
+        let mut state = lock(&self.state);
+        state.changes.push(subscribe, prefix.clone());
         state.wake();
     }
 
     /// Adds messages that others get, too. Where there is no room, what `on_full` says; whether there is still room afterwards.
     pub(super) fn push_shared(&self, chunk: &Chunk, on_full: OnFull) -> bool {
         let mut state = lock(&self.state);
-        if state.ended.is_some() {
+        if state.is_ended() {
             return true;
         }
+        state.seal();
         let is_old = |age| state.oldest().is_some_and(|oldest| chunk.at.duration_since(oldest) > age);
         if state.is_full(&self.bound) || self.age.is_some_and(is_old) {
             match on_full {
@@ -194,24 +239,27 @@ impl PeerQueue {
     pub(super) fn begin_turn(&self) -> bool {
         let mut state = lock(&self.state);
         state.nudged = false;
-        state.chunks.is_empty() && state.open.is_empty()
+        !state.has_work()
     }
 
     pub(super) fn has_room(&self) -> bool {
         let mut state = lock(&self.state);
         state.full = state.is_full(&self.bound);
-        !state.full && state.ended.is_none()
+        !state.full && !state.is_ended()
     }
 
-    /// Takes what is to be written next; all that was taken before has been. Whether somebody was waiting for the room that is now there.
-    pub(super) fn take(&self, pending: &mut VecDeque<Bytes>) -> bool {
+    /// Takes what is to be written next, to a peer of this minor version; all that was taken before has been. Whether somebody was waiting for the room that is
+    /// now there.
+    pub(super) fn take(&self, pending: &mut VecDeque<Bytes>, minor: u8) -> bool {
         let mut state = lock(&self.state);
-        if !state.open.is_empty() {
-            let at = state.open_at.take().unwrap_or_else(Instant::now);
-            let chunk = Chunk::of(&mut state.open, at);
-            state.chunks.push_back(chunk);
-        }
+        state.seal();
         state.writing = (0, 0, None);
+        while state.writing.1 < TAKEN_AT_ONCE {
+            let Some((subscribe, prefix)) = state.changes.pop() else { break };
+            let command = subscription(subscribe, &prefix, minor);
+            state.writing.1 += command.len();
+            pending.push_back(command);
+        }
         while state.writing.1 < TAKEN_AT_ONCE {
             let Some(chunk) = state.chunks.pop_front() else { break };
             state.messages -= chunk.messages;
@@ -227,8 +275,7 @@ impl PeerQueue {
     /// Waits until there is something to take, if that is wanted now; or the connection is to end. Cancel safe.
     pub(super) fn poll_work(&self, cx: &mut Context<'_>, wanted: bool) -> Poll<()> {
         let mut state = lock(&self.state);
-        let work = state.nudged || !state.chunks.is_empty() || !state.open.is_empty();
-        if state.ended.is_some() || (wanted && work) {
+        if state.ended.is_some() || (wanted && (state.nudged || state.has_work())) {
             return Poll::Ready(());
         }
         if !state.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
@@ -251,12 +298,19 @@ impl PeerQueue {
     /// Drops all that waits; how many messages those were.
     pub(super) fn abandon(&self) -> usize {
         let mut state = lock(&self.state);
-        state.ended.get_or_insert(DisconnectReason::Closed);
+        state.is_abandoned = true;
         let lost = state.messages + state.writing.0;
         state.chunks.clear();
         state.open = Encoded::default();
+        state.changes = Changes::default();
         (state.messages, state.bytes, state.writing) = (0, 0, (0, 0, None));
         lost
+    }
+
+    /// Whether nothing waits to be written, nor is being written.
+    pub(super) fn is_flushed(&self) -> bool {
+        let state = lock(&self.state);
+        !state.has_work() && (state.writing.0, state.writing.1) == (0, 0)
     }
 
     pub(super) fn backlog(&self) -> Backlog {
@@ -293,7 +347,7 @@ mod tests {
 
     fn taken(queue: &PeerQueue) -> Vec<Bytes> {
         let mut pending = VecDeque::new();
-        queue.take(&mut pending);
+        queue.take(&mut pending, 1);
         pending.into_iter().map(|bytes| bytes.slice(2..)).collect()
     }
 
@@ -309,11 +363,18 @@ mod tests {
     }
 
     #[test]
-    fn messages_before_a_command_stay_as_old_as_they_are() {
+    fn subscriptions_go_before_the_messages_that_wait_and_do_not_make_them_younger() {
         let queue = PeerQueue::new(Bound::new(10, 1000), None);
         assert!(queue.push(&"up".into()));
         let before = lock(&queue.state).oldest();
-        queue.push_command(Bytes::from_static(b"command"));
+        queue.push_change(true, &Bytes::from_static(b"t"));
         assert_eq!(lock(&queue.state).oldest(), before);
+        assert!(!queue.is_flushed());
+        let mut pending = VecDeque::new();
+        queue.take(&mut pending, 0);
+        assert_eq!(pending, [&b"\0\x02\x01t"[..], b"\0\x02up"]);
+        assert!(!queue.is_flushed());
+        queue.take(&mut pending, 0);
+        assert!(queue.is_flushed());
     }
 }

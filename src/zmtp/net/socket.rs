@@ -1,351 +1,17 @@
 //! The sockets.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::futures::Notified;
 
-use super::accept;
-#[cfg(unix)]
-use super::endpoint::unix_listener;
-use super::endpoint::{Endpoint, EndpointError, Listener};
-use super::hub::{Hub, Peer};
-use super::inbound::{Arrival, Batch};
-use super::monitor::{DisconnectReason, Monitor, MonitorEvent};
+use super::core::{Core, Next};
+use super::endpoint::{Endpoint, EndpointError};
+use super::error::{BindError, ClosedError, RecvError, SendError, TrySendError};
+use super::hub::Peer;
+use super::monitor::Monitor;
 use super::options::Options;
-use super::publisher::{Published, Publisher};
 use super::queue::Backlog;
 use crate::zmtp::{Message, SocketType};
-
-/// How many messages are published before others have their turn, whether or not anybody subscribes (a guess).
-const SENDS_PER_TURN: u32 = 256;
-
-/// Why a socket could not be bound, or connected.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BindError {
-    /// The text is no address.
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-    /// The system refused.
-    #[error("cannot bind {endpoint}: {source}")]
-    Io {
-        /// What was asked for.
-        endpoint: Endpoint,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// The socket is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the socket is closed")]
-pub struct ClosedError;
-
-/// Why a message was not sent. It comes back inside.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The socket is closed.
-    #[error("the socket is closed")]
-    Closed(Message),
-    /// No peer has the identity that the first frame names; or the one that asked is gone.
-    #[error("no peer of that identity is connected")]
-    Unroutable(Message),
-    /// It is not this side's turn: REQ has asked already, REP was asked nothing.
-    #[error("it is not this socket's turn to send")]
-    OutOfTurn(Message),
-}
-
-/// Why a message was not sent at once. It comes back inside.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrySendError {
-    /// There is no peer with room for it.
-    #[error("there is no peer with room for the message")]
-    Full(Message),
-    /// It never will be sent.
-    #[error(transparent)]
-    Never(SendError),
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecvError {
-    /// The socket is closed.
-    #[error("the socket is closed")]
-    Closed,
-    /// It is not this side's turn: REQ has asked nothing.
-    #[error("it is not this socket's turn to receive")]
-    OutOfTurn,
-    /// The peer that was asked is gone. Ask again: another may answer.
-    #[error("the peer that was asked is gone")]
-    PeerGone,
-}
-
-/// The sending part of a socket. It does not keep the socket open.
-#[derive(Debug, Clone)]
-pub(crate) struct Handle(Arc<Hub>);
-
-impl Handle {
-    /// Cuts the connection of a peer, with all that waits for it. Whether there was one.
-    pub(crate) fn disconnect(&self, identity: &[u8]) -> bool {
-        self.0.peer(identity).map(|peer| peer.queue.end(DisconnectReason::Asked)).is_some()
-    }
-
-    pub(crate) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
-        self.0.peer(identity).map(|peer| peer.queue.backlog())
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        self.0.dropped()
-    }
-
-    pub(crate) fn peer_count(&self) -> usize {
-        self.0.peer_count()
-    }
-
-    pub(super) fn publisher(&self) -> &Publisher {
-        match self.0.publisher() {
-            Some(publisher) => publisher,
-            None => unreachable!("only sockets that publish are asked to"),
-        }
-    }
-
-    /// Publishes without waiting; what becomes of it where somebody is full is up to the options.
-    pub(crate) fn publish(&self, message: &Message) -> Published {
-        self.publisher().publish(message)
-    }
-
-    pub(crate) fn subscribe(&self, prefix: Bytes) {
-        self.0.change_subscription(true, prefix);
-    }
-
-    pub(crate) fn unsubscribe(&self, prefix: Bytes) {
-        self.0.change_subscription(false, prefix);
-    }
-
-    /// Sends to the next peer, if there is one with room.
-    pub(crate) fn try_deal(&self, message: &Message) -> Option<Arc<Peer>> {
-        self.0.deal(message)
-    }
-
-    /// Sends to a peer: `None` where there is none of that identity, else whether it had room.
-    pub(crate) fn try_route(&self, identity: &[u8], message: &Message) -> Option<bool> {
-        self.0.peer(identity).map(|peer| peer.queue.push(message))
-    }
-}
-
-/// Bound, and not taking connections yet. Dropping it frees the endpoint at once.
-#[derive(Debug)]
-pub(crate) struct Listening {
-    listener: Listener,
-    pub(crate) endpoint: Endpoint,
-}
-
-impl Listening {
-    /// A Unix socket that was bound elsewhere, and whose file is kept there.
-    ///
-    /// # Errors
-    /// What the system says.
-    #[cfg(unix)]
-    pub(crate) fn adopt(listener: std::os::unix::net::UnixListener, endpoint: Endpoint) -> io::Result<Self> {
-        Ok(Self { listener: Listener::Ipc { _file: None, listener: unix_listener(listener)? }, endpoint })
-    }
-}
-
-/// What all sockets do.
-#[derive(Debug)]
-pub(crate) struct Core {
-    handle: Handle,
-    /// What of the last arrival is left.
-    current: Option<Batch>,
-    sends: AtomicU32,
-    closed: AtomicBool,
-}
-
-impl Core {
-    pub(crate) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Self {
-        let hub = Hub::new(kind, options, tells_peers);
-        Self { handle: Handle(hub), current: None, sends: AtomicU32::new(0), closed: AtomicBool::new(false) }
-    }
-
-    /// Binds; connections are taken when it is told to [`listen`](Self::listen) there.
-    pub(crate) async fn bind(&self, endpoint: &Endpoint) -> io::Result<Listening> {
-        let (listener, endpoint) = Listener::bind(endpoint, &self.handle.0.options).await?;
-        Ok(Listening { listener, endpoint })
-    }
-
-    /// Takes connections, and gives the endpoint with the port that the system chose.
-    pub(crate) fn listen(&self, at: Listening) -> Endpoint {
-        let Listening { listener, endpoint } = at;
-        let hub = &self.handle.0;
-        hub.emit(MonitorEvent::Listening(endpoint.clone()));
-        hub.tasks.spawn(accept::accept(Arc::clone(hub), listener));
-        endpoint
-    }
-
-    pub(crate) fn connect(&self, endpoint: Endpoint) {
-        self.handle.0.tasks.spawn(accept::keep_connected(Arc::clone(&self.handle.0), endpoint));
-    }
-
-    /// Connects; when the connection is lost it is not made again.
-    pub(crate) async fn connect_once(&self, endpoint: &Endpoint) -> io::Result<()> {
-        accept::connect_once(&self.handle.0, endpoint).await
-    }
-
-    pub(crate) fn monitor(&self) -> Monitor {
-        Monitor::new(self.handle.0.listen())
-    }
-
-    /// What sends, for those who do not receive.
-    pub(crate) fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// What came first, messages or word of peers; `None` at the end. Cancel safe.
-    pub(crate) async fn arrival(&mut self) -> Option<Arrival> {
-        if let Some(batch) = self.current.take() {
-            return Some(Arrival::Messages(batch));
-        }
-        std::future::poll_fn(|cx| self.handle.0.inbound.poll_pop(cx)).await
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, ClosedError>> {
-        loop {
-            if let Some(batch) = &mut self.current {
-                if let Some(message) = batch.next() {
-                    return Poll::Ready(Ok(Next::Message(Arc::clone(&batch.peer), message)));
-                }
-                self.current = None;
-            }
-            match self.handle.0.inbound.poll_pop(cx) {
-                Poll::Ready(Some(Arrival::Messages(batch))) => self.current = Some(batch),
-                Poll::Ready(Some(Arrival::Gone(peer, _))) => return Poll::Ready(Ok(Next::Gone(peer))),
-                Poll::Ready(Some(Arrival::Ready(_))) => {}
-                Poll::Ready(None) => return Poll::Ready(Err(ClosedError)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Result<Next, ClosedError> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// The next message, from whomever. What came together is handed out without counting who holds the peer.
-    async fn recv_message(&mut self) -> Result<Message, ClosedError> {
-        if let Some(message) = self.current.as_mut().and_then(Iterator::next) {
-            return Ok(message);
-        }
-        Ok(self.recv().await?.1)
-    }
-
-    async fn recv(&mut self) -> Result<(Arc<Peer>, Message), ClosedError> {
-        loop {
-            if let Next::Message(peer, message) = self.next().await? {
-                return Ok((peer, message));
-            }
-        }
-    }
-
-    /// Does something again and again until it comes to a result; between, waits for room and peers.
-    async fn until_room<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
-        loop {
-            if let Some(result) = attempt() {
-                return result;
-            }
-            let room: Notified<'_> = self.handle.0.room.notified();
-            tokio::pin!(room);
-            // Registered before the second look, so that no change falls between.
-            room.as_mut().enable();
-            if let Some(result) = attempt() {
-                return result;
-            }
-            room.await;
-        }
-    }
-
-    /// Gives others a turn now and then: a sender that never waits would starve its own connections.
-    async fn take_turns(&self, must: bool) {
-        if must || self.sends.fetch_add(1, Ordering::Relaxed) % SENDS_PER_TURN == SENDS_PER_TURN - 1 {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
-    }
-
-    async fn send_published(&self, message: Message) -> Result<(), SendError> {
-        if self.is_closed() {
-            return Err(SendError::Closed(message));
-        }
-        let run_ended = self
-            .until_room(|| match self.handle.publish(&message) {
-                Published::Sent { run_ended } => Some(run_ended),
-                Published::Full => None,
-            })
-            .await;
-        self.take_turns(run_ended).await;
-        Ok(())
-    }
-
-    /// Does not wait any more once it has sent, so that who is cancelled has sent nothing.
-    async fn send_dealt(&self, message: Message) -> Result<Arc<Peer>, SendError> {
-        if self.is_closed() {
-            return Err(SendError::Closed(message));
-        }
-        Ok(self.until_room(|| self.handle.try_deal(&message)).await)
-    }
-
-    fn try_send_dealt(&self, message: Message) -> Result<(), TrySendError> {
-        if self.is_closed() {
-            return Err(TrySendError::Never(SendError::Closed(message)));
-        }
-        self.handle.try_deal(&message).map(drop).ok_or(TrySendError::Full(message))
-    }
-
-    /// As [`send_dealt`](Self::send_dealt).
-    async fn send_routed(&self, identity: &[u8], message: &Message) -> bool {
-        self.until_room(|| match self.handle.try_route(identity, message) {
-            Some(true) => Some(true),
-            Some(false) => None,
-            None => Some(false),
-        })
-        .await
-    }
-
-    /// Closes the socket: sends what waits, as long as `linger` allows; what still comes is dropped. How many messages were left.
-    pub(crate) async fn close(&self) -> usize {
-        self.closed.store(true, Ordering::Relaxed);
-        self.handle.0.begin_closing();
-        let flushed = self.until_room(|| self.handle.0.is_flushed().then_some(()));
-        let _ = tokio::time::timeout(self.handle.0.options.linger, flushed).await;
-        let left = self.handle.0.queued();
-        self.handle.0.cancel.cancel();
-        self.handle.0.tasks.close();
-        self.handle.0.tasks.wait().await;
-        self.handle.0.inbound.end();
-        left
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        self.handle.0.cancel.cancel();
-        self.handle.0.inbound.end();
-    }
-}
-
-enum Next {
-    Message(Arc<Peer>, Message),
-    Gone(Arc<Peer>),
-}
 
 /// What every kind of socket has.
 macro_rules! socket {
@@ -391,9 +57,9 @@ macro_rules! socket {
             /// within a tokio runtime.
             ///
             /// # Errors
-            /// [`EndpointError`] when the text is no address.
+            /// [`EndpointError`] when the text is no address, or one that is for binding.
             pub fn connect(&self, endpoint: impl TryInto<Endpoint, Error: Into<EndpointError>>) -> Result<(), EndpointError> {
-                self.core.connect(endpoint.try_into().map_err(Into::into)?);
+                self.core.connect(endpoint.try_into().map_err(Into::into)?.for_connecting()?);
                 Ok(())
             }
 
@@ -403,12 +69,13 @@ macro_rules! socket {
                 self.core.monitor()
             }
 
-            /// Cuts the connection of the peer of this identity, with all that waits for it. Whether there was one. A socket that connected here comes back.
+            /// Cuts the connections of all peers of this identity, with all that waits for them; of one that has ended nothing more is received that was
+            /// not read yet. Whether there were any. A socket that connected here comes back.
             pub fn disconnect(&self, identity: &[u8]) -> bool {
                 self.core.handle.disconnect(identity)
             }
 
-            /// What waits for the peer of this identity; `None` where there is none.
+            /// What waits for the peer of this identity; of several for the one for which most octets wait; `None` where there is none.
             #[must_use]
             pub fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
                 self.core.handle.backlog(identity)
@@ -424,6 +91,13 @@ macro_rules! socket {
             #[must_use]
             pub fn dropped(&self) -> u64 {
                 self.core.handle.dropped()
+            }
+
+            /// Messages that came and nobody took: to a socket that does not receive, no question to REP, no answer to REQ. Of XSUB those, too, that it sent and
+            /// that found no room.
+            #[must_use]
+            pub fn unrouted(&self) -> u64 {
+                self.core.handle.0.unrouted()
             }
 
             /// Closes it: sends what waits, as long as [`Options::linger`] allows. Gives the number of messages that were left. Dropping it instead
@@ -527,7 +201,7 @@ impl PubSocket {
 
 socket!(
     /// Publishes to subscribers, and receives their subscriptions as messages: an octet 1 or 0, and the prefix, when the first peer subscribes to it
-    /// or the last one takes it back (RFC 29).
+    /// or the last one takes it back (RFC 29). Where more than 1,024 of these wait, or 64 KiB, those are left out that came to nothing.
     XpubSocket, Xpub, tells_peers: false
 );
 publishes!(XpubSocket);
@@ -622,22 +296,38 @@ impl RouterSocket {
         Ok(message.with_first(peer.identity()))
     }
 
-    /// Sends a message to the peer that its first frame names, without that frame; waits until there is room. Cancel safe: a cancelled call has sent nothing,
-    /// unless it was about to return.
+    /// Sends a message to the peer that its first frame names, without that frame. What becomes of it where that peer's queue is full is up to
+    /// [`Options::on_full`]: by default it is dropped and counted, so that nobody is waited for who does not read. Cancel safe: a cancelled call has sent
+    /// nothing, unless it was about to return.
     ///
     /// # Errors
     /// [`SendError::Unroutable`] where there is no such peer or nothing behind its name, [`SendError::Closed`]; with the message inside.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        let message = message.into();
+        let (peer, body, message) = self.route(message.into())?;
+        let sent = self.core.send_to(&peer, &body).await;
+        self.core.take_turns(false).await;
+        if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
+    }
+
+    /// The same, if there is room now, whatever the options say.
+    ///
+    /// # Errors
+    /// [`TrySendError`], with the message inside.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError> {
+        let (peer, body, message) = self.route(message.into()).map_err(TrySendError::Never)?;
+        if peer.queue.push(&body) { Ok(()) } else { Err(TrySendError::Full(message)) }
+    }
+
+    /// Whom a message is for, and what of it; and the message itself.
+    fn route(&self, message: Message) -> Result<(Arc<Peer>, Message, Message), SendError> {
         if self.core.is_closed() {
             return Err(SendError::Closed(message));
         }
-        let Some(body) = Message::from_frames(message.frames()[1..].iter().cloned()) else {
-            return Err(SendError::Unroutable(message));
-        };
-        let sent = self.core.send_routed(message.first(), &body).await;
-        self.core.take_turns(false).await;
-        if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
+        let body = Message::from_frames(message.frames()[1..].iter().cloned());
+        match self.core.handle.0.peer(message.first()).zip(body) {
+            Some((peer, body)) => Ok((peer, body, message)),
+            None => Err(SendError::Unroutable(message)),
+        }
     }
 }
 
@@ -660,7 +350,7 @@ socket!(
 );
 
 impl ReqSocket {
-    /// Asks the next peer that has room, and waits until there is one. Cancel safe: a cancelled call has asked nothing, unless it was about to return, and then
+    /// Asks the next peer that has room, and waits until there is one. What came before that is dropped: it is no answer to this. Cancel safe: a cancelled call has asked nothing, unless it was about to return, and then
     /// the answer is due.
     ///
     /// # Errors
@@ -670,7 +360,7 @@ impl ReqSocket {
         if self.asked.is_some() {
             return Err(SendError::OutOfTurn(message));
         }
-        let peer = self.core.send_dealt(message.with_first(Bytes::new())).await?;
+        let peer = self.core.send_dealt_anew(message.with_first(Bytes::new())).await?;
         self.asked = Some(peer.key);
         self.core.take_turns(false).await;
         Ok(())
@@ -692,12 +382,14 @@ impl ReqSocket {
                         self.asked = None;
                         return Ok(answer);
                     }
+                    self.core.handle.0.pass_over(1);
                 }
                 Next::Gone(peer) if peer.key == asked => {
                     self.asked = None;
                     return Err(RecvError::PeerGone);
                 }
-                Next::Message(..) | Next::Gone(_) => {}
+                Next::Message(..) => self.core.handle.0.pass_over(1),
+                Next::Gone(_) | Next::Subscription(..) => {}
             }
         }
     }
@@ -724,15 +416,20 @@ impl RepSocket {
         loop {
             let (peer, message) = self.core.recv().await?;
             let mut frames = message.into_frames();
-            let Some(delimiter) = frames.iter().position(Bytes::is_empty) else { continue };
-            let body = frames.split_off(delimiter + 1);
-            let Some(question) = Message::from_frames(body) else { continue };
+            let delimiter = frames.iter().position(Bytes::is_empty);
+            let body = delimiter.map(|delimiter| frames.split_off(delimiter + 1));
+            let Some(question) = body.and_then(Message::from_frames) else {
+                self.core.handle.0.pass_over(1);
+                continue;
+            };
             self.envelope = Some(Envelope { peer, frames });
             return Ok(question);
         }
     }
 
-    /// Answers. Cancel safe: a cancelled call has sent nothing, and the answer is still due, unless it was about to return.
+    /// Answers the one who asked, and nobody else. What becomes of it where that one does not read, and its queue is full, is up to [`Options::on_full`]: by
+    /// default it is dropped and counted, so that others are answered. Cancel safe: a cancelled call has sent nothing, and the answer is still due, unless it
+    /// was about to return.
     ///
     /// # Errors
     /// [`SendError::OutOfTurn`] where nothing was asked, [`SendError::Unroutable`] when the one who asked is gone, [`SendError::Closed`]; with the message
@@ -747,7 +444,7 @@ impl RepSocket {
         };
         let whole = frames.iter().chain(message.frames()).cloned();
         let Some(whole) = Message::from_frames(whole) else { return Err(SendError::OutOfTurn(message)) };
-        let sent = self.core.send_routed(&peer.identity(), &whole).await;
+        let sent = self.core.send_to(peer, &whole).await;
         self.envelope = None;
         self.core.take_turns(false).await;
         if sent { Ok(()) } else { Err(SendError::Unroutable(message)) }
