@@ -141,6 +141,16 @@ async fn dispute(
     }
 }
 
+/// What two texts do not have in common, at which place, with how long they are.
+fn difference(one: &str, other: &str) -> String {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let before = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+    let behind = one[before..].iter().rev().zip(other[before..].iter().rev());
+    let behind = behind.take_while(|(one, other)| one == other).count();
+    let middle = |text: &[char]| text[before..text.len() - behind].iter().take(400).collect::<String>();
+    format!("{} and {} long, at {before} {:?} and {:?}", one.len(), other.len(), middle(&one), middle(&other))
+}
+
 #[test]
 fn eight_dispute_one_text_and_nothing_of_it_is_missing() {
     let edits = std::env::var("ZINCMQ_EDITS").ok().and_then(|edits| edits.parse().ok()).unwrap_or(4_000);
@@ -241,13 +251,9 @@ fn eight_dispute_one_text_and_nothing_of_it_is_missing() {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             };
-            let came = tokio::time::timeout(Duration::from_secs(60), same).await;
-            assert!(
-                came.is_ok(),
-                "client {n} has another text, {} and not {} long",
-                document.read(Text::len),
-                expected.chars().count()
-            );
+            let came = tokio::time::timeout(PATIENCE, same).await;
+            let difference = || difference(&document.read(ToString::to_string), &expected);
+            assert!(came.is_ok(), "client {n} has another text: {}", difference());
         });
         let (written, taken_back) =
             (tallies[n].written.load(Ordering::Relaxed), tallies[n].taken_back.load(Ordering::Relaxed));
