@@ -1,7 +1,6 @@
 //! What the parts of a socket share: its peers, its queues, its tasks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::census::Census;
 use super::endpoint::PeerAddress;
 use super::inbound::{Arrival, Batch, Credit, Inbound, Leftovers};
 use super::monitor::{CAPACITY, DisconnectReason, MonitorEvent, RefusedBy};
@@ -97,35 +97,12 @@ impl Peers {
     }
 }
 
-/// How many connections there are.
-#[derive(Debug, Default)]
-struct Census {
-    all: usize,
-    half_open: usize,
-    by_address: BTreeMap<IpAddr, Share>,
-}
-
-/// Those from one address.
-#[derive(Debug, Default)]
-struct Share {
-    all: usize,
-    half_open: usize,
-}
-
-/// By which address a connection is counted, if it is.
-fn counted_by(address: &PeerAddress, is_ours: bool) -> Option<IpAddr> {
-    match address {
-        PeerAddress::Tcp(tcp) if !is_ours && !address.is_local() => Some(tcp.ip().to_canonical()),
-        _ => None,
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) kind: SocketType,
     pub(super) options: Options,
     peers: Mutex<Peers>,
-    census: Mutex<Census>,
+    pub(super) census: Census,
     pub(super) inbound: Inbound,
     pub(super) unfinished: Unfinished,
     pub(super) leftovers: Arc<Leftovers>,
@@ -161,7 +138,7 @@ impl Hub {
             leftovers: Arc::new(Leftovers::new(options.recv_left.unwrap_or(options.recv_hwm))),
             options,
             peers: Mutex::default(),
-            census: Mutex::default(),
+            census: Census::default(),
             inbound: Inbound::default(),
             publisher,
             subscriptions: Mutex::default(),
@@ -192,28 +169,7 @@ impl Hub {
 
     /// Admits a connection, or says which limit it meets. One that is asked for by this side is not counted by address, nor as half open.
     pub(super) fn admit(&self, address: PeerAddress, is_ours: bool) -> Result<Arc<Peer>, RefusedBy> {
-        let limits = &self.options.limits;
-        let mut census = lock(&self.census);
-        if census.all >= limits.connections {
-            return Err(RefusedBy::Connections);
-        }
-        if !is_ours && census.half_open >= limits.half_open {
-            return Err(RefusedBy::HalfOpen);
-        }
-        if let Some(address) = counted_by(&address, is_ours) {
-            let share = census.by_address.get(&address);
-            if share.is_some_and(|share| limits.per_address.is_some_and(|most| share.all >= most)) {
-                return Err(RefusedBy::PerAddress);
-            }
-            if share.is_some_and(|share| share.half_open >= limits.half_open_per_address) {
-                return Err(RefusedBy::HalfOpen);
-            }
-            let share = census.by_address.entry(address).or_default();
-            share.all += 1;
-            share.half_open += 1;
-        }
-        census.all += 1;
-        census.half_open += usize::from(!is_ours);
+        self.census.admit(&self.options.limits, &address, is_ours)?;
         Ok(Arc::new(Peer {
             key: self.next_key.fetch_add(1, Ordering::Relaxed),
             address,
@@ -222,17 +178,6 @@ impl Hub {
             ready: OnceLock::new(),
             is_over: AtomicBool::new(false),
         }))
-    }
-
-    /// The handshake is over, well or not.
-    pub(super) fn on_introduced(&self, peer: &Peer, is_ours: bool) {
-        let mut census = lock(&self.census);
-        census.half_open -= usize::from(!is_ours);
-        if let Some(address) = counted_by(&peer.address, is_ours)
-            && let Some(share) = census.by_address.get_mut(&address)
-        {
-            share.half_open -= 1;
-        }
     }
 
     /// A peer has introduced itself. It may not fit.
@@ -294,7 +239,7 @@ impl Hub {
             self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         }
         if is_heard_out {
-            self.leave_census(peer, is_ours);
+            self.census.leave(&peer.address, is_ours);
         }
         let event = MonitorEvent::Disconnected {
             address: peer.address.clone(),
@@ -314,7 +259,7 @@ impl Hub {
 
     /// All that a peer said whose connection has ended was read.
     pub(super) fn on_heard_out(&self, peer: &Arc<Peer>, is_ours: bool, reason: &DisconnectReason) {
-        self.leave_census(peer, is_ours);
+        self.census.leave(&peer.address, is_ours);
         self.part_from(&mut lock(&self.peers), peer, reason);
     }
 
@@ -325,20 +270,6 @@ impl Hub {
             self.inbound.push(Arrival::Gone(Arc::clone(peer), reason.clone()));
         }
         peers.free(peer);
-    }
-
-    /// Frees a peer's place among the connections.
-    fn leave_census(&self, peer: &Peer, is_ours: bool) {
-        let mut census = lock(&self.census);
-        census.all -= 1;
-        if let Some(address) = counted_by(&peer.address, is_ours)
-            && let Some(share) = census.by_address.get_mut(&address)
-        {
-            share.all -= 1;
-            if share.all == 0 {
-                census.by_address.remove(&address);
-            }
-        }
     }
 
     /// A subscription of a peer's, or its end.
@@ -507,30 +438,4 @@ fn given_identity(key: u64) -> Bytes {
     identity.put_u64(key);
     debug_assert!(identity.len() <= MAX_IDENTITY);
     identity.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_does_not_take_the_room_of_all() {
-        let mut options = Options::default();
-        options.limits.per_address = Some(100);
-        let hub = Hub::new(SocketType::Pull, options, false);
-        let from = |host, port| PeerAddress::Tcp((std::net::Ipv4Addr::new(192, 0, 2, host), port).into());
-        let strangers: Vec<_> = (0..64).map(|port| hub.admit(from(1, port), false).unwrap()).collect();
-        assert_eq!(hub.admit(from(1, 64), false).unwrap_err(), RefusedBy::HalfOpen);
-        hub.admit(from(2, 1), false).unwrap();
-        // Those that have introduced themselves are no strangers.
-        strangers.iter().for_each(|peer| hub.on_introduced(peer, false));
-        let more: Vec<_> = (0..36).map(|port| hub.admit(from(1, port), false).unwrap()).collect();
-        more.iter().for_each(|peer| hub.on_introduced(peer, false));
-        assert_eq!(hub.admit(from(1, 64), false).unwrap_err(), RefusedBy::PerAddress);
-        for peer in strangers.iter().chain(&more) {
-            hub.on_ended(peer, false, &DisconnectReason::Closed, true);
-        }
-        assert!(hub.admit(from(1, 64), false).is_ok());
-        assert_eq!(lock(&hub.census).by_address.len(), 2);
-    }
 }

@@ -108,7 +108,7 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         let _ = tokio::time::timeout_at(until, link.part()).await;
     }
     if !link.is_ready {
-        link.hub.on_introduced(&link.peer, is_ours);
+        link.hub.census.on_introduced(&link.peer.address, is_ours);
     }
     let is_heard_out = !link.is_ready || link.hear_at_once();
     link.hub.on_ended(&link.peer, is_ours, &reason, is_heard_out);
@@ -412,7 +412,7 @@ impl Link {
                 Event::Message(message) => messages.push(message),
                 Event::Ready(info) => {
                     self.is_ready = true;
-                    self.hub.on_introduced(&self.peer, self.is_ours);
+                    self.hub.census.on_introduced(&self.peer.address, self.is_ours);
                     result = self.hub.on_ready(&self.peer, info);
                 }
                 Event::Subscribe(prefix) => result = self.on_subscription(true, &prefix),

@@ -5,6 +5,7 @@
 //! ([`publisher`], [`subscriptions`]), what comes in one queue for all ([`inbound`]).
 
 mod accept;
+mod census;
 mod changes;
 mod core;
 mod endpoint;
