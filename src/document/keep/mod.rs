@@ -176,10 +176,12 @@ impl KeeperBuilder {
             }
             None => (None, Vec::new()),
         };
-        machine.begin();
         // A clock that was set back must not put what is changed now before what is stored.
-        if let Some(epoch) = machine.last_epoch() {
-            host.rise_above(epoch).await;
+        host.rise_above(machine.last_epoch().unwrap_or_default()).await;
+        // Whoever has opened a document in this life of the host has asked for it, in the order, and the host has counted what it ordered until it heard
+        // the above. Where that is nothing there is nobody to ask, and nothing is said.
+        if host.stats().received > 0 {
+            machine.begin();
         }
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
