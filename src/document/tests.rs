@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::keeper::{self, Keeper, fold};
+use super::keeper::{self, Keeper, KnownType};
 use super::replica::{self, Output, Replica};
 use super::store::{MemoryStore, Store, StoreChange, Stored};
 use super::wire::{self, Answer, Live, Word};
@@ -155,22 +155,24 @@ fn keeper(stores: bool, knows: bool) -> Keeper {
 
 /// One that keeps no document larger than the first of these, and sends no message larger than the second.
 fn limited_keeper((max_document, max_message): (usize, usize), stores: bool, knows: bool) -> Keeper {
-    let mut folds: std::collections::BTreeMap<String, keeper::Fold> = Default::default();
+    let mut types: std::collections::BTreeMap<String, KnownType> = Default::default();
     if knows {
-        folds.insert(Line::KIND.into(), fold::<Line>);
-        folds.insert(Set::KIND.into(), fold::<Set>);
-        folds.insert(trouble::Brittle::KIND.into(), fold::<trouble::Brittle>);
+        types.insert(Line::KIND.into(), KnownType::of::<Line>());
+        types.insert(Set::KIND.into(), KnownType::of::<Set>());
+        types.insert(trouble::Brittle::KIND.into(), KnownType::of::<trouble::Brittle>());
         #[cfg(feature = "crdt")]
-        folds.insert(super::crdt::Text::KIND.into(), fold::<super::crdt::Text>);
+        types.insert(super::crdt::Text::KIND.into(), KnownType::of::<super::crdt::Text>());
     }
     Keeper::new(keeper::Config {
         me: id(HOST),
         is_hosts: true,
+        seed: 1,
+        read_only: false,
         max_document,
         max_documents: 3,
         max_message,
         stores,
-        folds,
+        types,
         mutant: None,
     })
 }
@@ -238,7 +240,7 @@ impl<D: Document> Net<D> {
         let Some(keeper) = &mut self.keeper else { return };
         while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
             let (topic, kind, payload) = match output {
-                keeper::Output::Say { name, kind, payload } => (wire::live_topic(&name), kind, payload),
+                keeper::Output::Say { topic, kind, payload } => (topic, kind, payload),
                 keeper::Output::Answer { to, payload } => {
                     (wire::answer_topic(to), MessageKind::FullDocument, payload)
                 }
