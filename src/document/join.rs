@@ -123,6 +123,11 @@ impl Join {
         self.nonce == nonce || self.earlier.contains(&nonce)
     }
 
+    /// Whether this was one of its questions, and is not any more.
+    pub(super) fn has_given_up(&self, nonce: u64) -> bool {
+        self.earlier.contains(&nonce)
+    }
+
     /// Whether the question has no place in the order yet.
     pub(super) fn is_unasked(&self) -> bool {
         self.asked.is_none()

@@ -137,6 +137,8 @@ struct Kept {
     refused: Option<String>,
     /// Whether that is since the cluster has it no more.
     is_lost: bool,
+    /// Where the question stands by whose answer it is as the host's keeper has it.
+    since: Option<Position>,
     stored: Option<Position>,
     said_stored: Option<Position>,
 }
@@ -422,7 +424,8 @@ impl Keeper {
                 return;
             }
             let has = |kept: &Kept| kept.ledger.kind.is_some() && kept.refused.is_none();
-            is_here = !catching_up.is_wanted(name) && self.documents.get(name).is_some_and(has);
+            is_here =
+                self.has_begun && !catching_up.is_wanted(name) && self.documents.get(name).is_some_and(has);
         }
         let answer = if of == Some(self.config.me) || (of.is_none() && self.config.is_hosts) {
             match access(from, name) {

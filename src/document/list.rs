@@ -40,7 +40,7 @@ pub async fn list<E: Endpoint + ?Sized>(endpoint: &E) -> Result<Vec<DocumentInfo
     let subscribed = sender.subscribe(&wire::answer_topic(me)).await;
     subscribed.map_err(|error| subscribe_error("", &error))?;
     for _ in 0..TRIES {
-        let mut gathering = Gathering::new(random());
+        let mut gathering = Gathering::new(random() & !wire::KEEPERS);
         let mut say = Some(gathering.question());
         // Moved by parts of the list alone: others are answered on this topic, too.
         let mut deadline = Instant::now() + ANSWER_TIME;

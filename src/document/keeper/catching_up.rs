@@ -27,7 +27,6 @@ pub(super) enum News {
     Given {
         name: String,
         given: Given,
-        asked: Position,
         held: Vec<Held>,
     },
 }
@@ -36,8 +35,16 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Given {
     pub(super) gift: Gift,
-    /// What the cluster had where the question stands.
-    pub(super) theirs: State,
+    pub(super) theirs: Theirs,
+}
+
+/// What the cluster had where the question stands.
+#[derive(Debug)]
+pub(super) struct Theirs {
+    pub(super) state: State,
+    pub(super) asked: Position,
+    /// Whether the host's keeper says so, and not somebody else who has it.
+    pub(super) is_hosts: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +59,8 @@ struct UnderWay {
     join: Join,
     /// Whether it has to be asked for once more.
     again: bool,
+    /// Whether the host's keeper is there, and was slow: what another gives meanwhile need not be what that one has.
+    is_late: bool,
     given: Option<Given>,
 }
 
@@ -98,7 +107,7 @@ impl CatchingUp {
     pub(super) fn nonce(&mut self) -> u64 {
         self.nonce =
             self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.nonce.max(1)
+        self.nonce | wire::KEEPERS
     }
 
     /// The document is to be asked for; if it is already, anew.
@@ -170,7 +179,7 @@ impl CatchingUp {
             let Some(name) = self.waiting.pop_first() else { return };
             let join = Join::new(self.nonce());
             self.said.push_back((wire::live_topic(&name), join.question()));
-            self.under_way.insert(name, UnderWay { join, again: false, given: None });
+            self.under_way.insert(name, UnderWay { join, again: false, is_late: false, given: None });
         }
     }
 
@@ -195,10 +204,11 @@ impl CatchingUp {
             // More than there is room for came behind the question.
             return self.want(name);
         }
-        if came && let Some(UnderWay { join, again: false, given: Some(given) }) = self.under_way.remove(name)
+        if came
+            && let Some(UnderWay { join, again: false, given: Some(given), .. }) = self.under_way.remove(name)
         {
-            if let Some((asked, held)) = join.into_held() {
-                self.news.push_back(News::Given { name: name.to_owned(), given, asked, held });
+            if let Some((_, held)) = join.into_held() {
+                self.news.push_back(News::Given { name: name.to_owned(), given, held });
             }
         } else if came {
             self.want(name);
@@ -230,6 +240,7 @@ impl CatchingUp {
             if !under_way.join.may_be_told(from, host, &answer) {
                 return false;
             }
+            under_way.is_late |= is_the_hosts && under_way.join.has_given_up(answer.nonce);
             let (name, step) = (name.clone(), under_way.join.on_answer(now, from, answer, nonce));
             self.on_step(name, step);
         } else if let Some(list) = self.list.as_mut().filter(|list| list.gathering.nonce == answer.nonce) {
@@ -274,9 +285,13 @@ impl CatchingUp {
                 self.want(&name);
             }
             Step::Done(joined) => {
-                self.under_way.remove(&name);
+                let is_late = self.under_way.remove(&name).is_some_and(|under_way| under_way.is_late);
                 if let Joined::Nobody { nonces, .. } | Joined::State { others: Some(nonces), .. } = &joined {
-                    self.unanswered.insert(name.clone(), nonces.clone());
+                    if is_late {
+                        self.waiting.insert(name.clone());
+                    } else {
+                        self.unanswered.insert(name.clone(), nonces.clone());
+                    }
                 }
                 self.news.push_back(News::Joined { name, joined });
             }
@@ -284,9 +299,10 @@ impl CatchingUp {
     }
 
     /// Something is given to the cluster. Until it has its place all is held, as if it were asked for.
-    pub(super) fn give(&mut self, name: &str, asked: Position, held: Vec<Held>, given: Given) {
-        let join = Join::holding(self.nonce(), asked, held);
-        self.under_way.insert(name.to_owned(), UnderWay { join, again: false, given: Some(given) });
+    pub(super) fn give(&mut self, name: &str, held: Vec<Held>, given: Given) {
+        let join = Join::holding(self.nonce(), given.theirs.asked, held);
+        let again = self.waiting.remove(name);
+        self.under_way.insert(name.to_owned(), UnderWay { join, again, is_late: false, given: Some(given) });
     }
 
     /// What was said may have no place: it is said again.

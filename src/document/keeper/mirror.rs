@@ -4,14 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use crate::message::{MessageKind, Position};
+use crate::message::MessageKind;
 use crate::proto::Instant;
 
 use super::super::join::{Held, Joined};
 use super::super::pieces;
 use super::super::store::{Base, StoreChange};
 use super::super::wire::{self, Live, State, Update};
-use super::catching_up::{Gift, Given, News};
+use super::catching_up::{Gift, Given, News, Theirs};
 use super::{Keeper, Kept, Output};
 
 impl Keeper {
@@ -45,6 +45,14 @@ impl Keeper {
     /// Whether it has what the cluster has, as far as anybody has told it.
     pub(crate) fn has_caught_up(&self) -> bool {
         self.has_begun && self.catching_up.as_ref().is_none_or(|catching_up| catching_up.is_done())
+    }
+
+    /// A document that is as the host's keeper has it, and where the question stands that it came by.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn exact(&self, name: &str) -> Option<(State, crate::Position)> {
+        let is_wanted = self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name));
+        let kept = self.documents.get(name).filter(|kept| !is_wanted && kept.refused.is_none())?;
+        Some((kept.state(), kept.since?))
     }
 
     /// What the host's keeper alone may say.
@@ -90,8 +98,8 @@ impl Keeper {
                     }
                 }
                 Some(News::Joined { name, joined }) => self.on_joined(&name, joined),
-                Some(News::Given { name, given: Given { gift, theirs }, asked, held }) => {
-                    self.come_to(&name, theirs, asked, held, Some(gift));
+                Some(News::Given { name, given: Given { gift, theirs }, held }) => {
+                    self.come_to(&name, theirs, held, Some(gift));
                 }
                 None => {
                     catching_up.ask_for_more();
@@ -110,9 +118,12 @@ impl Keeper {
 
     fn on_joined(&mut self, name: &str, joined: Joined) {
         match joined {
-            Joined::State { state, asked, held, .. } => self.come_to(name, state, asked, held, None),
+            Joined::State { state, asked, held, others } => {
+                self.come_to(name, Theirs { state, asked, is_hosts: others.is_none() }, held, None);
+            }
             Joined::Empty { asked, held, read_only } => {
-                self.come_to(name, State { read_only, ..State::default() }, asked, held, None);
+                let state = State { read_only, ..State::default() };
+                self.come_to(name, Theirs { state, asked, is_hosts: true }, held, None);
             }
             Joined::Refused(reason) => self.refuse(name, reason),
             // What there is goes on as it is.
@@ -127,19 +138,20 @@ impl Keeper {
         }
     }
 
-    /// This is what the cluster had where the question stands, and what came behind it.
-    fn come_to(&mut self, name: &str, theirs: State, asked: Position, held: Vec<Held>, given: Option<Gift>) {
-        let read_only = theirs.read_only || self.config.read_only;
-        let Ok(mut kept) = Kept::of(State { read_only: false, ..theirs.clone() }) else {
+    /// This is what the cluster had, and what came behind the question.
+    fn come_to(&mut self, name: &str, theirs: Theirs, held: Vec<Held>, given: Option<Gift>) {
+        let read_only = theirs.state.read_only || self.config.read_only;
+        let Ok(mut kept) = Kept::of(State { read_only: false, ..theirs.state.clone() }) else {
             self.malformed += 1;
             return self.refuse(name, "what the cluster has of it cannot be read".to_owned());
         };
-        kept.ledger.reaches(asked);
+        kept.ledger.reaches(theirs.asked);
         kept.replay(&held, &self.config.types);
+        kept.since = Some(theirs.asked).filter(|_| theirs.is_hosts);
         let lacking = if read_only { None } else { self.lacking(name, &kept, given) };
         match (lacking, &mut self.catching_up) {
             (Some((gift, payload)), Some(catching_up)) => {
-                catching_up.give(name, asked, held, Given { gift, theirs });
+                catching_up.give(name, held, Given { gift, theirs });
                 self.put(name, payload);
             }
             _ => self.replace(name, kept),

@@ -282,6 +282,35 @@ fn what_was_begun_anew_before_it_could_offer_it_counts_and_of_a_set_both_do() {
 }
 
 #[test]
+fn who_has_a_set_open_that_another_offers_gives_what_it_lacks_and_goes_on() {
+    let mut net = Net::<Set>::new();
+    let first = net.open();
+    net.place_all();
+    net.update(first, vec![vec![1]]).expect("room");
+    net.place_all();
+    net.restart(false);
+    net.reset(first);
+    while net.said.iter().all(|(_, message)| message.kind() != MessageKind::DocumentFragment) {
+        assert!(net.place());
+    }
+    let own = std::mem::take(&mut net.said);
+    let state = wire::State {
+        kind: Some(Set::KIND.into()),
+        at: Some(Position { epoch: 1, seq: 1 }),
+        snapshot: Bytes::from_static(&[7]),
+        ..wire::State::default()
+    };
+    net.say(77, Live::Seed(state.encode()).encode());
+    net.said.extend(own);
+    net.place();
+    net.update(first, vec![vec![2]]).expect("room");
+    net.place_all();
+    net.say_as(77, 5, 1, &vec![3]);
+    net.place_all();
+    net.all_have(&[1, 2, 3, 7]);
+}
+
+#[test]
 fn a_host_whose_store_is_behind_gets_from_a_keeper_elsewhere_what_a_set_lacks() {
     let mut net = Net::<Set>::new();
     let first = net.open();

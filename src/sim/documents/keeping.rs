@@ -87,6 +87,16 @@ impl Keeping {
         Ok(stored)
     }
 
+    /// The types that keepers know.
+    pub(super) fn types(&self) -> BTreeMap<String, KnownType> {
+        let mut types = BTreeMap::new();
+        if self.knows {
+            types.insert("sim.log".into(), KnownType::of::<Log>());
+            types.insert("sim.facts".into(), KnownType::of::<Facts>());
+        }
+        types
+    }
+
     /// The life of the keeper, counted from 1.
     pub(super) fn life(&self) -> u32 {
         self.lives.len() as u32
@@ -142,11 +152,7 @@ impl World<'_> {
         let before = keeping.life();
         keeping.lives.push((host_life, keeping.ordered));
         let life = keeping.life();
-        let mut types: BTreeMap<String, KnownType> = BTreeMap::new();
-        if keeping.knows {
-            types.insert("sim.log".into(), KnownType::of::<Log>());
-            types.insert("sim.facts".into(), KnownType::of::<Facts>());
-        }
+        let types = keeping.types();
         let mut keeper = Keeper::new(Config {
             me: id,
             is_hosts: true,
