@@ -127,7 +127,11 @@ impl Keeper {
             }
             Joined::Refused(reason) => self.refuse(name, reason),
             // What there is goes on as it is.
-            Joined::Nobody { .. } => {}
+            Joined::Nobody { .. } => {
+                if let Some(kept) = self.documents.get_mut(name) {
+                    kept.since = None;
+                }
+            }
         }
     }
 
