@@ -175,11 +175,23 @@ fn many(options: &Options) -> ExitCode {
     );
     println!("evictions    {}", sum.evictions);
     let DocumentCounts {
-        opened, unavailable, edits, refused, seeds, folds, compared, forged, keepers, ..
+        opened,
+        unavailable,
+        edits,
+        refused,
+        seeds,
+        folds,
+        compared,
+        forged,
+        keepers,
+        mirrored,
+        ..
     } = sum.documents;
     println!("documents    {opened} opened, {unavailable} not to be had, {edits} edits, {refused} refused");
     println!("             {forged} forged, {keepers} keepers replaced");
-    println!("             {compared} states compared, {seeds} brought back by replicas, {folds} folds");
+    println!(
+        "             {compared} states compared, and {mirrored} of keepers on members, {seeds} brought back, {folds} folds"
+    );
     for (fault, times) in &sum.faults {
         println!("{times:>12} x {}", fault.name());
     }

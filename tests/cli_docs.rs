@@ -235,6 +235,40 @@ fn without_a_file_those_who_have_a_document_open_bring_it_back() {
 }
 
 #[test]
+fn what_is_kept_beside_the_host_survives_it_and_its_file_is_as_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("ipc://{}", directory.path().join("cluster").display());
+    let copy = directory.path().join("copy");
+    let (mut first, _) = host(&["--bind", &address]);
+    edit(&address, "a", "[0, 0, \"one\"]");
+    let mut keep = Zincmq::start(&["--json", "doc", "keep", &address, "--store", path(&copy)]);
+    let keeping = json!({ "event": "keeping", "store": path(&copy), "documents": 1 });
+    assert_eq!(keep.next(), keeping);
+    edit(&address, "b", "[0, 0, \"two\"]");
+    first.signal("TERM");
+    first.next_event("closed");
+    assert_eq!(keep.next()["event"], "disconnected");
+    // This one has nothing, and nobody has anything open.
+    let (mut second, _) = host(&["--bind", &address]);
+    keep.next_event("connected");
+    let came = (0..600).any(|_| get(&address, "a") == "one" && get(&address, "b") == "two");
+    assert!(came);
+    keep.signal("TERM");
+    keep.next_event("closed");
+    keep.ends_well();
+    second.signal("TERM");
+    second.next_event("closed");
+    let (mut third, address) = host(&["--store", path(&copy)]);
+    assert_eq!(third.next_event("keeping")["documents"], 2);
+    assert_eq!([get(&address, "a"), get(&address, "b")], ["one", "two"]);
+
+    let said = Zincmq::start(&["doc", "keep", &address, "--store", path(&copy)]).fails(1);
+    assert!(said.contains("in use"), "{said}");
+    let said = Zincmq::start(&["doc", "keep", &address]).fails(2);
+    assert!(said.contains("--store <FILE>"), "{said}");
+}
+
+#[test]
 fn a_file_that_is_no_store_ends_the_host_and_is_left_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let foreign = directory.path().join("foreign");

@@ -118,6 +118,16 @@ impl Join {
         self.asked.map(|asked| (asked, self.held))
     }
 
+    /// Whether this is its question, or was one of its questions.
+    pub(super) fn has_asked(&self, nonce: u64) -> bool {
+        self.nonce == nonce || self.earlier.contains(&nonce)
+    }
+
+    /// Whether this was one of its questions, and is not any more.
+    pub(super) fn has_given_up(&self, nonce: u64) -> bool {
+        self.earlier.contains(&nonce)
+    }
+
     /// Whether the question has no place in the order yet.
     pub(super) fn is_unasked(&self) -> bool {
         self.asked.is_none()

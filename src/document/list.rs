@@ -1,21 +1,16 @@
 //! What documents there are: a question to whoever keeps them, on a topic of its own, and the answer in parts, as documents are sent.
 
-use std::time::Duration;
-
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::endpoint::{Endpoint, Messages, StreamOptions};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind};
 
+use super::gathering::{ANSWER_TIME, Gathering, Step};
 use super::handle::{random, subscribe_error};
-use super::join::{MOST_BYTES, PARTS_AT_ONCE};
-use super::wire::{self, Answer, Listed, Live, Word};
+use super::wire::{self, Answer, Listed, Live};
 use super::{DocumentError, DocumentInfo};
 
-/// How long an answer may take, and each part of it (a guess, as for documents).
-const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How often is asked before it is clear that nobody keeps documents.
 const TRIES: u32 = 2;
 
@@ -45,7 +40,7 @@ pub async fn list<E: Endpoint + ?Sized>(endpoint: &E) -> Result<Vec<DocumentInfo
     let subscribed = sender.subscribe(&wire::answer_topic(me)).await;
     subscribed.map_err(|error| subscribe_error("", &error))?;
     for _ in 0..TRIES {
-        let mut gathering = Gathering::new(random());
+        let mut gathering = Gathering::new(random() & !wire::KEEPERS);
         let mut say = Some(gathering.question());
         // Moved by parts of the list alone: others are answered on this topic, too.
         let mut deadline = Instant::now() + ANSWER_TIME;
@@ -105,70 +100,15 @@ async fn next(
     }
 }
 
-/// A list that comes in parts.
-#[derive(Debug)]
-struct Gathering {
-    nonce: u64,
-    parts: BytesMut,
-    next: u64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Wait,
-    /// A part of the list.
-    Came,
-    Say(Live),
-    Again,
-    Done(Vec<Listed>),
-    Failed(String),
-}
-
-impl Gathering {
-    fn new(nonce: u64) -> Self {
-        Self { nonce, parts: BytesMut::new(), next: 0 }
-    }
-
-    fn question(&self) -> Live {
-        Live::Ask { nonce: self.nonce, of: None, anyone: false }
-    }
-
-    fn on_answer(&mut self, from: EndpointId, answer: Answer) -> Step {
-        if answer.nonce != self.nonce {
-            return Step::Wait;
-        }
-        match answer.word {
-            Word::Part { index, of, bytes }
-                if index == self.next && index < of && (of == 1 || !bytes.is_empty()) =>
-            {
-                if self.parts.len() + bytes.len() > MOST_BYTES {
-                    return Step::Failed(format!("the list is larger than {MOST_BYTES} bytes"));
-                }
-                self.parts.extend_from_slice(&bytes);
-                self.next += 1;
-                if self.next == of {
-                    let list = wire::decode_list(&std::mem::take(&mut self.parts).freeze());
-                    return list.map_or_else(|malformed| Step::Failed(malformed.to_string()), Step::Done);
-                }
-                if self.next.is_multiple_of(PARTS_AT_ONCE) {
-                    return Step::Say(Live::More { nonce: self.nonce, of: from, next: self.next });
-                }
-                Step::Came
-            }
-            Word::Refused(reason) => Step::Failed(reason),
-            // Asked again when the time is up.
-            Word::Busy | Word::Part { .. } | Word::Empty { .. } | Word::Offer => Step::Wait,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::document::store::{MemoryStore, Record, Store, StoreChange};
-    use crate::document::wire::Update;
+    use crate::document::wire::{Update, Word};
     use crate::document::{Access, Keeper};
     use crate::endpoint::{Client, Host};
     use crate::message::Position;

@@ -18,6 +18,7 @@ pub use presence::{Presence, PresenceError};
 #[cfg(feature = "crdt")]
 pub mod crdt;
 pub(crate) mod fold;
+mod gathering;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 mod handle;
 mod join;

@@ -1,10 +1,14 @@
 //! What a document or a keeper has to say, on its way to the endpoint's send queue.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::FutureExt;
 use tokio::sync::{Notify, mpsc};
 
+use crate::endpoint::Receipt;
+use crate::error::ReceiptError;
 use crate::message::Message;
 
 /// How many messages may go out in a row while parts of whole documents wait (a guess): so that who writes without a pause still answers.
@@ -88,6 +92,21 @@ impl Queue {
         self.waiting.fetch_sub(usize::from(message.is_some()), Ordering::Relaxed);
         message
     }
+}
+
+/// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.
+pub(super) async fn next_unknown(open: &mut VecDeque<Receipt>) {
+    let is_unknown = |fate| fate == Err(ReceiptError::Unknown);
+    while let Some(receipt) = open.front() {
+        if is_unknown(receipt.ordered().await) {
+            let known = |receipt: &Receipt| receipt.ordered().now_or_never().is_some_and(is_unknown);
+            let count = open.iter().take_while(|receipt| known(receipt)).count();
+            open.drain(..count);
+            return;
+        }
+        open.pop_front();
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

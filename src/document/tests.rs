@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::keeper::{self, Keeper, fold};
+use super::keeper::{self, Keeper, KnownType};
 use super::replica::{self, Output, Replica};
 use super::store::{MemoryStore, Store, StoreChange, Stored};
 use super::wire::{self, Answer, Live, Word};
@@ -16,6 +16,7 @@ use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 
+mod mirrors;
 mod trouble;
 
 const NAME: &str = "it";
@@ -134,7 +135,16 @@ impl<D: Document> One<D> {
     }
 }
 
-/// A host with or without a keeper, and replicas.
+/// A keeper on a node that is not the host, and its store.
+struct Mirror {
+    node: usize,
+    keeper: Keeper,
+    store: MemoryStore,
+    /// Whether it is cut off: it hears nothing.
+    is_deaf: bool,
+}
+
+/// A host with or without a keeper, replicas, and keepers elsewhere.
 struct Net<D: Document> {
     now: Instant,
     epoch: u64,
@@ -143,6 +153,7 @@ struct Net<D: Document> {
     store: MemoryStore,
     access: Access,
     ones: Vec<One<D>>,
+    mirrors: Vec<Mirror>,
     /// What was said and has no place yet.
     said: VecDeque<(usize, Message)>,
     recent: usize,
@@ -155,24 +166,54 @@ fn keeper(stores: bool, knows: bool) -> Keeper {
 
 /// One that keeps no document larger than the first of these, and sends no message larger than the second.
 fn limited_keeper((max_document, max_message): (usize, usize), stores: bool, knows: bool) -> Keeper {
-    let mut folds: std::collections::BTreeMap<String, keeper::Fold> = Default::default();
+    let config = keeper_config(stores, knows);
+    Keeper::new(keeper::Config { max_document, max_message, ..config })
+}
+
+fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
+    let mut types: std::collections::BTreeMap<String, KnownType> = Default::default();
     if knows {
-        folds.insert(Line::KIND.into(), fold::<Line>);
-        folds.insert(Set::KIND.into(), fold::<Set>);
-        folds.insert(trouble::Brittle::KIND.into(), fold::<trouble::Brittle>);
+        types.insert(Line::KIND.into(), KnownType::of::<Line>());
+        types.insert(Set::KIND.into(), KnownType::of::<Set>());
+        types.insert(trouble::Brittle::KIND.into(), KnownType::of::<trouble::Brittle>());
         #[cfg(feature = "crdt")]
-        folds.insert(super::crdt::Text::KIND.into(), fold::<super::crdt::Text>);
+        types.insert(super::crdt::Text::KIND.into(), KnownType::of::<super::crdt::Text>());
     }
-    Keeper::new(keeper::Config {
+    keeper::Config {
         me: id(HOST),
         is_hosts: true,
-        max_document,
+        seed: 1,
+        read_only: false,
+        max_document: 64 << 20,
         max_documents: 3,
-        max_message,
+        max_message: 8 << 20,
         stores,
-        folds,
+        types,
         mutant: None,
-    })
+    }
+}
+
+/// What a keeper wants done, but for what it has said.
+fn perform(keeper: &mut Keeper, store: &mut MemoryStore) -> Vec<Message> {
+    let mut said = Vec::new();
+    while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
+        let (topic, kind, payload) = match output {
+            keeper::Output::Say { topic, kind, payload } => (topic, kind, payload),
+            keeper::Output::Answer { to, payload } => {
+                (wire::answer_topic(to), MessageKind::FullDocument, payload)
+            }
+            keeper::Output::Store(change) => {
+                store.commit(&[change]).expect("in order");
+                continue;
+            }
+            keeper::Output::Fold { name, state, fold } => {
+                keeper.on_folded(&name, fold(&state));
+                continue;
+            }
+        };
+        said.push(Message::new(topic, payload).expect("a topic").with_kind(kind));
+    }
+    said
 }
 
 impl<D: Document> Net<D> {
@@ -186,6 +227,7 @@ impl<D: Document> Net<D> {
             store: MemoryStore::new(),
             access: Access::Write,
             ones: Vec::new(),
+            mirrors: Vec::new(),
             said: VecDeque::new(),
             recent: 100,
         }
@@ -236,24 +278,8 @@ impl<D: Document> Net<D> {
 
     fn take_down_keeper(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
-        while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
-            let (topic, kind, payload) = match output {
-                keeper::Output::Say { name, kind, payload } => (wire::live_topic(&name), kind, payload),
-                keeper::Output::Answer { to, payload } => {
-                    (wire::answer_topic(to), MessageKind::FullDocument, payload)
-                }
-                keeper::Output::Store(change) => {
-                    self.store.commit(&[change]).expect("in order");
-                    continue;
-                }
-                keeper::Output::Fold { name, state, fold } => {
-                    keeper.on_folded(&name, fold(&state));
-                    continue;
-                }
-            };
-            let message = Message::new(topic, payload).expect("a topic").with_kind(kind);
-            self.said.push_back((HOST, message));
-        }
+        let said = perform(keeper, &mut self.store);
+        self.said.extend(said.into_iter().map(|message| (HOST, message)));
     }
 
     /// Gives what was said first its place; whether there was anything.
@@ -279,6 +305,7 @@ impl<D: Document> Net<D> {
                 self.take_down(index);
             }
         }
+        self.tell_mirrors(&message);
         true
     }
 
@@ -296,6 +323,7 @@ impl<D: Document> Net<D> {
             keeper.handle_timeout(self.now);
         }
         self.take_down_keeper();
+        self.pass_mirrors();
     }
 
     fn reset(&mut self, index: usize) {

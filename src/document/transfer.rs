@@ -11,7 +11,7 @@ use crate::message::Position;
 use crate::proto::Instant;
 
 use super::join::PARTS_AT_ONCE;
-use super::wire::{Answer, Word};
+use super::wire::{self, Answer, Word};
 
 /// How large a part is: two of them go into a window.
 const PART: usize = 30 << 10;
@@ -42,13 +42,16 @@ struct Transfer {
     idle_until: Instant,
 }
 
-/// The answers that are being given: to each endpoint one for each document, the one it asked for last.
+/// Whom it is for: an endpoint, of a document, and whether a keeper asked there or whoever has it open.
+type Key = (EndpointId, String, bool);
+
+/// The answers that are being given: to each that asks one for each document, the one it asked for last.
 #[derive(Debug)]
 pub(super) struct Transfers {
     part: usize,
-    under_way: BTreeMap<(EndpointId, String), Transfer>,
+    under_way: BTreeMap<Key, Transfer>,
     /// Whose turn it was.
-    last: Option<(EndpointId, String)>,
+    last: Option<Key>,
 }
 
 impl Transfers {
@@ -69,15 +72,15 @@ impl Transfers {
         encode: impl FnOnce() -> Bytes,
     ) -> Option<Answer> {
         self.under_way.retain(|_, transfer| transfer.sent < transfer.wanted || transfer.idle_until > now);
-        let key = (to, name.to_owned());
+        let key = (to, name.to_owned(), wire::is_a_keepers(nonce));
         // It waits for the answer to its last question alone.
         self.under_way.remove(&key);
-        let same = |((_, other), transfer): (&(EndpointId, String), &Transfer)| {
+        let same = |((_, other, _), transfer): (&Key, &Transfer)| {
             (other == name && version.is_some() && transfer.version == version)
                 .then(|| transfer.bytes.clone())
         };
         let same = self.under_way.iter().find_map(same);
-        let of_one = self.under_way.keys().filter(|(other, _)| *other == to).count();
+        let of_one = self.under_way.keys().filter(|(other, ..)| *other == to).count();
         let is_full = self.under_way.len() >= MOST || of_one >= MOST_OF_ONE;
         if is_full || (same.is_none() && self.bytes() >= MOST_BYTES) {
             return Some(Answer { nonce, word: Word::Busy });
@@ -99,7 +102,8 @@ impl Transfers {
 
     /// The parts before `next` have come.
     pub(super) fn more(&mut self, now: Instant, to: EndpointId, name: &str, nonce: u64, next: u64) {
-        let Some(transfer) = self.under_way.get_mut(&(to, name.to_owned())) else { return };
+        let key = (to, name.to_owned(), wire::is_a_keepers(nonce));
+        let Some(transfer) = self.under_way.get_mut(&key) else { return };
         // No more than were sent can have come.
         if transfer.nonce == nonce && next <= transfer.sent {
             transfer.wanted = transfer.wanted.max((next + 2 * PARTS_AT_ONCE).min(transfer.parts));
@@ -170,6 +174,15 @@ mod tests {
         assert_eq!(parts.iter().filter(|part| part.0 == 1).count(), 16);
         assert!(parts.iter().all(|(to, nonce, _)| (*to, *nonce) == (1, 1_000) || *to == 2), "{parts:?}");
         assert_eq!(transfers.bytes(), 0, "what was sent is held no more");
+    }
+
+    #[test]
+    fn a_keeper_and_who_has_it_open_do_not_get_into_each_others_way() {
+        let mut transfers = Transfers::new(100);
+        for nonce in [1, wire::KEEPERS | 1, 2] {
+            assert_eq!(transfers.begin(NOW, id(1), "it", nonce, None, document(36)), None);
+        }
+        assert_eq!(parts(&mut transfers), [(1, 2, 0), (1, wire::KEEPERS | 1, 0)]);
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub(crate) const LIST_TOPIC: &str = "doc//q";
 /// What a keeper says of all documents: on the topic of changes of a document without a name, [`Live::AskAgain`].
 pub(crate) const KEEPER_TOPIC: &str = "doc//f";
 
+/// The nonces of keepers' questions have this bit, others have not: a keeper may ask for what its endpoint has open as well.
+pub(crate) const KEEPERS: u64 = 1 << 63;
+
+/// Whether it is a keeper's question that has this nonce.
+pub(crate) fn is_a_keepers(nonce: u64) -> bool {
+    nonce & KEEPERS != 0
+}
+
 /// The document's name in one of its own topics, and whether it is the one of changes.
 pub(crate) fn name_of(topic: &Topic) -> Option<(&str, bool)> {
     let (name, rest) = topic.as_str().strip_prefix(ROOT)?.split_once('/')?;

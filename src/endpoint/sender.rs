@@ -103,6 +103,11 @@ impl Sender {
         self.node.release(prefixes).await
     }
 
+    /// Of a host: lets positions from now on be of an epoch above this one, since there are positions of it that are to come before them.
+    pub(crate) async fn rise_above(&self, epoch: u64) {
+        self.node.rise_above(epoch).await;
+    }
+
     /// Sends a message, waiting for room. As [`Endpoint::send`](super::Endpoint::send). Cancel safe: a cancelled call has sent nothing.
     ///
     /// # Errors

@@ -62,6 +62,8 @@ pub struct DocumentCounts {
     pub keepers: u64,
     /// States of replicas and keepers that were compared with what was ordered.
     pub compared: u64,
+    /// States of keepers on members that were compared with it.
+    pub mirrored: u64,
 }
 
 impl DocumentCounts {
@@ -76,6 +78,7 @@ impl DocumentCounts {
         self.forged += other.forged;
         self.keepers += other.keepers;
         self.compared += other.compared;
+        self.mirrored += other.mirrored;
     }
 }
 

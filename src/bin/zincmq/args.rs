@@ -69,7 +69,8 @@ Examples:
   echo '[0, 0, \"Hello\"]' | zincmq doc edit tcp://127.0.0.1:5555 minutes
   zincmq doc get tcp://127.0.0.1:5555 minutes
   zincmq doc watch tcp://127.0.0.1:5555 minutes
-  zincmq doc list tcp://127.0.0.1:5555")]
+  zincmq doc list tcp://127.0.0.1:5555
+  zincmq doc keep tcp://127.0.0.1:5555 --store copy.zincmq")]
     Doc {
         #[command(subcommand)]
         command: DocCommand,
@@ -165,6 +166,25 @@ Example:
     /// Print the names, types and sizes of all documents
     #[command(after_help = "Example:\n  zincmq doc list tcp://127.0.0.1:5555")]
     List(JoinArgs),
+    /// Keep all documents in a file, beside the host
+    ///
+    /// Has what the host has once the "keeping" line is there, and follows it from then on. A host that comes back without
+    /// its documents gets them from here; a new one can go on from the file: see zincmq host --store. Ctrl-c ends it.
+    #[command(after_help = "\
+Example:
+  zincmq doc keep tcp://127.0.0.1:5555 --store copy.zincmq")]
+    Keep(KeepArgs),
+}
+
+/// How documents are kept beside the host.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeepArgs {
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+
+    /// The file; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store: PathBuf,
 }
 
 /// Write a text together with others, in the terminal

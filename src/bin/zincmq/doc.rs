@@ -1,9 +1,11 @@
 //! `zincmq doc`: the documents that a host keeps, from the command line.
 //!
-//! Each of these joins, takes the documents it names and nothing else, and leaves.
+//! Each of these joins, takes the documents it names and nothing else, and leaves; `keep` takes all of them, and stays.
 
 #[path = "doc/edit.rs"]
 mod edit;
+#[path = "doc/keep.rs"]
+mod keep;
 #[path = "doc/list.rs"]
 mod list;
 #[path = "doc/watch.rs"]
@@ -27,6 +29,7 @@ pub(crate) async fn run(command: DocCommand, output: Output) -> Result<(), Failu
         DocCommand::Edit(args) => edit::run(args, &stop, output).await,
         DocCommand::Get(args) => get(args, &stop, output).await,
         DocCommand::Watch(args) => watch::run(args, &stop, output).await,
+        DocCommand::Keep(args) => keep::run(args, &stop, output).await,
         DocCommand::List(args) => list::run(args, &stop, output).await,
     }
 }

@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Batch, Endpoint, Event, Events, Messages, Receipt, Sender, StreamOptions};
-use crate::error::{ReceiptError, RecvError, SendError};
+use crate::error::{RecvError, SendError};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::outgoing::{Outgoing, Queue};
+use super::super::outgoing::{Outgoing, Queue, next_unknown};
 use super::super::presence::{self, Presence, Presences};
 use super::super::replica::{Config, Output, Replica};
 use super::super::wire;
@@ -595,19 +595,4 @@ fn on_unsent<D: Document>(shared: &Shared<D>, error: SendError) {
             shared.unsent.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-/// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.
-async fn next_unknown(open: &mut VecDeque<Receipt>) {
-    let is_unknown = |fate| fate == Err(ReceiptError::Unknown);
-    while let Some(receipt) = open.front() {
-        if is_unknown(receipt.ordered().await) {
-            let known = |receipt: &Receipt| receipt.ordered().now_or_never().is_some_and(is_unknown);
-            let count = open.iter().take_while(|receipt| known(receipt)).count();
-            open.drain(..count);
-            return;
-        }
-        open.pop_front();
-    }
-    std::future::pending().await
 }

@@ -292,7 +292,7 @@ impl<D: Document> DocumentHandle<D> {
         self.shared().unsent()
     }
 
-    /// Up to where a keeper has said that it has the document where it survives the keeper; `None` where none has said anything.
+    /// Up to where the host's keeper has said that it has the document where it survives that keeper; `None` where it has said nothing. Other keepers do not tell.
     #[must_use]
     pub fn stored(&self) -> Option<Position> {
         self.shared().status().stored

@@ -1,10 +1,10 @@
-//! Keeps the documents of a cluster at its host.
+//! Keeps the documents of a cluster: at its host, or on another node as well.
 
 mod storing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,16 +14,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant as TokioInstant;
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoint::{Batch, Endpoint, Host, Messages, Sender, StreamOptions};
-use crate::error::SendError;
+use crate::endpoint::{Batch, Endpoint, Messages, Receipt, Sender, StreamOptions};
+use crate::error::{RecvError, SendError};
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
+use crate::role::Role;
 use crate::sync::lock;
 
 use super::fold::Folded;
-use super::keeper::{self, Config, Fold, Output, fold};
-use super::outgoing::{Outgoing, Queue};
+use super::handle::random;
+use super::keeper::{self, Config, KnownType, Output};
+use super::outgoing::{Outgoing, Queue, next_unknown};
 use super::store::{Store, StoreError};
 use super::wire::{self, State};
 use super::{Access, Document, Malformed};
@@ -54,6 +56,8 @@ pub struct DocumentInfo {
 pub struct KeeperStats {
     /// Documents that are kept.
     pub documents: usize,
+    /// Documents that are being asked for, by a keeper that is not the host's.
+    pub missing: usize,
     /// Malformed messages on documents' topics, passed over.
     pub malformed: u64,
     /// Updates of documents that are not kept: there are too many of them, or they are too large.
@@ -79,14 +83,17 @@ pub enum KeeperError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The keeper fell behind the order, and has missed updates: start a new one, which gets them from those that have the documents open.
+    /// The host's keeper fell behind the order, and has missed updates: start a new one, which gets them from those that have the documents open.
     #[error("the keeper fell too far behind the order of the cluster")]
     Overrun,
+    /// The endpoint cannot subscribe to documents.
+    #[error("{0}")]
+    Subscribe(String),
     /// A task of the keeper panicked, which is a mistake of this crate: start a new one.
     #[error("the keeper panicked")]
     Panicked,
-    /// The host has ended.
-    #[error("the host has ended")]
+    /// The endpoint has ended, or the keeper was closed.
+    #[error("the keeper was closed, or its endpoint has ended")]
     Closed,
 }
 
@@ -101,14 +108,14 @@ impl From<StoreError> for KeeperError {
 pub struct KeeperBuilder {
     store: Option<Box<dyn Store>>,
     access: AccessFn,
-    folds: BTreeMap<String, Fold>,
+    types: BTreeMap<String, KnownType>,
     max_document: usize,
     max_documents: usize,
 }
 
 impl fmt::Debug for KeeperBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeeperBuilder").field("folds", &self.folds.keys()).finish_non_exhaustive()
+        f.debug_struct("KeeperBuilder").field("types", &self.types.keys()).finish_non_exhaustive()
     }
 }
 
@@ -119,7 +126,7 @@ impl KeeperBuilder {
         self
     }
 
-    /// Who may do what with which documents. Called when an endpoint asks for one; must not block. A panic in it is a denial. Default: everybody may change everything.
+    /// Who may do what with which documents. Called when an endpoint asks this keeper for one; must not block. A panic in it is a denial. Default: everybody may change everything.
     ///
     /// An endpoint that is told `Read`, or nothing, keeps to it if it is of this crate. What is broadcast reaches all who subscribe, and is not kept from somebody who
     /// speaks the protocol by hand: that takes an authenticator, or a read-only role,
@@ -130,9 +137,9 @@ impl KeeperBuilder {
     }
 
     /// Lets the keeper fold the updates of documents of this type into them. Of types it does not know it keeps all updates, and whoever opens a document applies
-    /// all of them. The types of this crate are known.
+    /// all of them; and one that is not the host's cannot bring such a document back to a cluster that has lost it. The types of this crate are known.
     pub fn knows<D: Document>(mut self) -> Self {
-        self.folds.insert(D::KIND.to_owned(), fold::<D>);
+        self.types.insert(D::KIND.to_owned(), KnownType::of::<D>());
         self
     }
 
@@ -148,47 +155,69 @@ impl KeeperBuilder {
         self
     }
 
-    /// Loads what is stored, and starts. To be called right after the host was bound: what is changed before, the keeper has not seen. It asks those that have
-    /// documents open by then to give them, so that what they know is not lost; of an ordered document that is the state of one of them, and what each of the others
+    /// Loads what is stored, and starts.
+    ///
+    /// At a host it is to be called right after that was bound: what is changed before, the keeper has not seen. It asks those that have documents open by then, and
+    /// other keepers, to give them, so that what they know is not lost; of an ordered document that is the state of one of them, and what each of the others
     /// has done itself. What was changed before by documents that are closed by now, and is in no open one, is gone.
+    ///
+    /// At a client it is to be called when one likes. It asks the host's keeper for everything: see [`caught_up`](Keeper::caught_up).
     ///
     /// # Errors
     /// [`KeeperError`].
-    pub async fn start(self, host: &Host) -> Result<Keeper, KeeperError> {
+    pub async fn start<E: Endpoint + ?Sized>(self, endpoint: &E) -> Result<Keeper, KeeperError> {
+        let (me, sender) = (endpoint.id(), endpoint.sender());
+        let is_hosts = endpoint.role() == Role::Host;
         // First of all: nothing is to be missed.
-        let mut messages = host.messages_with(&StreamOptions::new().prefix(wire::ROOT).echo(true));
+        let mut messages = sender.messages_with(&stream_options(me, is_hosts));
         let config = Config {
-            me: host.id(),
-            is_hosts: true,
+            me,
+            is_hosts,
+            seed: random(),
+            read_only: !endpoint.role().may_send(),
             max_document: self.max_document,
             max_documents: self.max_documents,
-            max_message: host.sender().max_message(),
+            max_message: sender.max_message(),
             stores: self.store.is_some(),
-            folds: self.folds,
+            types: self.types,
             #[cfg(any(test, feature = "test-utils"))]
             mutant: None,
         };
         let mut machine = keeper::Keeper::new(config);
-        let (storing, early) = match self.store {
-            Some(store) => {
-                let (storing, early) = meanwhile(&mut messages, Storing::start(store, &mut machine)).await?;
-                (Some(storing?), early)
+        let (mut storing, mut early) = (None, Vec::new());
+        if let Some(store) = self.store {
+            let loading = Storing::start(store, &mut machine);
+            let loaded = if is_hosts {
+                let (loaded, batches) = meanwhile(&mut messages, loading).await?;
+                early = batches;
+                loaded
+            } else {
+                let loaded = loading.await;
+                // Everything is asked for from here on.
+                messages = sender.messages_with(&stream_options(me, is_hosts));
+                loaded
+            };
+            storing = Some(loaded?);
+        }
+        if is_hosts {
+            // A clock that was set back must not put what is changed now before what is stored.
+            sender.rise_above(machine.last_epoch().unwrap_or_default()).await;
+            // Whoever has opened a document in this life of the host has asked for it, in the order, and the host has counted what it ordered until it heard
+            // the above. Where that is nothing there is nobody to ask, and nothing is said.
+            if endpoint.stats().received > 0 {
+                machine.begin();
             }
-            None => (None, Vec::new()),
-        };
-        // A clock that was set back must not put what is changed now before what is stored.
-        host.rise_above(machine.last_epoch().unwrap_or_default()).await;
-        // Whoever has opened a document in this life of the host has asked for it, in the order, and the host has counted what it ordered until it heard
-        // the above. Where that is nothing there is nobody to ask, and nothing is said.
-        if host.stats().received > 0 {
-            machine.begin();
         }
         let shared = Arc::new(Shared {
+            me,
+            is_hosts,
             machine: Mutex::new(machine),
             clock: TokioInstant::now(),
             part: Notify::new(),
+            wake: Notify::new(),
             unsent: AtomicU64::new(0),
             commits: watch::Sender::new(0),
+            has_caught_up: watch::Sender::new(false),
             failed: watch::Sender::new(None),
             closing: CancellationToken::new(),
             done: CancellationToken::new(),
@@ -199,15 +228,22 @@ impl KeeperBuilder {
             shared: Arc::clone(&shared),
             access: self.access,
             messages,
+            sender: sender.clone(),
             outgoing,
             storing: storing.map(|storing| storing.run(written.clone())),
             folded: written,
             results,
         };
         tokio::spawn(driver.run(early));
-        tokio::spawn(write(Arc::clone(&shared), host.sender(), queue));
+        tokio::spawn(write(Arc::clone(&shared), sender, queue));
         Ok(Keeper { guard: Arc::new(Guard(shared)) })
     }
+}
+
+/// All documents; and answers, which the host's keeper does not get any.
+fn stream_options(me: EndpointId, is_hosts: bool) -> StreamOptions {
+    let options = StreamOptions::new().prefix(wire::ROOT).echo(true);
+    if is_hosts { options } else { options.prefix(wire::answer_topic(me)) }
 }
 
 /// Keeps the documents of a cluster: whoever opens one gets it from here, and with a store they survive the host.
@@ -224,7 +260,31 @@ impl KeeperBuilder {
 /// # }
 /// ```
 ///
-/// It ends with the last of its clones, with [`close`](Self::close), or with its host.
+/// The host's is the one that is asked, and that says up to where documents are stored. Any other endpoint can have one as well, with a store or without:
+///
+/// - It asks the host's keeper for all documents, a few at a time, and from then on takes in what is changed, as that one does. After a loss it asks again. What a document is there is what it is here;
+///   what this one had of it before is given up, but for what a commutative document of a [known](KeeperBuilder::knows) type lacks there, which it is given.
+/// - Where the host's keeper does not have a document, after the host came back without its store say, it gets it from here, as from those that have it open: of an ordered
+///   document, the first offer counts. So a keeper that was away for long may bring back what is old.
+/// - Where no keeper is at the host, or it does not answer, who opens a document may get it from here. The [access](KeeperBuilder::access) asked then is this keeper's own.
+/// - What the host's keeper does not give it, or gives up, it keeps as it was, in memory until it ends and in its store, and gives it to nobody.
+/// - At a read-only member it only keeps: it gives nothing to anybody.
+/// - Its store can be the store of the keeper of a new host, which goes on from there.
+///
+/// ```no_run
+/// use zincmq::document::Keeper;
+/// use zincmq::prelude::*;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::builder().subscribe_to_nothing().join("tcp://127.0.0.1:5555").await?;
+/// let keeper = Keeper::builder().start(&client).await?;
+/// keeper.caught_up().await?;
+/// println!("{} documents", keeper.documents().len());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It ends with the last of its clones, with [`close`](Self::close), or with its endpoint.
 #[derive(Debug, Clone)]
 pub struct Keeper {
     guard: Arc<Guard>,
@@ -245,7 +305,7 @@ impl Keeper {
         let builder = KeeperBuilder {
             store: None,
             access: Arc::new(|_, _| Access::Write),
-            folds: BTreeMap::new(),
+            types: BTreeMap::new(),
             max_document: 64 << 20,
             max_documents: 10_000,
         };
@@ -291,10 +351,27 @@ impl Keeper {
         let machine = lock(&self.guard.0.machine);
         KeeperStats {
             documents: machine.documents().count(),
+            missing: machine.wanted(),
             malformed: machine.malformed(),
             dropped: machine.dropped(),
             unsent: self.guard.0.unsent.load(Ordering::Relaxed),
             commits: *self.guard.0.commits.borrow(),
+        }
+    }
+
+    /// Waits until the keeper has what the cluster has, as far as anybody has told it: that of the host has from the beginning. Another has not after a loss, until
+    /// it has asked for everything again. Where nobody keeps documents at the host, it has what those gave that have them open. Cancel safe.
+    ///
+    /// # Errors
+    /// [`KeeperError`]: it has ended.
+    pub async fn caught_up(&self) -> Result<(), KeeperError> {
+        let shared = &self.guard.0;
+        let mut has = shared.has_caught_up.subscribe();
+        tokio::select! {
+            biased;
+            // The sender lives as long as we do.
+            _ = has.wait_for(|has| *has) => Ok(()),
+            () = shared.closing.cancelled() => Err(shared.failed.borrow().clone().unwrap_or(KeeperError::Closed)),
         }
     }
 
@@ -316,12 +393,17 @@ impl Keeper {
 
 #[derive(Debug)]
 struct Shared {
+    me: EndpointId,
+    is_hosts: bool,
     machine: Mutex<keeper::Keeper>,
     clock: TokioInstant,
     /// There is a part of a document to be sent to somebody.
     part: Notify,
+    /// The machine was told something: the driver has to look at it.
+    wake: Notify,
     unsent: AtomicU64,
     commits: watch::Sender<u64>,
+    has_caught_up: watch::Sender<bool>,
     failed: watch::Sender<Option<KeeperError>>,
     closing: CancellationToken,
     done: CancellationToken,
@@ -397,6 +479,7 @@ struct Driver {
     shared: Arc<Shared>,
     access: AccessFn,
     messages: Messages,
+    sender: Sender,
     outgoing: Outgoing,
     storing: Option<storing::Writer>,
     folded: mpsc::UnboundedSender<Done>,
@@ -418,13 +501,21 @@ impl Driver {
                 () = shared.closing.cancelled() => break,
                 Some(done) = self.results.recv() => self.on_done(done),
                 () = sleep_until(&shared, deadline) => {}
+                () = shared.wake.notified() => {}
                 item = self.messages.next_batch() => match item {
                     Some(Ok(batch)) => self.take(batch),
-                    Some(Err(_)) => {
+                    Some(Err(RecvError::Overrun)) if !shared.is_hosts => {
+                        self.messages = self.sender.messages_with(&stream_options(shared.me, false));
+                        lock(&shared.machine).on_reset();
+                    }
+                    Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) if !shared.is_hosts => {
+                        lock(&shared.machine).on_reset();
+                    }
+                    Some(Err(RecvError::Overrun | RecvError::Reset { .. } | RecvError::Lagged(_))) => {
                         shared.fail(KeeperError::Overrun);
                         break;
                     }
-                    None => {
+                    Some(Err(_)) | None => {
                         shared.fail(KeeperError::Closed);
                         break;
                     }
@@ -446,6 +537,7 @@ impl Driver {
     fn take(&self, batch: Batch) {
         let now = self.shared.now();
         let mut machine = lock(&self.shared.machine);
+        machine.set_host(self.sender.host());
         for message in batch {
             machine.on_message(now, &message, |who, name| self.access(who, name));
         }
@@ -456,7 +548,7 @@ impl Driver {
         let access = || (self.access)(who, name);
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(access)).unwrap_or_else(|_| {
             tracing::error!(%who, name, "the keeper's access callback panicked: taken for a denial");
-            Access::Denied("the host cannot tell who may have it".to_owned())
+            Access::Denied("the keeper cannot tell who may have it".to_owned())
         })
     }
 
@@ -504,16 +596,21 @@ impl Driver {
                 }
             }
         }
-        if lock(&self.shared.machine).has_part() {
+        let machine = lock(&self.shared.machine);
+        if machine.has_part() {
             self.shared.part.notify_one();
         }
+        let has_caught_up = machine.has_caught_up();
+        self.shared
+            .has_caught_up
+            .send_if_modified(|has| std::mem::replace(has, has_caught_up) != has_caught_up);
     }
 }
 
 /// What the machine wants sent.
 fn message(output: Output) -> Option<Message> {
     let (topic, kind, payload) = match output {
-        Output::Say { name, kind, payload } => (wire::live_topic(&name), kind, payload),
+        Output::Say { topic, kind, payload } => (topic, kind, payload),
         Output::Answer { to, payload } => (wire::answer_topic(to), MessageKind::FullDocument, payload),
         Output::Store(_) | Output::Fold { .. } => return None,
     };
@@ -532,9 +629,40 @@ async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
 /// Sends what the keeper has to say.
 async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
     let _alive = Alive(Arc::clone(&shared));
-    let part = || lock(&shared.machine).poll_part().and_then(message);
-    while let Some(message) = queue.next(&shared.part, part).await {
+    let topics = [wire::ROOT.to_owned(), wire::answer_topic(shared.me)];
+    // A host takes everything anyway.
+    let mut taken_up = false;
+    if !shared.is_hosts {
+        match sender.take_up(&topics).await {
+            Ok(()) => {
+                taken_up = true;
+                lock(&shared.machine).begin();
+                shared.wake.notify_one();
+            }
+            Err(error) => {
+                shared.fail(KeeperError::Subscribe(error.to_string()));
+                shared.closing.cancel();
+            }
+        }
+    }
+    // What it has said of its own accord, and whose fates are open.
+    let mut open: VecDeque<Receipt> = VecDeque::new();
+    loop {
+        let part = || lock(&shared.machine).poll_part().and_then(message);
+        let message = tokio::select! {
+            biased;
+            () = next_unknown(&mut open) => {
+                lock(&shared.machine).on_unknown();
+                shared.wake.notify_one();
+                continue;
+            }
+            message = queue.next(&shared.part, part) => message,
+        };
+        let Some(message) = message else { break };
+        let is_its_own =
+            matches!(message.kind(), MessageKind::DocumentFragment | MessageKind::FullDocumentRequest);
         match sender.send(message).await {
+            Ok(receipt) if is_its_own => open.push_back(receipt),
             Ok(_) => {}
             Err(SendError::Closed { .. }) => break,
             Err(error) => {
@@ -542,5 +670,9 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
                 shared.unsent.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+    if taken_up {
+        // An endpoint that has ended takes nothing any more anyway.
+        let _ = sender.release(&topics).await;
     }
 }

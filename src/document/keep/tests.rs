@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::store::{MemoryStore, StoreChange, Stored};
 use super::super::wire::{Answer, Live, Update, Word};
 use super::*;
-use crate::endpoint::Client;
+use crate::endpoint::{Client, Host};
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
@@ -29,7 +29,7 @@ impl Asker {
         Self { client, messages }
     }
 
-    async fn say(&self, name: &str, live: &Live) -> crate::Receipt {
+    async fn say(&self, name: &str, live: &Live) -> Receipt {
         let message = Message::new(wire::live_topic(name), live.encode()).unwrap();
         in_time(self.client.send(message)).await.unwrap()
     }

@@ -66,9 +66,9 @@ impl<D: Document> Replica<D> {
         }
     }
 
-    /// What is pending, on top of what is in order.
+    /// What is pending, on top of what is in order. A commutative document has it in it.
     pub(super) fn rebuild_view(&mut self) {
-        if self.pending.is_empty() {
+        if self.pending.is_empty() || D::MODEL == Model::Commutative {
             self.view = None;
             return;
         }

@@ -496,7 +496,7 @@ mod texts {
             assert!(one.replica.is_synced());
         }
         let state = net.keeper.as_ref().and_then(|keeper| keeper.state(NAME)).expect("it is kept");
-        let folded = fold::<Text>(&state).expect("it is good");
+        let folded = (KnownType::of::<Text>().fold)(&state).expect("it is good");
         assert_eq!(Text::restore(&folded.snapshot).expect("it is good").to_string(), expected);
     }
 

@@ -77,11 +77,6 @@ impl Host {
         self.node().kick(id, reason.into()).await
     }
 
-    /// Lets positions from now on be of an epoch above this one: there are positions of it that are to come before them.
-    pub(crate) async fn rise_above(&self, epoch: u64) {
-        self.node().rise_above(epoch).await;
-    }
-
     fn node(&self) -> &Arc<Node> {
         &self.guard.0
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, Output, fold};
+use crate::document::keeper::{Config, Fold, Keeper, KnownType, Output};
 use crate::document::store::{MemoryStore, Store, StoreChange};
 use crate::document::wire::{self, Live, State};
 use crate::message::{Message, MessageKind, Position};
@@ -87,6 +87,16 @@ impl Keeping {
         Ok(stored)
     }
 
+    /// The types that keepers know.
+    pub(super) fn types(&self) -> BTreeMap<String, KnownType> {
+        let mut types = BTreeMap::new();
+        if self.knows {
+            types.insert("sim.log".into(), KnownType::of::<Log>());
+            types.insert("sim.facts".into(), KnownType::of::<Facts>());
+        }
+        types
+    }
+
     /// The life of the keeper, counted from 1.
     pub(super) fn life(&self) -> u32 {
         self.lives.len() as u32
@@ -142,19 +152,17 @@ impl World<'_> {
         let before = keeping.life();
         keeping.lives.push((host_life, keeping.ordered));
         let life = keeping.life();
-        let mut folds: BTreeMap<String, Fold> = BTreeMap::new();
-        if keeping.knows {
-            folds.insert("sim.log".into(), fold::<Log>);
-            folds.insert("sim.facts".into(), fold::<Facts>);
-        }
+        let types = keeping.types();
         let mut keeper = Keeper::new(Config {
             me: id,
             is_hosts: true,
+            seed: 1,
+            read_only: false,
             max_document: keeping.max_document,
             max_documents: 10,
             max_message: 1 << 20,
             stores: keeping.store.is_some(),
-            folds,
+            types,
             mutant: self.mutant,
         });
         for (name, truth) in NAMES.iter().zip(&mut documents.truths) {
@@ -284,13 +292,14 @@ impl World<'_> {
         let Some(keeper) = &mut keeping.keeper else { return Ok(()) };
         while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
             let message = match output {
-                Output::Say { name, kind, payload } => {
-                    if let (Ok(Live::Stored(position)), Some(document)) =
-                        (Live::decode(&payload), NAMES.iter().position(|other| *other == name))
-                    {
+                Output::Say { topic, kind, payload } => {
+                    if let (Ok(Live::Stored(position)), Some(document)) = (
+                        Live::decode(&payload),
+                        NAMES.iter().position(|name| wire::live_topic(name) == topic),
+                    ) {
                         documents.truths[document].on_stored(keeper_life, position);
                     }
-                    Message::new(wire::live_topic(&name), payload).map(|message| message.with_kind(kind))
+                    Message::new(topic, payload).map(|message| message.with_kind(kind))
                 }
                 Output::Answer { to, payload } => Message::new(wire::answer_topic(to), payload)
                     .map(|message| message.with_kind(MessageKind::FullDocument)),

@@ -4,6 +4,7 @@
 //! what they were before there were any.
 
 mod keeping;
+mod mirroring;
 mod opening;
 mod truth;
 mod types;
@@ -25,6 +26,7 @@ use super::dice::{Dice, MICRO, MILLI, Nanos};
 use super::oracle::Broken;
 use super::world::{Event, World, trace};
 use keeping::Keeping;
+use mirroring::{MIRROR, Mirroring, Mirrors};
 use opening::{Opening, Outgoing, Wish};
 use truth::{Known, Truth};
 use types::Edit;
@@ -50,6 +52,7 @@ enum Incoming {
 #[derive(Default)]
 struct Part {
     openings: BTreeMap<usize, Opening>,
+    mirror: Option<Mirroring>,
     /// Those its application wants open, over all its processes.
     wanted: BTreeSet<usize>,
     /// Whether answers are subscribed to.
@@ -73,6 +76,7 @@ pub(super) struct Documents {
     truths: [Truth; 2],
     parts: Vec<Part>,
     keeping: Keeping,
+    mirrors: Option<Mirrors>,
     edits: Edit,
     openings: u64,
     edit_every: Nanos,
@@ -83,6 +87,13 @@ pub(super) struct Documents {
     /// How many of its own updates a replica remembers.
     recent: usize,
     pub(super) counts: DocumentCounts,
+}
+
+impl Part {
+    /// Whether there is anything that takes in what the member is delivered.
+    fn is_there(&self) -> bool {
+        !self.openings.is_empty() || self.mirror.is_some()
+    }
 }
 
 impl Documents {
@@ -104,6 +115,7 @@ impl Documents {
             parts: (0..members).map(|_| Part::default()).collect(),
             // Of what it cannot fold it has to keep all.
             keeping: Keeping::new(stores, if knows { max_document } else { 1 << 20 }, knows),
+            mirrors: Mirrors::draw(seed, members),
             edits: 0,
             openings: 0,
             edit_every: dice.scale(30 * MILLI, 300 * MILLI),
@@ -139,6 +151,9 @@ impl World<'_> {
             return filter;
         };
         filter.extend(part.openings.keys().map(|document| wire::prefix(NAMES[*document])));
+        if part.mirror.is_some() {
+            filter.insert(wire::ROOT.to_owned());
+        }
         if part.answers {
             filter.insert(wire::answer_topic(self.members[index].id));
             filter.insert(wire::KEEPER_TOPIC.to_owned());
@@ -177,6 +192,7 @@ impl World<'_> {
             return Ok(());
         }
         self.push(next, Event::Edit { member: index, life });
+        self.start_mirror(index)?;
         let Some(documents) = &mut self.documents else { return Ok(()) };
         if documents.chaos.below(1_000) < documents.replaces {
             self.replace_keeper()?;
@@ -288,9 +304,7 @@ impl World<'_> {
         let answers = wire::answer_topic(self.members[index].id);
         let life = self.members[index].life;
         let Some(documents) = &mut self.documents else { return };
-        let Some(part) = documents.parts.get_mut(index).filter(|part| !part.openings.is_empty()) else {
-            return;
-        };
+        let Some(part) = documents.parts.get_mut(index).filter(|part| part.is_there()) else { return };
         let concerns = |message: &&Message| {
             let topic = message.topic().as_str();
             topic.starts_with(wire::ROOT) || topic == answers
@@ -307,9 +321,7 @@ impl World<'_> {
     pub(super) fn documents_reset(&mut self, index: usize, overran: bool) {
         let life = self.members[index].life;
         let Some(documents) = &mut self.documents else { return };
-        let Some(part) = documents.parts.get_mut(index).filter(|part| !part.openings.is_empty()) else {
-            return;
-        };
+        let Some(part) = documents.parts.get_mut(index).filter(|part| part.is_there()) else { return };
         if overran {
             part.incoming.clear();
         }
@@ -323,6 +335,11 @@ impl World<'_> {
         let Some(part) = documents.parts.get_mut(index) else { return Ok(()) };
         for opening in part.openings.values_mut() {
             opening.waits_for.take_if(|waits_for| *waits_for <= ticket);
+        }
+        if let Some(mirror) = &mut part.mirror
+            && mirror.waits_for.take_if(|waits_for| *waits_for <= ticket).is_some()
+        {
+            mirror.keeper.begin();
         }
         let life = self.members[index].life;
         self.push(0, Event::Documents { member: index, life });
@@ -345,6 +362,9 @@ impl World<'_> {
         for opening in part.openings.values_mut().filter(|opening| unknown.contains(&opening.number)) {
             opening.replica.on_unknown();
         }
+        if let Some(mirror) = part.mirror.as_mut().filter(|_| unknown.contains(&MIRROR)) {
+            mirror.keeper.on_unknown();
+        }
         if !unknown.is_empty() {
             self.push(0, Event::Documents { member: index, life });
         }
@@ -360,9 +380,10 @@ impl World<'_> {
         for opening in part.openings.values_mut() {
             opening.was_alone = opening.replica.is_alone();
         }
-        for incoming in std::mem::take(&mut part.incoming) {
+        let taken = Vec::from(std::mem::take(&mut part.incoming));
+        for incoming in &taken {
             for (document, opening) in &mut part.openings {
-                match &incoming {
+                match incoming {
                     Incoming::Reset => opening.replica.on_reset(),
                     Incoming::Messages(messages) => {
                         let prefix = wire::prefix(NAMES[*document]);
@@ -393,6 +414,8 @@ impl World<'_> {
                 part.outgoing.append(&mut opening.said);
             }
         }
+        self.mirror_takes(index, &taken);
+        self.mirror_does(index)?;
         self.check_replicas(index)?;
         for document in failed {
             trace!(self, "m{index} does not get {:?}", NAMES[document]);
@@ -409,7 +432,9 @@ impl World<'_> {
         let (clock, life) = (self.members[index].clock, self.members[index].life);
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let Some(part) = documents.parts.get_mut(index) else { return Ok(()) };
-        let deadline = part.openings.values().filter_map(|opening| opening.replica.poll_timeout()).min();
+        let openings = part.openings.values().filter_map(|opening| opening.replica.poll_timeout());
+        let mirror = part.mirror.as_ref().and_then(|mirror| mirror.keeper.poll_timeout());
+        let deadline = openings.chain(mirror).min();
         let Some(at) = deadline.map(|deadline| clock.when(self.now, deadline)) else { return Ok(()) };
         if part.timer_at.is_none_or(|armed| at < armed) {
             part.timer_at = Some(at);
@@ -500,11 +525,12 @@ impl World<'_> {
     /// What applications want open and is not, is opened again.
     pub(super) fn reopen_documents(&mut self) -> Result<(), Broken> {
         for index in 0..self.scenario.members {
-            let Some(documents) = &self.documents else { return Ok(()) };
-            let part = &documents.parts[index];
             if self.members[index].machine.is_none() || !self.members[index].joined_once {
                 continue;
             }
+            self.start_mirror(index)?;
+            let Some(documents) = &self.documents else { return Ok(()) };
+            let part = &documents.parts[index];
             let missing: Vec<usize> = part
                 .wanted
                 .iter()
@@ -533,6 +559,9 @@ impl World<'_> {
         let documents = self.documents.as_ref()?;
         if !documents.keeping.is_at_rest() {
             return Some("the keeper has something to do".to_owned());
+        }
+        if let Some(restless) = documents.mirror_restless() {
+            return Some(restless);
         }
         for (index, part) in documents.parts.iter().enumerate() {
             if !part.incoming.is_empty() || !part.outgoing.is_empty() || !part.flying.is_empty() {
@@ -572,6 +601,7 @@ impl World<'_> {
             } else if !last.edits.is_empty() {
                 return Err((17, format!("the keeper does not have {name:?}")));
             }
+            documents.check_mirror(life, name, truth)?;
             truth.check_fates(life, documents.recent > MOST_EDITS as usize)?;
         }
         Ok(())

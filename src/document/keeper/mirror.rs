@@ -1,0 +1,254 @@
+//! A keeper that is not the host's: it comes to have what the cluster has, and gives the cluster back what that has lost.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+
+use crate::message::MessageKind;
+use crate::proto::Instant;
+
+use super::super::join::{Held, Joined};
+use super::super::pieces;
+use super::super::store::{Base, StoreChange};
+use super::super::wire::{self, Live, State, Update};
+use super::catching_up::{Gift, Given, News, Theirs};
+use super::{Keeper, Kept, Output};
+
+impl Keeper {
+    /// Who the host is, as far as the endpoint knows: what only its keeper may say is taken from no other.
+    pub(crate) fn set_host(&mut self, host: Option<crate::EndpointId>) {
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.host = host;
+        }
+    }
+
+    /// Messages may have been missed: everything is asked for again. What there is stays until then.
+    pub(crate) fn on_reset(&mut self) {
+        let Some(catching_up) = &mut self.catching_up else { return };
+        catching_up.want_all(self.documents.keys());
+        self.catch_up();
+    }
+
+    /// What was sent may never come: it is sent again.
+    pub(crate) fn on_unknown(&mut self) {
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.on_unknown();
+            self.catch_up();
+        }
+    }
+
+    /// How many documents are being asked for, or are to be.
+    pub(crate) fn wanted(&self) -> usize {
+        self.catching_up.as_ref().map_or(0, |catching_up| catching_up.wanted())
+    }
+
+    /// Whether it has what the cluster has, as far as anybody has told it.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.has_begun && self.catching_up.as_ref().is_none_or(|catching_up| catching_up.is_done())
+    }
+
+    /// A document that is as the host's keeper has it, and where the question stands that it came by.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn exact(&self, name: &str) -> Option<(State, crate::Position)> {
+        let is_wanted = self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name));
+        let kept = self.documents.get(name).filter(|kept| !is_wanted && kept.refused.is_none())?;
+        Some((kept.state(), kept.since?))
+    }
+
+    /// What the host's keeper alone may say.
+    pub(super) fn on_hosts(&mut self, name: &str, live: &Live) {
+        let Some(catching_up) = &mut self.catching_up else { return };
+        match live {
+            Live::AskAgain if name.is_empty() => catching_up.want_all_again(self.documents.keys()),
+            Live::AskAgain if self.documents.contains_key(name) || catching_up.is_wanted(name) => {
+                catching_up.want_again(name);
+            }
+            Live::GivenUp(reason) if !name.is_empty() => self.refuse(name, reason.clone()),
+            _ => {}
+        }
+    }
+
+    /// The last piece of something came, and others did not.
+    pub(super) fn miss_pieces(&mut self, now: Instant, name: &str) {
+        let has_room = self.documents.len() + self.wanted() < self.config.max_documents;
+        match &mut self.catching_up {
+            Some(catching_up) if has_room || self.documents.contains_key(name) => {
+                catching_up.miss_pieces(name)
+            }
+            Some(_) => self.dropped += 1,
+            None => self.miss(now, name),
+        }
+    }
+
+    /// Does what follows from answers, and asks for more.
+    pub(super) fn catch_up(&mut self) {
+        loop {
+            let Some(catching_up) = &mut self.catching_up else { return };
+            match catching_up.news.pop_front() {
+                Some(News::Listed(list)) => {
+                    for listed in list {
+                        let room = self.documents.len() + catching_up.wanted() < self.config.max_documents;
+                        if !self.documents.contains_key(&listed.name) && !catching_up.is_wanted(&listed.name)
+                        {
+                            match room {
+                                true => catching_up.want(&listed.name),
+                                false => self.dropped += 1,
+                            }
+                        }
+                    }
+                }
+                Some(News::Joined { name, joined }) => self.on_joined(&name, joined),
+                Some(News::Given { name, given: Given { gift, theirs }, held }) => {
+                    self.come_to(&name, theirs, held, Some(gift));
+                }
+                None => {
+                    catching_up.ask_for_more();
+                    let kind = MessageKind::FullDocumentRequest;
+                    let said = catching_up.said.drain(..);
+                    self.outputs.extend(said.map(|(topic, live)| Output::Say {
+                        topic,
+                        kind,
+                        payload: live.encode(),
+                    }));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_joined(&mut self, name: &str, joined: Joined) {
+        match joined {
+            Joined::State { state, asked, held, others } => {
+                self.come_to(name, Theirs { state, asked, is_hosts: others.is_none() }, held, None);
+            }
+            Joined::Empty { asked, held, read_only } => {
+                let state = State { read_only, ..State::default() };
+                self.come_to(name, Theirs { state, asked, is_hosts: true }, held, None);
+            }
+            Joined::Refused(reason) => self.refuse(name, reason),
+            // What there is goes on as it is.
+            Joined::Nobody { .. } => {
+                if let Some(kept) = self.documents.get_mut(name) {
+                    kept.since = None;
+                }
+            }
+        }
+    }
+
+    /// The host does not give it, or keeps it no more: what there is stays as it is, and is not kept on with until the host gives it.
+    fn refuse(&mut self, name: &str, reason: String) {
+        if self.documents.contains_key(name) || self.documents.len() < self.config.max_documents {
+            self.documents.entry(name.to_owned()).or_default().refused = Some(reason);
+        }
+    }
+
+    /// This is what the cluster had, and what came behind the question.
+    fn come_to(&mut self, name: &str, theirs: Theirs, held: Vec<Held>, given: Option<Gift>) {
+        let read_only = theirs.state.read_only || self.config.read_only;
+        let Ok(mut kept) = Kept::of(State { read_only: false, ..theirs.state.clone() }) else {
+            self.malformed += 1;
+            return self.refuse(name, "what the cluster has of it cannot be read".to_owned());
+        };
+        kept.ledger.reaches(theirs.asked);
+        kept.replay(&held, &self.config.types);
+        kept.since = Some(theirs.asked).filter(|_| theirs.is_hosts);
+        let lacking = if read_only { None } else { self.lacking(name, &kept, given) };
+        match (lacking, &mut self.catching_up) {
+            (Some((gift, payload)), Some(catching_up)) => {
+                catching_up.give(name, held, Given { gift, theirs });
+                self.put(name, payload);
+            }
+            _ => self.replace(name, kept),
+        }
+    }
+
+    /// What the cluster lacks of what is here, after what it was given already: all of it, or of a commutative document some.
+    fn lacking(&mut self, name: &str, theirs: &Kept, given: Option<Gift>) -> Option<(Gift, Bytes)> {
+        let ours = self.documents.get(name).filter(|ours| ours.has_content())?;
+        let kind = ours.ledger.kind.as_ref()?;
+        let known = self.config.types.get(kind);
+        match (&theirs.ledger.kind, given) {
+            (None, None) => {
+                let mut state = ours.state();
+                if !state.tail.is_empty() {
+                    state = catch_unwind(AssertUnwindSafe(|| (known?.fold)(&state).ok())).ok()??;
+                }
+                Some((Gift::Seed, Live::Seed(State { read_only: false, ..state }.encode()).encode()))
+            }
+            (Some(same), None | Some(Gift::Seed)) if same == kind && ours.has_more_than(theirs) => {
+                let lacking = known?.lacking;
+                let fragments =
+                    catch_unwind(AssertUnwindSafe(|| lacking(&ours.state(), &theirs.state()).ok()))
+                        .ok()??;
+                if fragments.is_empty() {
+                    return None;
+                }
+                let replica = self.catching_up.as_mut()?.nonce();
+                let update = Update::new(kind, replica, 1, fragments.iter().map(|fragment| &fragment[..]));
+                Some((Gift::Update(replica), update.encode()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Says an update or a seed, in pieces where messages may not be so large.
+    fn put(&mut self, name: &str, payload: Bytes) {
+        let kind = MessageKind::DocumentFragment;
+        let topic = wire::live_topic(name);
+        if payload.len() <= self.config.max_message {
+            self.outputs.push_back(Output::Say { topic, kind, payload });
+            return;
+        }
+        let nonce = self.catching_up.as_mut().map_or(0, |catching_up| catching_up.nonce());
+        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
+            let payload = Live::Piece(piece).encode();
+            self.outputs.push_back(Output::Say { topic: topic.clone(), kind, payload });
+        }
+    }
+
+    /// In the place of what there is comes what the cluster has.
+    fn replace(&mut self, name: &str, mut kept: Kept) {
+        let before = self.documents.get_mut(name);
+        if kept.ledger.kind.is_none() {
+            match before {
+                // It may be all there is of it.
+                Some(before) if before.has_content() => {
+                    before.refused = Some("the cluster has lost it, and cannot have it from here".to_owned());
+                    before.is_lost = true;
+                }
+                _ => _ = self.documents.remove(name),
+            }
+            return;
+        }
+        let mut was_at = None;
+        if let Some(before) = before {
+            was_at = before.ledger.at;
+            // What is being folded is another document.
+            (kept.is_folding, kept.is_another) = (before.is_folding, before.is_folding);
+        } else if self.documents.len() >= self.config.max_documents {
+            self.dropped += 1;
+            return;
+        }
+        if was_at > kept.ledger.at {
+            // Of a host that did not rise above it.
+            self.store(|| StoreChange::Remove { name: name.to_owned() });
+        }
+        if let Some(position) = kept.ledger.at {
+            let base = Base { position, bytes: kept.state().encode() };
+            self.store(|| StoreChange::Replace { name: name.to_owned(), base });
+        }
+        self.documents.insert(name.to_owned(), kept);
+        self.look_after(name);
+    }
+
+    /// Something came of a document that is not there, or not as the cluster has it.
+    pub(super) fn look_up(&mut self, now: Instant, name: &str, was_there: bool) {
+        let is_lost = self.documents.get(name).is_some_and(|kept| kept.is_lost);
+        let is_new = !was_there && self.documents.contains_key(name);
+        match &mut self.catching_up {
+            Some(catching_up) if is_new && !catching_up.is_wanted(name) => catching_up.want(name),
+            Some(_) if is_lost => self.miss(now, name),
+            _ => {}
+        }
+    }
+}
