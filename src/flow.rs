@@ -108,7 +108,7 @@ pub enum SlowPolicy {
     /// As `Evict`; and on topics of these prefixes a consumer that falls behind keeps the newest message of each topic, and is told
     /// how many it missed ([`RecvError::Lagged`](crate::RecvError::Lagged)).
     DropOldest {
-        /// Prefixes of the topics of which only the newest message counts. The empty one stands for all.
+        /// Prefixes of the topics of which only the newest message counts. The empty one stands for all, but never for what documents say.
         conflatable: Vec<String>,
     },
 }

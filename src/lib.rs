@@ -5,7 +5,8 @@
 //! - [`Host`] and [`Client`] are the two kinds of [`Endpoint`]; [`Message`] is what they exchange.
 //! - [`MessageHandler`] and [`Messages`] are the two ways of receiving, [`Sender`] and [`Receipt`] the hot path of sending.
 //! - [`Authenticator`] decides who joins; [`Event`] and [`Stats`] tell what happens.
-//! - [`transport`] holds what carries the bytes.
+//! - [`document`] has documents that many change at once: [`DocumentExt::document`](document::DocumentExt::document) opens one, a [`Keeper`](document::Keeper) keeps them.
+//! - [`zmtp`] is a ZeroMQ library of its own, which carries the cluster; [`transport`] holds what carries the bytes.
 
 /// Whether a bug was put back into a machine. Never in builds for use.
 macro_rules! mutant {

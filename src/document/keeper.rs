@@ -143,6 +143,15 @@ struct Kept {
     said_stored: Option<Position>,
 }
 
+/// A document that was asked for again.
+#[derive(Debug)]
+struct AskedAgain {
+    /// Not once more before this.
+    until: Instant,
+    /// Something was missed meanwhile.
+    has_to_be_repeated: bool,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -159,7 +168,7 @@ pub(crate) struct Keeper {
     unsaid: BTreeSet<String>,
     say_stored_at: Option<Instant>,
     /// Of which documents it was said not long ago that they are to be asked for again, and when.
-    asked_again: BTreeMap<String, Instant>,
+    asked_again: BTreeMap<String, AskedAgain>,
     outputs: VecDeque<Output>,
     malformed: u64,
     /// Updates of documents that are kept no more, or never were: there are too many, or it is too large.
@@ -235,14 +244,32 @@ impl Keeper {
         if self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name)) {
             return;
         }
-        self.asked_again.retain(|_, at| now < *at + SAY_ASK_AGAIN_EVERY);
-        if self.asked_again.len() < self.config.max_documents && !self.asked_again.contains_key(name) {
-            self.asked_again.insert(name.to_owned(), now);
+        self.asked_again.retain(|_, asked| asked.has_to_be_repeated || now < asked.until);
+        if let Some(asked) = self.asked_again.get_mut(name) {
+            asked.has_to_be_repeated = true;
+        } else if self.asked_again.len() < self.config.max_documents {
+            let asked = AskedAgain { until: now + SAY_ASK_AGAIN_EVERY, has_to_be_repeated: false };
+            self.asked_again.insert(name.to_owned(), asked);
             match &mut self.catching_up {
                 Some(catching_up) => catching_up.want(name),
                 None => self.ask_again(wire::live_topic(name)),
             }
         }
+    }
+
+    /// Asks for what was missed too soon after it had been asked for.
+    fn repeat(&mut self, now: Instant) {
+        let due = self.asked_again.iter().filter(|(_, asked)| asked.has_to_be_repeated && asked.until <= now);
+        for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.asked_again.remove(&name);
+            self.miss(now, &name);
+        }
+    }
+
+    /// When that is to be done.
+    fn repeats_at(&self) -> Option<Instant> {
+        let repeated = self.asked_again.values().filter(|asked| asked.has_to_be_repeated);
+        repeated.map(|asked| asked.until).min()
     }
 
     /// The epoch of the last position that is known of any document: what is ordered from now on has to be above it.
@@ -267,7 +294,7 @@ impl Keeper {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let catching_up = self.catching_up.as_ref().and_then(CatchingUp::poll_timeout);
-        self.say_stored_at.into_iter().chain(catching_up).min()
+        self.say_stored_at.into_iter().chain(catching_up).chain(self.repeats_at()).min()
     }
 
     /// The documents: their names, types, and sizes in bytes.
@@ -605,6 +632,7 @@ impl Keeper {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.repeat(now);
         if let Some(catching_up) = &mut self.catching_up {
             catching_up.handle_timeout(now);
             self.catch_up();

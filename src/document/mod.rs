@@ -3,6 +3,24 @@
 //!
 //! A [`Document`] is a state and the fragments that change it. There are two kinds ([`Model`]): **ordered** ones are any deterministic state machine, with
 //! the host's order as the one truth; **commutative** ones (feature `crdt`) come out equal whatever the order.
+//!
+//! [`DocumentExt::document`] opens one on any endpoint, [`DocumentHandle::update`] changes it, [`DocumentHandle::read`] and [`DocumentHandle::changes`] show it. A
+//! [`Keeper`] at the host gives it to whoever comes later. A type of one's own needs what [`Document`] requires, and maybe `fork`; the example `ordered_counter` has one:
+//!
+//! ```no_run
+//! # #[cfg(feature = "crdt")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use zincmq::document::{DocumentExt, Keeper, crdt::Text};
+//! use zincmq::prelude::*;
+//!
+//! let host = Host::builder().bind("tcp://127.0.0.1:5555").await?;
+//! let _keeper = Keeper::builder().start(&host).await?;
+//! let client = Client::builder().subscribe_to_nothing().join("tcp://127.0.0.1:5555").await?;
+//! let text = client.document::<Text>("minutes").await?;
+//! text.update(|text| text.append("Present: all\n")).await??;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 
@@ -58,7 +76,7 @@ pub trait Document: Sized + Send + 'static {
     const MODEL: Model;
     /// What changes it.
     type Fragment: Clone + Send + 'static;
-    /// What a fragment did, as told by [`changes`](crate::document): patches, say, or `()`.
+    /// What a fragment did, as told by [`changes`](DocumentHandle::changes): patches, say, or `()`.
     type Change: Clone + Send + 'static;
 
     /// The state before any fragment.
@@ -364,7 +382,7 @@ pub enum UpdateError {
     Document(#[from] DocumentError),
 }
 
-/// What [`DocumentHandle::update`](crate::document) gives its closure: the document as this node sees it, and the way to change it.
+/// What [`DocumentHandle::update`] gives its closure: the document as this node sees it, and the way to change it.
 ///
 /// It dereferences to the document, for reading. [`push`](Self::push) applies a fragment at once; documents of this crate have methods of their own in its place.
 pub struct Draft<'a, D: Document> {

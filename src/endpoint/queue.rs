@@ -194,13 +194,16 @@ impl Queue {
         state.current = None;
     }
 
-    /// Keeps of the topics of these prefixes only the newest message each, and tells the reader how many went. Returns that number.
+    /// Keeps of the topics of these prefixes only the newest message each, and tells the reader how many went. Returns that number. Of what documents say none takes
+    /// the place of another.
     pub(super) fn conflate(&self, prefixes: &[String]) -> u64 {
         let mut state = lock(&self.state);
         let mut newest: BTreeSet<String> = BTreeSet::new();
         let mut dropped = 0;
         let conflatable = |message: &Message| {
-            prefixes.iter().any(|prefix| message.topic().as_str().starts_with(prefix.as_str()))
+            let topic = message.topic();
+            prefixes.iter().any(|prefix| topic.as_str().starts_with(prefix.as_str()))
+                && !topic.is_of_documents()
         };
         for (item, bytes) in state.items.iter_mut().rev() {
             let Item::Batch(batch) = item else { continue };
@@ -306,5 +309,15 @@ mod tests {
         }
         assert_eq!(seqs, [2, 3, 6, 7]);
         assert_eq!((load.messages(), load.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn of_what_documents_say_nothing_goes() {
+        let queue = Queue::new(Arc::default());
+        let topics = ["doc/minutes/f", "doc/minutes/f", "doc-to/me", "doc-to/me", "a", "a"];
+        queue.push(Batch::new(Arc::new(
+            topics.into_iter().zip(1..).map(|(topic, seq)| message(topic, seq)).collect(),
+        )));
+        assert_eq!(queue.conflate(&[String::new()]), 1);
     }
 }

@@ -25,6 +25,11 @@ use serde::{Deserialize, Serialize};
 pub struct Topic(Arc<str>);
 
 impl Topic {
+    /// Whether documents are talked of there (docs/protocol.md): each of those messages counts.
+    pub(crate) fn is_of_documents(&self) -> bool {
+        ["doc/", "doc-to/"].iter().any(|prefix| self.as_str().starts_with(prefix))
+    }
+
     /// The longest topic, in bytes of UTF-8: its length takes one octet on the wire.
     pub const MAX_LENGTH: usize = 255;
 

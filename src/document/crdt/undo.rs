@@ -6,7 +6,7 @@ use super::super::{Conflict, Document, Draft};
 
 /// A document that can undo what was done here, and leaves alone what others did. Implemented by the types of this module.
 ///
-/// A step is what one update did: one closure given to [`update`](crate::document). [`Draft::same_step`] makes one step of several, as editors do with what
+/// A step is what one update did: one closure given to [`update`](crate::document::DocumentHandle::update). [`Draft::same_step`] makes one step of several, as editors do with what
 /// is typed in one go. About the last 500 steps are kept, for as long as the document is open.
 pub trait Undo: Document<Fragment = Bytes> + sealed::Undo {
     /// Whether there is something to undo.

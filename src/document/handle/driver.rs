@@ -260,6 +260,10 @@ impl<D: Document> Shared<D> {
         self.wait_for(|status| status.synced).await
     }
 
+    pub(super) async fn until_stored(&self, position: Position) -> Result<(), DocumentError> {
+        self.wait_for(|status| status.stored.is_some_and(|stored| stored >= position)).await
+    }
+
     pub(super) async fn has_room(&self) -> Result<(), UpdateError> {
         loop {
             let unsynced = match lock(&self.replica).may_update() {

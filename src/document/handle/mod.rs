@@ -223,10 +223,13 @@ impl<D: Document> DocumentHandle<D> {
     /// Changes the document, here at once, and lets the change go out to the others. All that one call does is one update. Waits while too many updates wait for
     /// their places. While `change` runs, the document stands still: be brief, and do not use the handle inside.
     ///
+    /// What `change` gives is handed on as it is. An error of its own takes nothing back: what was pushed before it stays, and goes out. Check first, or put into one
+    /// fragment what is to apply whole or not at all.
+    ///
     /// Cancel safe: a cancelled call has changed nothing.
     ///
     /// # Errors
-    /// [`UpdateError`]; nothing was changed.
+    /// [`UpdateError`]; nothing was changed, but for [`UpdateError::TooLarge`] of a commutative document, which has failed then.
     pub async fn update<R>(&self, change: impl FnOnce(&mut Draft<'_, D>) -> R) -> Result<R, UpdateError> {
         let mut change = Some(change);
         loop {
@@ -265,12 +268,21 @@ impl<D: Document> DocumentHandle<D> {
         self.shared().status().unsynced
     }
 
-    /// Waits until all own updates have their places. Cancel safe.
+    /// Waits until all own updates have their places. That says nothing of a store: see [`until_stored`](Self::until_stored). Cancel safe.
     ///
     /// # Errors
     /// [`DocumentError`]: the document is of no use any more.
     pub async fn synced(&self) -> Result<(), DocumentError> {
         self.shared().synced().await
+    }
+
+    /// Waits until a keeper at the host has said that it has the document up to this position where it survives the keeper; after [`synced`](Self::synced), up to
+    /// [`position`](Self::position) all own updates are in it. Never, where the host's keeper has no store. Cancel safe.
+    ///
+    /// # Errors
+    /// [`DocumentError`]: the document is of no use any more.
+    pub async fn until_stored(&self, position: Position) -> Result<(), DocumentError> {
+        self.shared().until_stored(position).await
     }
 
     /// Up to where the document is in order here.

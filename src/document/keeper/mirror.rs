@@ -44,7 +44,8 @@ impl Keeper {
 
     /// Whether it has what the cluster has, as far as anybody has told it.
     pub(crate) fn has_caught_up(&self) -> bool {
-        self.has_begun && self.catching_up.as_ref().is_none_or(|catching_up| catching_up.is_done())
+        let Some(catching_up) = &self.catching_up else { return self.has_begun };
+        self.has_begun && catching_up.is_done() && self.repeats_at().is_none()
     }
 
     /// A document that is as the host's keeper has it, and where the question stands that it came by.

@@ -217,6 +217,12 @@ impl World<'_> {
                     documents.keeping.flying.remove(&message.origin_seq());
                 }
             }
+            if message.topic().as_str() == wire::LIST_TOPIC {
+                if let Some(documents) = &mut self.documents {
+                    documents.keeping.incoming.push_back(message);
+                }
+                continue;
+            }
             let Some((name, true)) = wire::name_of(message.topic()) else { continue };
             let Some(documents) = &self.documents else { continue };
             let (Some(document), Some(at)) = (documents.find(name), message.position()) else { continue };
