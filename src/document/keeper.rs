@@ -222,10 +222,11 @@ impl Keeper {
         Ok(())
     }
 
-    /// When all is loaded: what was changed before it listened it does not know of, and whoever has a document open, or keeps it, may know better.
-    pub(crate) fn begin(&mut self) {
+    /// When all is loaded. `is_late`: something was said in the cluster before it listened, which it does not know of, and whoever has a document open, or keeps it, may
+    /// know better.
+    pub(crate) fn begin(&mut self, is_late: bool) {
         self.has_begun = true;
-        if self.config.is_hosts {
+        if self.config.is_hosts && is_late {
             self.ask_again(wire::KEEPER_TOPIC.to_owned());
         }
         self.on_reset();

@@ -204,9 +204,7 @@ impl KeeperBuilder {
             sender.rise_above(machine.last_epoch().unwrap_or_default()).await;
             // Whoever has opened a document in this life of the host has asked for it, in the order, and the host has counted what it ordered until it heard
             // the above. Where that is nothing there is nobody to ask, and nothing is said.
-            if endpoint.stats().received > 0 {
-                machine.begin();
-            }
+            machine.begin(endpoint.stats().received > 0);
         }
         let shared = Arc::new(Shared {
             me,
@@ -636,7 +634,7 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
         match sender.take_up(&topics).await {
             Ok(()) => {
                 taken_up = true;
-                lock(&shared.machine).begin();
+                lock(&shared.machine).begin(true);
                 shared.wake.notify_one();
             }
             Err(error) => {

@@ -42,7 +42,7 @@ impl<D: Document> Net<D> {
             let stored = store.load(&name).expect("a store").expect("it is there");
             keeper.load(name, stored).expect("what it stored itself");
         }
-        keeper.begin();
+        keeper.begin(true);
         self.mirrors.push(Mirror { node, keeper, store, is_deaf: false });
         self.take_down_mirror(index);
         index
@@ -196,7 +196,7 @@ fn lost<D: Document>(mut net: Net<D>, fragments: Vec<D::Fragment>) -> (Net<D>, V
     net.is_mirrored(0, &expected);
     net.ones.clear();
     net.restart(false);
-    net.keeper.as_mut().expect("it is there").begin();
+    net.keeper.as_mut().expect("it is there").begin(true);
     net.take_down_keeper();
     (net, expected)
 }
@@ -325,7 +325,7 @@ fn a_host_whose_store_is_behind_gets_from_a_keeper_elsewhere_what_a_set_lacks() 
     net.replace_keeper(None);
     let mut behind = keeper(true, true);
     behind.load(NAME.into(), stored.expect("it is stored")).expect("what it stored itself");
-    behind.begin();
+    behind.begin(true);
     net.keeper = Some(behind);
     net.take_down_keeper();
     net.place_all();
@@ -396,7 +396,7 @@ fn where_the_host_keeps_nothing_a_keeper_elsewhere_has_what_is_open_and_gives_it
     net.has(mirror, b"abc");
     // A keeper comes to the host.
     net.keeper = Some(keeper(true, true));
-    net.keeper.as_mut().expect("it is there").begin();
+    net.keeper.as_mut().expect("it is there").begin(true);
     net.take_down_keeper();
     pass(&mut net);
     net.is_mirrored(mirror, b"abc");
@@ -429,7 +429,7 @@ fn what_the_host_gives_up_stays_as_it_was_and_is_given_to_nobody() {
     assert!(!net.said.iter().any(is_offer));
     // A larger keeper comes, which has nothing.
     net.restart(false);
-    net.keeper.as_mut().expect("it is there").begin();
+    net.keeper.as_mut().expect("it is there").begin(true);
     net.take_down_keeper();
     net.ones.clear();
     net.place_all();
@@ -453,7 +453,7 @@ fn who_may_only_read_keeps_and_gives_nothing() {
     net.is_mirrored(mirror, b"a");
     net.ones.clear();
     net.restart(false);
-    net.keeper.as_mut().expect("it is there").begin();
+    net.keeper.as_mut().expect("it is there").begin(true);
     net.take_down_keeper();
     net.say(77, Live::Ask { nonce: 7, of: Some(id(MIRROR)), anyone: true }.encode());
     while let Some((node, message)) = net.said.front() {

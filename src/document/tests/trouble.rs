@@ -198,7 +198,7 @@ fn miss<D: Document>(says_so: bool, fragments: [D::Fragment; 4], expected: &[u8]
         if n == 3 {
             net.replace_keeper(None);
             if says_so {
-                net.keeper.as_mut().expect("it is there").begin();
+                net.keeper.as_mut().expect("it is there").begin(true);
                 net.take_down_keeper();
                 net.place_all();
                 // Nobody has changed anything.
@@ -214,7 +214,7 @@ fn miss<D: Document>(says_so: bool, fragments: [D::Fragment; 4], expected: &[u8]
     net.all_have(expected);
     // One that is behind.
     net.replace_keeper(stored);
-    net.keeper.as_mut().expect("it is there").begin();
+    net.keeper.as_mut().expect("it is there").begin(true);
     net.take_down_keeper();
     net.place_all();
     let expected: Vec<u8> = net.shown(first);

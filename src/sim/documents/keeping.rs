@@ -180,7 +180,7 @@ impl World<'_> {
             let known = last.map(|position| Known { life: before, position });
             truth.on_keeper_start(life, known.zip(state.as_ref()))?;
         }
-        keeper.begin();
+        keeper.begin(true);
         keeping.keeper = Some(keeper);
         keeping.incoming.clear();
         keeping.outgoing.clear();

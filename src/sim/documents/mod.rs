@@ -339,7 +339,7 @@ impl World<'_> {
         if let Some(mirror) = &mut part.mirror
             && mirror.waits_for.take_if(|waits_for| *waits_for <= ticket).is_some()
         {
-            mirror.keeper.begin();
+            mirror.keeper.begin(true);
         }
         let life = self.members[index].life;
         self.push(0, Event::Documents { member: index, life });
