@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::{Notify, mpsc};
 
 use crate::endpoint::Receipt;
 use crate::error::ReceiptError;
-use crate::message::Message;
+use crate::message::{Message, MessageKind};
 
 /// How many messages may go out in a row while parts of whole documents wait (a guess): so that who writes without a pause still answers.
 const MOST_IN_A_ROW: usize = 16;
@@ -92,6 +93,13 @@ impl Queue {
         self.waiting.fetch_sub(usize::from(message.is_some()), Ordering::Relaxed);
         message
     }
+}
+
+/// A message on a topic of documents.
+pub(super) fn message(topic: String, kind: MessageKind, payload: Bytes) -> Option<Message> {
+    let message = Message::new(topic, payload);
+    debug_assert!(message.is_ok(), "{message:?}");
+    Some(message.ok()?.with_kind(kind))
 }
 
 /// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::id::EndpointId;
 
-use super::wire::Piece;
+use super::wire::{Live, Piece};
 
 /// How large a piece is, in bytes, where messages may be so large (a guess: others do not wait long for one).
 const PIECE: usize = 256 << 10;
@@ -17,8 +17,16 @@ const MOST_BYTES: usize = 256 << 20;
 /// What is counted for each thing that is put together, beside its bytes.
 const ENTRY: usize = 512;
 
+/// An update or a seed as it goes out: as it is, or in pieces where messages may not be so large. `nonce` is a fresh one.
+pub(super) fn payloads(nonce: impl FnOnce() -> u64, whole: Bytes, max_message: usize) -> Vec<Bytes> {
+    if whole.len() <= max_message {
+        return vec![whole];
+    }
+    cut(nonce(), &whole, max_message).map(|piece| Live::Piece(piece).encode()).collect()
+}
+
 /// Cuts up what is larger than a message may be.
-pub(super) fn cut(nonce: u64, whole: &Bytes, max_message: usize) -> impl Iterator<Item = Piece> {
+fn cut(nonce: u64, whole: &Bytes, max_message: usize) -> impl Iterator<Item = Piece> {
     let size = max_message.saturating_sub(AROUND).clamp(1, PIECE);
     let of = whole.len().div_ceil(size) as u64;
     (0..of).map(move |index| {

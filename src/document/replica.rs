@@ -263,8 +263,7 @@ impl<D: Document> Replica<D> {
     }
 
     fn nonce(&mut self) -> u64 {
-        self.nonce =
-            self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.nonce = wire::following(self.nonce);
         (self.nonce & !wire::KEEPERS).max(1)
     }
 

@@ -6,7 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::id::EndpointId;
-use crate::message::{Position, Topic};
+/// Where all documents are.
+pub(crate) use crate::message::DOCUMENTS as ROOT;
+use crate::message::{ANSWERS, Position, Topic};
 use crate::wire::{Malformed, Reader, TARGET_BYTES, put_varint};
 
 use super::fold::{Numbers, Taken};
@@ -17,8 +19,6 @@ pub(crate) const MAX_NAME: usize = 200;
 const MAX_KIND: usize = 64;
 /// The highest number of an update: there is always one more.
 const MAX_NUMBER: u64 = 1 << 62;
-/// Where all documents are.
-pub(crate) const ROOT: &str = "doc/";
 
 /// Whether a text can name a document: 1 to 200 bytes, no `/` and no control character, so that no name is the beginning of another's topic.
 pub(crate) fn is_name(name: &str) -> bool {
@@ -42,7 +42,7 @@ pub(crate) fn presence_topic(name: &str) -> String {
 
 /// Answers to an endpoint.
 pub(crate) fn answer_topic(id: EndpointId) -> String {
-    format!("doc-to/{id}")
+    format!("{ANSWERS}{id}")
 }
 
 /// Questions for what documents there are: where a document without a name would have its topics, so that whoever takes all documents takes them, too.
@@ -51,6 +51,11 @@ pub(crate) const LIST_TOPIC: &str = "doc//q";
 
 /// What a keeper says of all documents: on the topic of changes of a document without a name, [`Live::AskAgain`].
 pub(crate) const KEEPER_TOPIC: &str = "doc//f";
+
+/// What comes behind a number that began at random, and is not to be met again soon (a linear congruential generator, with Knuth's constants for 64 bits).
+pub(crate) fn following(number: u64) -> u64 {
+    number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
+}
 
 /// The nonces of keepers' questions have this bit, others have not: a keeper may ask for what its endpoint has open as well.
 pub(crate) const KEEPERS: u64 = 1 << 63;

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::error::{ReceiptError, ReserveError, SendError};
-use crate::message::{Message, MessageKind, Position};
+use crate::message::{DOCUMENTS, Message, MessageKind, Position};
 use crate::sync::lock;
-use crate::wire::{BatchBuilder, MAX_QUESTION, Ordered, QUESTIONS};
+use crate::wire::{BatchBuilder, MAX_QUESTION, Ordered};
 
 /// Collects an endpoint's messages into batches. Shared by all its [`Sender`](super::Sender)s and its driver.
 ///
@@ -282,7 +282,7 @@ impl Outbound {
 /// Whether it is what who may not send may ask all the same.
 fn is_question(message: &Message) -> bool {
     message.kind == MessageKind::FullDocumentRequest
-        && message.topic.as_str().starts_with(QUESTIONS)
+        && message.topic.as_str().starts_with(DOCUMENTS)
         && message.headers.as_bytes().is_empty()
         && message.payload.len() <= MAX_QUESTION
 }

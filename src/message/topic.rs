@@ -24,10 +24,15 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Topic(Arc<str>);
 
+/// Where documents are (docs/protocol.md).
+pub(crate) const DOCUMENTS: &str = "doc/";
+/// Where answers about documents are.
+pub(crate) const ANSWERS: &str = "doc-to/";
+
 impl Topic {
-    /// Whether documents are talked of there (docs/protocol.md): each of those messages counts.
+    /// Whether documents are talked of there: each of those messages counts.
     pub(crate) fn is_of_documents(&self) -> bool {
-        ["doc/", "doc-to/"].iter().any(|prefix| self.as_str().starts_with(prefix))
+        [DOCUMENTS, ANSWERS].iter().any(|prefix| self.as_str().starts_with(prefix))
     }
 
     /// The longest topic, in bytes of UTF-8: its length takes one octet on the wire.

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes};
 
-use crate::message::{Codec, Headers, MAX_HEADERS, Message, MessageKind, Topic};
+use crate::message::{Codec, DOCUMENTS, Headers, MAX_HEADERS, Message, MessageKind, Topic};
 
 use super::{Malformed, Reader, put_varint};
 
@@ -57,8 +57,6 @@ pub(super) fn skip_tail(reader: &mut Reader<'_>, max_message: usize) -> Result<(
 
 /// The longest question, in bytes of its payload (a guess: twice as long as one is).
 pub(crate) const MAX_QUESTION: usize = 64;
-/// Where questions for documents are asked.
-pub(crate) const QUESTIONS: &str = "doc/";
 
 /// Whether a record is a short question for a document. Its tail has been looked at.
 pub(super) fn is_question(topic: &Topic, tail: &Bytes) -> bool {
@@ -69,7 +67,7 @@ pub(super) fn is_question(topic: &Topic, tail: &Bytes) -> bool {
         let payload = reader.length(usize::MAX, "payload over the limit")?;
         Ok(kind == MessageKind::FullDocumentRequest && headers == 0 && payload <= MAX_QUESTION)
     };
-    topic.as_str().starts_with(QUESTIONS) && is_short(Reader::new(tail)).unwrap_or(false)
+    topic.as_str().starts_with(DOCUMENTS) && is_short(Reader::new(tail)).unwrap_or(false)
 }
 
 fn read_tag(reader: &mut Reader<'_>) -> Result<(MessageKind, Codec), Malformed> {

@@ -17,7 +17,7 @@ use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::outgoing::{Outgoing, Queue, next_unknown};
+use super::super::outgoing::{Outgoing, Queue, message, next_unknown};
 use super::super::presence::{self, Presence, Presences};
 use super::super::replica::{Config, Output, Replica};
 use super::super::wire;
@@ -540,12 +540,6 @@ async fn sleep_until<D: Document>(shared: &Shared<D>, deadline: Option<Instant>)
         Some(deadline) => tokio::time::sleep_until(shared.clock + deadline.elapsed()).await,
         None => std::future::pending().await,
     }
-}
-
-fn message(topic: String, kind: MessageKind, payload: Bytes) -> Option<Message> {
-    let message = Message::new(topic, payload);
-    debug_assert!(message.is_ok(), "{message:?}");
-    Some(message.ok()?.with_kind(kind))
 }
 
 /// Sends what the document has to say, in its order.

@@ -1,53 +1,11 @@
 //! Open documents on endpoints.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
-use crate::document::{Conflict, Keeper, Malformed, Merged, Model};
+use crate::document::tests::Set;
+use crate::document::{Conflict, Keeper, Malformed, Model};
 use crate::endpoint::{Client, Host};
-
-/// Bytes that were there.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Set(BTreeSet<u8>);
-
-impl Document for Set {
-    const KIND: &'static str = "test.set";
-    const MODEL: Model = Model::Commutative;
-    type Fragment = Vec<u8>;
-    type Change = ();
-
-    fn empty() -> Self {
-        Self::default()
-    }
-
-    fn apply(&mut self, bytes: &Vec<u8>) -> Result<(), Conflict> {
-        self.0.extend(bytes);
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        self.0.iter().copied().collect()
-    }
-
-    fn restore(snapshot: &[u8]) -> Result<Self, Malformed> {
-        Ok(Self(snapshot.iter().copied().collect()))
-    }
-
-    fn encode(bytes: &Vec<u8>) -> Vec<u8> {
-        bytes.clone()
-    }
-
-    fn decode(fragment: &[u8]) -> Result<Vec<u8>, Malformed> {
-        Ok(fragment.to_vec())
-    }
-
-    fn merge(&mut self, other: Self) -> Result<Merged<Self>, Conflict> {
-        let lacking: Vec<u8> = self.0.difference(&other.0).copied().collect();
-        self.0.extend(other.0);
-        Ok(Merged { change: None, lacking: (!lacking.is_empty()).then_some(lacking) })
-    }
-}
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")

@@ -25,7 +25,7 @@ use crate::sync::lock;
 use super::fold::Folded;
 use super::handle::random;
 use super::keeper::{self, Config, KnownType, Output};
-use super::outgoing::{Outgoing, Queue, next_unknown};
+use super::outgoing::{Outgoing, Queue, message, next_unknown};
 use super::store::{Store, StoreError};
 use super::wire::{self, State};
 use super::{Access, Document, Malformed};
@@ -571,9 +571,9 @@ impl Driver {
         loop {
             let Some(output) = lock(&self.shared.machine).poll_output() else { break };
             match output {
-                Output::Say { .. } => self.outgoing.send(message(output)),
+                Output::Say { .. } => self.outgoing.send(sent(output)),
                 Output::Answer { .. } => {
-                    if !self.outgoing.answer(message(output)) {
+                    if !self.outgoing.answer(sent(output)) {
                         self.shared.unsent.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -606,15 +606,12 @@ impl Driver {
 }
 
 /// What the machine wants sent.
-fn message(output: Output) -> Option<Message> {
-    let (topic, kind, payload) = match output {
-        Output::Say { topic, kind, payload } => (topic, kind, payload),
-        Output::Answer { to, payload } => (wire::answer_topic(to), MessageKind::FullDocument, payload),
-        Output::Store(_) | Output::Fold { .. } => return None,
-    };
-    let message = Message::new(topic, payload);
-    debug_assert!(message.is_ok(), "{message:?}");
-    Some(message.ok()?.with_kind(kind))
+fn sent(output: Output) -> Option<Message> {
+    match output {
+        Output::Say { topic, kind, payload } => message(topic, kind, payload),
+        Output::Answer { to, payload } => message(wire::answer_topic(to), MessageKind::FullDocument, payload),
+        Output::Store(_) | Output::Fold { .. } => None,
+    }
 }
 
 async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
@@ -646,7 +643,7 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
     // What it has said of its own accord, and whose fates are open.
     let mut open: VecDeque<Receipt> = VecDeque::new();
     loop {
-        let part = || lock(&shared.machine).poll_part().and_then(message);
+        let part = || lock(&shared.machine).poll_part().and_then(sent);
         let message = tokio::select! {
             biased;
             () = next_unknown(&mut open) => {

@@ -195,16 +195,10 @@ impl Keeper {
     /// Says an update or a seed, in pieces where messages may not be so large.
     fn put(&mut self, name: &str, payload: Bytes) {
         let kind = MessageKind::DocumentFragment;
-        let topic = wire::live_topic(name);
-        if payload.len() <= self.config.max_message {
-            self.outputs.push_back(Output::Say { topic, kind, payload });
-            return;
-        }
-        let nonce = self.catching_up.as_mut().map_or(0, |catching_up| catching_up.nonce());
-        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
-            let payload = Live::Piece(piece).encode();
-            self.outputs.push_back(Output::Say { topic: topic.clone(), kind, payload });
-        }
+        let nonce = || self.catching_up.as_mut().map_or(0, |catching_up| catching_up.nonce());
+        let payloads = pieces::payloads(nonce, payload, self.config.max_message);
+        let say = |payload| Output::Say { topic: wire::live_topic(name), kind, payload };
+        self.outputs.extend(payloads.into_iter().map(say));
     }
 
     /// In the place of what there is comes what the cluster has.

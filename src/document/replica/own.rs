@@ -6,7 +6,7 @@ use crate::message::MessageKind;
 
 use super::super::fold::{Folded, apply_all};
 use super::super::pieces;
-use super::super::wire::{self, Live, Update};
+use super::super::wire::{self, Update};
 use super::super::{Conflict, Document, DocumentError, DocumentEvent, Merged, Model};
 use super::{Output, Pending, Replica};
 
@@ -22,14 +22,9 @@ impl<D: Document> Replica<D> {
     /// Says an update or a seed, in pieces where messages may not be so large.
     pub(super) fn put(&mut self, payload: Bytes) {
         let kind = MessageKind::DocumentFragment;
-        if payload.len() <= self.config.max_message {
-            self.outputs.push_back(Output::Say { kind, payload });
-            return;
-        }
-        let nonce = self.nonce();
-        for piece in pieces::cut(nonce, &payload, self.config.max_message) {
-            self.say(kind, &Live::Piece(piece));
-        }
+        let max_message = self.config.max_message;
+        let payloads = pieces::payloads(|| self.nonce(), payload, max_message);
+        self.outputs.extend(payloads.into_iter().map(|payload| Output::Say { kind, payload }));
     }
 
     /// What is broken is made anew from what the cluster has.

@@ -1,5 +1,7 @@
 //! What goes wrong around documents: who is forgotten, who says what is not theirs, who keeps and has missed something, what is broken.
 
+use std::collections::BTreeSet;
+
 use super::super::fold::{Numbers, Taken};
 use super::*;
 
