@@ -1,40 +1,28 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
+mod driver;
 mod storing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use futures::FutureExt;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant as TokioInstant;
-use tokio_util::sync::CancellationToken;
-
-use crate::endpoint::{Batch, Endpoint, Messages, Receipt, Sender, StreamOptions};
-use crate::error::{RecvError, SendError};
+use crate::endpoint::Endpoint;
 use crate::id::EndpointId;
-use crate::message::{Message, MessageKind, Position};
-use crate::proto::Instant;
+use crate::message::Position;
 use crate::role::Role;
 use crate::sync::lock;
 
 use super::fold::Folded;
 use super::handle::random;
-use super::keeper::{self, Config, KnownType, Output};
-use super::outgoing::{Outgoing, Queue, message, next_unknown};
+use super::keeper::{self, Config, KnownType};
 use super::store::{Store, StoreError};
-use super::wire::{self, State};
-use super::{Access, Document, Malformed};
-use storing::{Storing, Written};
-
-/// How much may come while the store is being loaded, in bytes (a guess, as for what waits for a store).
-const MOST_EARLY: usize = 256 << 20;
-/// What a message takes beyond its payload, in bytes, about.
-const EARLY: usize = 256;
+use super::{Access, Document};
+use driver::{Shared, meanwhile, stream_options};
+use storing::Storing;
 
 type AccessFn = Arc<dyn Fn(EndpointId, &str) -> Access + Send + Sync>;
 
@@ -206,42 +194,10 @@ impl KeeperBuilder {
             // the above. Where that is nothing there is nobody to ask, and nothing is said.
             machine.begin(endpoint.stats().received > 0);
         }
-        let shared = Arc::new(Shared {
-            me,
-            is_hosts,
-            machine: Mutex::new(machine),
-            clock: TokioInstant::now(),
-            part: Notify::new(),
-            wake: Notify::new(),
-            unsent: AtomicU64::new(0),
-            commits: watch::Sender::new(0),
-            has_caught_up: watch::Sender::new(false),
-            failed: watch::Sender::new(None),
-            closing: CancellationToken::new(),
-            done: CancellationToken::new(),
-        });
-        let (outgoing, queue) = Queue::new();
-        let (written, results) = mpsc::unbounded_channel();
-        let driver = Driver {
-            shared: Arc::clone(&shared),
-            access: self.access,
-            messages,
-            sender: sender.clone(),
-            outgoing,
-            storing: storing.map(|storing| storing.run(written.clone())),
-            folded: written,
-            results,
-        };
-        tokio::spawn(driver.run(early));
-        tokio::spawn(write(Arc::clone(&shared), sender, queue));
+        let shared = Arc::new(Shared::new(me, is_hosts, machine));
+        driver::start(&shared, self.access, (messages, early), sender, storing);
         Ok(Keeper { guard: Arc::new(Guard(shared)) })
     }
-}
-
-/// All documents; and answers, which the host's keeper does not get any.
-fn stream_options(me: EndpointId, is_hosts: bool) -> StreamOptions {
-    let options = StreamOptions::new().prefix(wire::ROOT).echo(true);
-    if is_hosts { options } else { options.prefix(wire::answer_topic(me)) }
 }
 
 /// Keeps the documents of a cluster: whoever opens one gets it from here, and with a store they survive the host.
@@ -386,288 +342,5 @@ impl Keeper {
     pub async fn close(self) {
         self.guard.0.closing.cancel();
         self.guard.0.done.cancelled().await;
-    }
-}
-
-#[derive(Debug)]
-struct Shared {
-    me: EndpointId,
-    is_hosts: bool,
-    machine: Mutex<keeper::Keeper>,
-    clock: TokioInstant,
-    /// There is a part of a document to be sent to somebody.
-    part: Notify,
-    /// The machine was told something: the driver has to look at it.
-    wake: Notify,
-    unsent: AtomicU64,
-    commits: watch::Sender<u64>,
-    has_caught_up: watch::Sender<bool>,
-    failed: watch::Sender<Option<KeeperError>>,
-    closing: CancellationToken,
-    done: CancellationToken,
-}
-
-impl Shared {
-    fn now(&self) -> Instant {
-        Instant::since_start(self.clock.elapsed())
-    }
-
-    fn fail(&self, error: KeeperError) {
-        if error != KeeperError::Closed {
-            tracing::error!(%error, "the keeper of documents");
-        }
-        self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            failed.get_or_insert(error);
-            first
-        });
-    }
-}
-
-/// Each task has one: where it ends and the keeper was not closed, by a panic say, the keeper ends with it, and whoever waits is told.
-struct Alive(Arc<Shared>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        if !self.0.closing.is_cancelled() {
-            let panicked = std::thread::panicking();
-            self.0.fail(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
-            self.0.closing.cancel();
-        }
-    }
-}
-
-/// Waits for something to be done, and takes down what comes meanwhile: a stream that nobody reads is ended.
-async fn meanwhile<T>(
-    messages: &mut Messages,
-    work: impl Future<Output = T>,
-) -> Result<(T, Vec<Batch>), KeeperError> {
-    let mut early = Vec::new();
-    let mut bytes = 0;
-    tokio::pin!(work);
-    loop {
-        let item = tokio::select! {
-            biased;
-            done = &mut work => return Ok((done, early)),
-            item = messages.next_batch() => item,
-        };
-        match item {
-            Some(Ok(batch)) => {
-                bytes +=
-                    batch.as_slice().iter().map(|message| message.payload().len() + EARLY).sum::<usize>();
-                early.push(batch);
-            }
-            Some(Err(_)) => return Err(KeeperError::Overrun),
-            None => return Err(KeeperError::Closed),
-        }
-        if bytes > MOST_EARLY {
-            return Err(KeeperError::Overrun);
-        }
-    }
-}
-
-/// What was done beside the driver.
-#[derive(Debug)]
-enum Done {
-    Written(Written),
-    Folded { name: String, folded: Result<State, Malformed> },
-}
-
-struct Driver {
-    shared: Arc<Shared>,
-    access: AccessFn,
-    messages: Messages,
-    sender: Sender,
-    outgoing: Outgoing,
-    storing: Option<storing::Writer>,
-    folded: mpsc::UnboundedSender<Done>,
-    results: mpsc::UnboundedReceiver<Done>,
-}
-
-impl Driver {
-    async fn run(mut self, early: Vec<Batch>) {
-        let shared = Arc::clone(&self.shared);
-        let _alive = Alive(Arc::clone(&shared));
-        let _done = shared.done.clone().drop_guard();
-        early.into_iter().for_each(|batch| self.take(batch));
-        // What it has to say from the beginning.
-        self.perform();
-        loop {
-            let deadline = lock(&shared.machine).poll_timeout();
-            tokio::select! {
-                biased;
-                () = shared.closing.cancelled() => break,
-                Some(done) = self.results.recv() => self.on_done(done),
-                () = sleep_until(&shared, deadline) => {}
-                () = shared.wake.notified() => {}
-                item = self.messages.next_batch() => match item {
-                    Some(Ok(batch)) => self.take(batch),
-                    Some(Err(RecvError::Overrun)) if !shared.is_hosts => {
-                        self.messages = self.sender.messages_with(&stream_options(shared.me, false));
-                        lock(&shared.machine).on_reset();
-                    }
-                    Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) if !shared.is_hosts => {
-                        lock(&shared.machine).on_reset();
-                    }
-                    Some(Err(RecvError::Overrun | RecvError::Reset { .. } | RecvError::Lagged(_))) => {
-                        shared.fail(KeeperError::Overrun);
-                        break;
-                    }
-                    Some(Err(_)) | None => {
-                        shared.fail(KeeperError::Closed);
-                        break;
-                    }
-                },
-            }
-            lock(&shared.machine).handle_timeout(shared.now());
-            self.perform();
-        }
-        // What is in order already has been told to it.
-        while let Some(Some(Ok(batch))) = self.messages.next_batch().now_or_never() {
-            self.take(batch);
-        }
-        self.perform();
-        if let Some(storing) = self.storing.take() {
-            storing.end().await;
-        }
-    }
-
-    fn take(&self, batch: Batch) {
-        let now = self.shared.now();
-        let mut machine = lock(&self.shared.machine);
-        machine.set_host(self.sender.host());
-        for message in batch {
-            machine.on_message(now, &message, |who, name| self.access(who, name));
-        }
-    }
-
-    /// What the application says; who it cannot tell about may do nothing.
-    fn access(&self, who: EndpointId, name: &str) -> Access {
-        let access = || (self.access)(who, name);
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(access)).unwrap_or_else(|_| {
-            tracing::error!(%who, name, "the keeper's access callback panicked: taken for a denial");
-            Access::Denied("the keeper cannot tell who may have it".to_owned())
-        })
-    }
-
-    fn on_done(&self, done: Done) {
-        let now = self.shared.now();
-        let mut machine = lock(&self.shared.machine);
-        match done {
-            Done::Folded { name, folded } => machine.on_folded(&name, folded),
-            Done::Written(Written { positions, error }) => {
-                for (name, position) in positions {
-                    machine.on_stored(now, &name, position);
-                }
-                match error {
-                    Some(error) => self.shared.fail(error),
-                    None => self.shared.commits.send_modify(|commits| *commits += 1),
-                }
-            }
-        }
-    }
-
-    fn perform(&mut self) {
-        loop {
-            let Some(output) = lock(&self.shared.machine).poll_output() else { break };
-            match output {
-                Output::Say { .. } => self.outgoing.send(sent(output)),
-                Output::Answer { .. } => {
-                    if !self.outgoing.answer(sent(output)) {
-                        self.shared.unsent.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                Output::Store(change) => {
-                    if self.storing.as_ref().is_some_and(|storing| !storing.store(change)) {
-                        self.shared.fail(KeeperError::Store("it is too slow, and was given up".to_owned()));
-                        self.storing = None;
-                    }
-                }
-                Output::Fold { name, state, fold } => {
-                    let folded = self.folded.clone();
-                    tokio::task::spawn_blocking(move || {
-                        let result = std::panic::catch_unwind(|| fold(&state));
-                        let result = result.unwrap_or_else(|_| Err(Malformed::new("its type panicked")));
-                        // The driver is gone: nobody needs it.
-                        let _ = folded.send(Done::Folded { name, folded: result });
-                    });
-                }
-            }
-        }
-        let machine = lock(&self.shared.machine);
-        if machine.has_part() {
-            self.shared.part.notify_one();
-        }
-        let has_caught_up = machine.has_caught_up();
-        self.shared
-            .has_caught_up
-            .send_if_modified(|has| std::mem::replace(has, has_caught_up) != has_caught_up);
-    }
-}
-
-/// What the machine wants sent.
-fn sent(output: Output) -> Option<Message> {
-    match output {
-        Output::Say { topic, kind, payload } => message(topic, kind, payload),
-        Output::Answer { to, payload } => message(wire::answer_topic(to), MessageKind::FullDocument, payload),
-        Output::Store(_) | Output::Fold { .. } => None,
-    }
-}
-
-async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(shared.clock + deadline.elapsed()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Sends what the keeper has to say.
-async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
-    let _alive = Alive(Arc::clone(&shared));
-    let topics = [wire::ROOT.to_owned(), wire::answer_topic(shared.me)];
-    // A host takes everything anyway.
-    let mut taken_up = false;
-    if !shared.is_hosts {
-        match sender.take_up(&topics).await {
-            Ok(()) => {
-                taken_up = true;
-                lock(&shared.machine).begin(true);
-                shared.wake.notify_one();
-            }
-            Err(error) => {
-                shared.fail(KeeperError::Subscribe(error.to_string()));
-                shared.closing.cancel();
-            }
-        }
-    }
-    // What it has said of its own accord, and whose fates are open.
-    let mut open: VecDeque<Receipt> = VecDeque::new();
-    loop {
-        let part = || lock(&shared.machine).poll_part().and_then(sent);
-        let message = tokio::select! {
-            biased;
-            () = next_unknown(&mut open) => {
-                lock(&shared.machine).on_unknown();
-                shared.wake.notify_one();
-                continue;
-            }
-            message = queue.next(&shared.part, part) => message,
-        };
-        let Some(message) = message else { break };
-        let is_its_own =
-            matches!(message.kind(), MessageKind::DocumentFragment | MessageKind::FullDocumentRequest);
-        match sender.send(message).await {
-            Ok(receipt) if is_its_own => open.push_back(receipt),
-            Ok(_) => {}
-            Err(SendError::Closed { .. }) => break,
-            Err(error) => {
-                tracing::warn!(%error, "the keeper of documents could not send something");
-                shared.unsent.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-    if taken_up {
-        // An endpoint that has ended takes nothing any more anyway.
-        let _ = sender.release(&topics).await;
     }
 }

@@ -12,7 +12,8 @@ use crate::message::Position;
 
 use super::super::keeper::Keeper;
 use super::super::store::{Store, StoreChange};
-use super::{Done, KeeperError};
+use super::KeeperError;
+use super::driver::Done;
 
 /// How much may wait for the store, in bytes (a guess: seconds of the fastest traffic). Beyond, the store is given up.
 const MOST_WAITING: usize = 256 << 20;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::super::store::{MemoryStore, StoreChange, Stored};
-use super::super::wire::{Answer, Live, Update, Word};
+use super::super::wire::{self, Answer, Live, Update, Word};
 use super::*;
 use crate::endpoint::{Client, Host};
+use crate::{Message, Messages, Receipt};
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")

@@ -1,0 +1,363 @@
+//! The tasks of a keeper: one reads what is ordered and drives the machine, another sends.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant as TokioInstant;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoint::{Batch, Messages, Receipt, Sender, StreamOptions};
+use crate::error::{RecvError, SendError};
+use crate::id::EndpointId;
+use crate::message::{Message, MessageKind};
+use crate::proto::Instant;
+use crate::sync::lock;
+
+use super::super::keeper::{self, Output};
+use super::super::outgoing::{Outgoing, Queue, message, next_unknown};
+use super::super::wire::{self, State};
+use super::super::{Access, Malformed};
+use super::storing::{self, Storing, Written};
+use super::{AccessFn, KeeperError};
+
+/// How much may come while the store is being loaded, in bytes (a guess, as for what waits for a store).
+const MOST_EARLY: usize = 256 << 20;
+/// What a message takes beyond its payload, in bytes, about.
+const EARLY: usize = 256;
+
+/// All documents; and answers, which the host's keeper does not get any.
+pub(super) fn stream_options(me: EndpointId, is_hosts: bool) -> StreamOptions {
+    let options = StreamOptions::new().prefix(wire::ROOT).echo(true);
+    if is_hosts { options } else { options.prefix(wire::answer_topic(me)) }
+}
+
+/// What a keeper's handles and tasks share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    me: EndpointId,
+    is_hosts: bool,
+    pub(super) machine: Mutex<keeper::Keeper>,
+    clock: TokioInstant,
+    /// There is a part of a document to be sent to somebody.
+    part: Notify,
+    /// The machine was told something: the driver has to look at it.
+    wake: Notify,
+    pub(super) unsent: AtomicU64,
+    pub(super) commits: watch::Sender<u64>,
+    pub(super) has_caught_up: watch::Sender<bool>,
+    pub(super) failed: watch::Sender<Option<KeeperError>>,
+    pub(super) closing: CancellationToken,
+    pub(super) done: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn new(me: EndpointId, is_hosts: bool, machine: keeper::Keeper) -> Self {
+        Self {
+            me,
+            is_hosts,
+            machine: Mutex::new(machine),
+            clock: TokioInstant::now(),
+            part: Notify::new(),
+            wake: Notify::new(),
+            unsent: AtomicU64::new(0),
+            commits: watch::Sender::new(0),
+            has_caught_up: watch::Sender::new(false),
+            failed: watch::Sender::new(None),
+            closing: CancellationToken::new(),
+            done: CancellationToken::new(),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::since_start(self.clock.elapsed())
+    }
+
+    fn fail(&self, error: KeeperError) {
+        if error != KeeperError::Closed {
+            tracing::error!(%error, "the keeper of documents");
+        }
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(error);
+            first
+        });
+    }
+}
+
+/// Each task has one: where it ends and the keeper was not closed, by a panic say, the keeper ends with it, and whoever waits is told.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if !self.0.closing.is_cancelled() {
+            let panicked = std::thread::panicking();
+            self.0.fail(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
+            self.0.closing.cancel();
+        }
+    }
+}
+
+/// Waits for something to be done, and takes down what comes meanwhile: a stream that nobody reads is ended.
+pub(super) async fn meanwhile<T>(
+    messages: &mut Messages,
+    work: impl Future<Output = T>,
+) -> Result<(T, Vec<Batch>), KeeperError> {
+    let mut early = Vec::new();
+    let mut bytes = 0;
+    tokio::pin!(work);
+    loop {
+        let item = tokio::select! {
+            biased;
+            done = &mut work => return Ok((done, early)),
+            item = messages.next_batch() => item,
+        };
+        match item {
+            Some(Ok(batch)) => {
+                bytes +=
+                    batch.as_slice().iter().map(|message| message.payload().len() + EARLY).sum::<usize>();
+                early.push(batch);
+            }
+            Some(Err(_)) => return Err(KeeperError::Overrun),
+            None => return Err(KeeperError::Closed),
+        }
+        if bytes > MOST_EARLY {
+            return Err(KeeperError::Overrun);
+        }
+    }
+}
+
+/// What was done beside the driver.
+#[derive(Debug)]
+pub(super) enum Done {
+    Written(Written),
+    Folded { name: String, folded: Result<State, Malformed> },
+}
+
+/// Starts the tasks: they end with the endpoint, or when the keeper is closed. `early` came before.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    access: AccessFn,
+    (messages, early): (Messages, Vec<Batch>),
+    sender: Sender,
+    storing: Option<Storing>,
+) {
+    let (outgoing, queue) = Queue::new();
+    let (written, results) = mpsc::unbounded_channel();
+    let driver = Driver {
+        shared: Arc::clone(shared),
+        access,
+        messages,
+        sender: sender.clone(),
+        outgoing,
+        storing: storing.map(|storing| storing.run(written.clone())),
+        folded: written,
+        results,
+    };
+    tokio::spawn(driver.run(early));
+    tokio::spawn(write(Arc::clone(shared), sender, queue));
+}
+
+/// Tells the machine what happens, and does what it wants done.
+struct Driver {
+    shared: Arc<Shared>,
+    access: AccessFn,
+    messages: Messages,
+    sender: Sender,
+    outgoing: Outgoing,
+    storing: Option<storing::Writer>,
+    folded: mpsc::UnboundedSender<Done>,
+    results: mpsc::UnboundedReceiver<Done>,
+}
+
+impl Driver {
+    async fn run(mut self, early: Vec<Batch>) {
+        let shared = Arc::clone(&self.shared);
+        let _alive = Alive(Arc::clone(&shared));
+        let _done = shared.done.clone().drop_guard();
+        early.into_iter().for_each(|batch| self.take(batch));
+        // What it has to say from the beginning.
+        self.perform();
+        loop {
+            let deadline = lock(&shared.machine).poll_timeout();
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => break,
+                Some(done) = self.results.recv() => self.on_done(done),
+                () = sleep_until(&shared, deadline) => {}
+                () = shared.wake.notified() => {}
+                item = self.messages.next_batch() => match item {
+                    Some(Ok(batch)) => self.take(batch),
+                    Some(Err(RecvError::Overrun)) if !shared.is_hosts => {
+                        self.messages = self.sender.messages_with(&stream_options(shared.me, false));
+                        lock(&shared.machine).on_reset();
+                    }
+                    Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) if !shared.is_hosts => {
+                        lock(&shared.machine).on_reset();
+                    }
+                    Some(Err(RecvError::Overrun | RecvError::Reset { .. } | RecvError::Lagged(_))) => {
+                        shared.fail(KeeperError::Overrun);
+                        break;
+                    }
+                    Some(Err(_)) | None => {
+                        shared.fail(KeeperError::Closed);
+                        break;
+                    }
+                },
+            }
+            lock(&shared.machine).handle_timeout(shared.now());
+            self.perform();
+        }
+        // What is in order already has been told to it.
+        while let Some(Some(Ok(batch))) = self.messages.next_batch().now_or_never() {
+            self.take(batch);
+        }
+        self.perform();
+        if let Some(storing) = self.storing.take() {
+            storing.end().await;
+        }
+    }
+
+    fn take(&self, batch: Batch) {
+        let now = self.shared.now();
+        let mut machine = lock(&self.shared.machine);
+        if !self.shared.is_hosts {
+            machine.set_host(self.sender.host());
+        }
+        for message in batch {
+            machine.on_message(now, &message, |who, name| self.access(who, name));
+        }
+    }
+
+    /// What the application says; who it cannot tell about may do nothing.
+    fn access(&self, who: EndpointId, name: &str) -> Access {
+        let access = || (self.access)(who, name);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(access)).unwrap_or_else(|_| {
+            tracing::error!(%who, name, "the keeper's access callback panicked: taken for a denial");
+            Access::Denied("the keeper cannot tell who may have it".to_owned())
+        })
+    }
+
+    fn on_done(&self, done: Done) {
+        let now = self.shared.now();
+        let mut machine = lock(&self.shared.machine);
+        match done {
+            Done::Folded { name, folded } => machine.on_folded(&name, folded),
+            Done::Written(Written { positions, error }) => {
+                for (name, position) in positions {
+                    machine.on_stored(now, &name, position);
+                }
+                match error {
+                    Some(error) => self.shared.fail(error),
+                    None => self.shared.commits.send_modify(|commits| *commits += 1),
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self) {
+        loop {
+            let Some(output) = lock(&self.shared.machine).poll_output() else { break };
+            match output {
+                Output::Say { .. } => self.outgoing.send(sent(output)),
+                Output::Answer { .. } => {
+                    if !self.outgoing.answer(sent(output)) {
+                        self.shared.unsent.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Output::Store(change) => {
+                    if self.storing.as_ref().is_some_and(|storing| !storing.store(change)) {
+                        self.shared.fail(KeeperError::Store("it is too slow, and was given up".to_owned()));
+                        self.storing = None;
+                    }
+                }
+                Output::Fold { name, state, fold } => {
+                    let folded = self.folded.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let result = std::panic::catch_unwind(|| fold(&state));
+                        let result = result.unwrap_or_else(|_| Err(Malformed::new("its type panicked")));
+                        // The driver is gone: nobody needs it.
+                        let _ = folded.send(Done::Folded { name, folded: result });
+                    });
+                }
+            }
+        }
+        let machine = lock(&self.shared.machine);
+        if machine.has_part() {
+            self.shared.part.notify_one();
+        }
+        let has_caught_up = machine.has_caught_up();
+        self.shared
+            .has_caught_up
+            .send_if_modified(|has| std::mem::replace(has, has_caught_up) != has_caught_up);
+    }
+}
+
+/// What the machine wants sent.
+fn sent(output: Output) -> Option<Message> {
+    match output {
+        Output::Say { topic, kind, payload } => message(topic, kind, payload),
+        Output::Answer { to, payload } => message(wire::answer_topic(to), MessageKind::FullDocument, payload),
+        Output::Store(_) | Output::Fold { .. } => None,
+    }
+}
+
+async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(shared.clock + deadline.elapsed()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends what the keeper has to say.
+async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
+    let _alive = Alive(Arc::clone(&shared));
+    let topics = [wire::ROOT.to_owned(), wire::answer_topic(shared.me)];
+    // A host takes everything anyway.
+    let mut taken_up = false;
+    if !shared.is_hosts {
+        match sender.take_up(&topics).await {
+            Ok(()) => {
+                taken_up = true;
+                lock(&shared.machine).begin(true);
+                shared.wake.notify_one();
+            }
+            Err(error) => {
+                shared.fail(KeeperError::Subscribe(error.to_string()));
+                shared.closing.cancel();
+            }
+        }
+    }
+    // What it has said of its own accord, and whose fates are open.
+    let mut open: VecDeque<Receipt> = VecDeque::new();
+    loop {
+        let part = || lock(&shared.machine).poll_part().and_then(sent);
+        let message = tokio::select! {
+            biased;
+            () = next_unknown(&mut open) => {
+                lock(&shared.machine).on_unknown();
+                shared.wake.notify_one();
+                continue;
+            }
+            message = queue.next(&shared.part, part) => message,
+        };
+        let Some(message) = message else { break };
+        let is_its_own =
+            matches!(message.kind(), MessageKind::DocumentFragment | MessageKind::FullDocumentRequest);
+        match sender.send(message).await {
+            Ok(receipt) if is_its_own => open.push_back(receipt),
+            Ok(_) => {}
+            Err(SendError::Closed { .. }) => break,
+            Err(error) => {
+                tracing::warn!(%error, "the keeper of documents could not send something");
+                shared.unsent.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    if taken_up {
+        // An endpoint that has ended takes nothing any more anyway.
+        let _ = sender.release(&topics).await;
+    }
+}
