@@ -17,318 +17,15 @@ use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 
 mod mirrors;
+mod net;
 mod trouble;
 mod types;
 
+use net::{HOST, Mirror, Net, One, id, keeper, keeper_config, limited_keeper, perform};
 pub(super) use types::Set;
 use types::{Line, Part};
 
 const NAME: &str = "it";
-
-fn id(n: usize) -> EndpointId {
-    let mut bytes = [n as u8; 16];
-    bytes[0] = (n >> 8) as u8;
-    EndpointId::from_bytes(bytes)
-}
-
-const HOST: usize = 99;
-
-/// One on a node, and what its application was told.
-struct One<D: Document> {
-    node: usize,
-    replica: Replica<D>,
-    events: Vec<DocumentEvent<D>>,
-    /// Whether it is cut off: it hears nothing.
-    is_deaf: bool,
-}
-
-impl<D: Document> One<D> {
-    fn failure(&self) -> Option<&DocumentError> {
-        self.replica.failure()
-    }
-
-    fn refused(&self) -> usize {
-        self.events.iter().filter(|event| matches!(event, DocumentEvent::Refused { .. })).count()
-    }
-}
-
-/// A keeper on a node that is not the host, and its store.
-struct Mirror {
-    node: usize,
-    keeper: Keeper,
-    store: MemoryStore,
-    /// Whether it is cut off: it hears nothing.
-    is_deaf: bool,
-}
-
-/// A host with or without a keeper, replicas, and keepers elsewhere.
-struct Net<D: Document> {
-    now: Instant,
-    epoch: u64,
-    seq: u64,
-    keeper: Option<Keeper>,
-    store: MemoryStore,
-    access: Access,
-    ones: Vec<One<D>>,
-    mirrors: Vec<Mirror>,
-    /// What was said and has no place yet.
-    said: VecDeque<(usize, Message)>,
-    recent: usize,
-    max_message: usize,
-}
-
-fn keeper(stores: bool, knows: bool) -> Keeper {
-    limited_keeper((64 << 20, 8 << 20), stores, knows)
-}
-
-/// One that keeps no document larger than the first of these, and sends no message larger than the second.
-fn limited_keeper((max_document, max_message): (usize, usize), stores: bool, knows: bool) -> Keeper {
-    let config = keeper_config(stores, knows);
-    Keeper::new(keeper::Config { max_document, max_message, ..config })
-}
-
-fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
-    let mut types: std::collections::BTreeMap<String, KnownType> = Default::default();
-    if knows {
-        types.insert(Line::KIND.into(), KnownType::of::<Line>());
-        types.insert(Set::KIND.into(), KnownType::of::<Set>());
-        types.insert(trouble::Brittle::KIND.into(), KnownType::of::<trouble::Brittle>());
-        #[cfg(feature = "crdt")]
-        types.insert(super::crdt::Text::KIND.into(), KnownType::of::<super::crdt::Text>());
-    }
-    keeper::Config {
-        me: id(HOST),
-        is_hosts: true,
-        seed: 1,
-        read_only: false,
-        max_document: 64 << 20,
-        max_documents: 3,
-        max_message: 8 << 20,
-        stores,
-        types,
-        mutant: None,
-    }
-}
-
-/// What a keeper wants done, but for what it has said.
-fn perform(keeper: &mut Keeper, store: &mut MemoryStore) -> Vec<Message> {
-    let mut said = Vec::new();
-    while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
-        let (topic, kind, payload) = match output {
-            keeper::Output::Say { topic, kind, payload } => (topic, kind, payload),
-            keeper::Output::Answer { to, payload } => {
-                (wire::answer_topic(to), MessageKind::FullDocument, payload)
-            }
-            keeper::Output::Store(change) => {
-                store.commit(&[change]).expect("in order");
-                continue;
-            }
-            keeper::Output::Fold { name, state, fold } => {
-                keeper.on_folded(&name, fold(&state));
-                continue;
-            }
-        };
-        said.push(Message::new(topic, payload).expect("a topic").with_kind(kind));
-    }
-    said
-}
-
-impl<D: Document> Net<D> {
-    fn new() -> Self {
-        Self {
-            now: Instant::START,
-            epoch: 1,
-            seq: 0,
-            keeper: Some(keeper(true, true)),
-            max_message: 8 << 20,
-            store: MemoryStore::new(),
-            access: Access::Write,
-            ones: Vec::new(),
-            mirrors: Vec::new(),
-            said: VecDeque::new(),
-            recent: 100,
-        }
-    }
-
-    fn config(&self, node: usize) -> replica::Config {
-        replica::Config {
-            name: NAME.into(),
-            me: id(node),
-            seed: node as u64 * 1_000,
-            create: false,
-            max_unsynced: (10, 1 << 20),
-            max_update: 1_000,
-            max_message: self.max_message,
-            read_only: false,
-            recent: self.recent,
-            mutant: None,
-        }
-    }
-
-    /// Opens the document on one more node, and takes down its question.
-    fn open(&mut self) -> usize {
-        let node = self.ones.len() + 1;
-        let mut replica = Replica::new(self.config(node));
-        replica.set_host(Some(id(HOST)));
-        self.ones.push(One { node, replica, events: Vec::new(), is_deaf: false });
-        self.take_down(node - 1);
-        node - 1
-    }
-
-    fn take_down(&mut self, index: usize) {
-        let one = &mut self.ones[index];
-        while let Some(output) = one.replica.poll_output().or_else(|| one.replica.poll_part()) {
-            let (topic, kind, payload) = match output {
-                Output::Say { kind, payload } => (wire::live_topic(NAME), kind, payload),
-                Output::Answer { to, payload } => {
-                    (wire::answer_topic(to), MessageKind::FullDocument, payload)
-                }
-                Output::Event(event) => {
-                    one.events.push(event);
-                    continue;
-                }
-            };
-            let message = Message::new(topic, payload).expect("a topic").with_kind(kind);
-            self.said.push_back((one.node, message));
-        }
-    }
-
-    fn take_down_keeper(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        let said = perform(keeper, &mut self.store);
-        self.said.extend(said.into_iter().map(|message| (HOST, message)));
-    }
-
-    /// Gives what was said first its place; whether there was anything.
-    fn place(&mut self) -> bool {
-        let Some((node, mut message)) = self.said.pop_front() else { return false };
-        assert!(message.payload().len() <= self.max_message, "{message:?}");
-        self.seq += 1;
-        message.origin = id(node);
-        message.position = Some(Position { epoch: self.epoch, seq: self.seq });
-        if let Some(keeper) =
-            self.keeper.as_mut().filter(|_| message.topic().as_str().starts_with(wire::ROOT))
-        {
-            let access = self.access.clone();
-            keeper.on_message(self.now, &message, |_, _| access.clone());
-        }
-        self.take_down_keeper();
-        for index in 0..self.ones.len() {
-            let one = &mut self.ones[index];
-            let topic = message.topic().as_str();
-            if !one.is_deaf && (topic.starts_with(wire::ROOT) || topic == wire::answer_topic(id(one.node))) {
-                one.replica.on_message(self.now, &message);
-                one.replica.settle();
-                self.take_down(index);
-            }
-        }
-        self.tell_mirrors(&message);
-        true
-    }
-
-    fn place_all(&mut self) {
-        while self.place() {}
-    }
-
-    fn pass(&mut self, time: Duration) {
-        self.now = self.now + time;
-        for index in 0..self.ones.len() {
-            self.ones[index].replica.handle_timeout(self.now);
-            self.take_down(index);
-        }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.handle_timeout(self.now);
-        }
-        self.take_down_keeper();
-        self.pass_mirrors();
-    }
-
-    fn reset(&mut self, index: usize) {
-        self.ones[index].is_deaf = false;
-        self.ones[index].replica.on_reset();
-        self.take_down(index);
-    }
-
-    /// The host comes back, with what was stored or without.
-    fn restart(&mut self, with_store: bool) {
-        self.epoch += 1;
-        self.seq = 0;
-        self.said.retain(|(node, _)| *node != HOST);
-        let mut keeper = limited_keeper((64 << 20, self.max_message), true, true);
-        if with_store {
-            let stored = self.store.load(NAME).expect("a store").expect("the document");
-            keeper.load(NAME.into(), stored).expect("what it stored itself");
-        } else {
-            self.store.commit(&[StoreChange::Remove { name: NAME.into() }]).expect("a store");
-        }
-        self.keeper = Some(keeper);
-    }
-
-    /// A node says this, as this replica.
-    fn say_as(&mut self, node: usize, replica: u64, number: u64, fragment: &D::Fragment) {
-        let update = wire::Update::new(D::KIND, replica, number, [&D::encode(fragment)[..]]);
-        self.say(node, update.encode());
-    }
-
-    fn say(&mut self, node: usize, payload: Bytes) {
-        self.say_on(&wire::live_topic(NAME), node, payload);
-    }
-
-    fn say_on(&mut self, topic: &str, node: usize, payload: Bytes) {
-        let message = Message::new(topic, payload).expect("a topic");
-        self.said.push_back((node, message.with_kind(MessageKind::DocumentFragment)));
-    }
-
-    /// Another keeper comes, with what is stored or without.
-    fn replace_keeper(&mut self, stored: Option<Stored>) {
-        let mut keeper = keeper(true, true);
-        match stored {
-            Some(stored) => keeper.load(NAME.into(), stored).expect("what it stored itself"),
-            None => self.store.commit(&[StoreChange::Remove { name: NAME.into() }]).expect("a store"),
-        }
-        self.keeper = Some(keeper);
-    }
-
-    fn update(&mut self, index: usize, fragments: Vec<D::Fragment>) -> Result<(), UpdateError> {
-        let result = self.ones[index].replica.update(|draft| {
-            for fragment in fragments {
-                draft.push(fragment).expect("it applies here");
-            }
-        });
-        self.take_down(index);
-        result
-    }
-
-    fn kept(&self) -> Vec<u8> {
-        let state = self.keeper.as_ref().and_then(|keeper| keeper.state(NAME)).expect("it is kept");
-        super::fold::Folded::<D>::of(&state, None).expect("a document").document.snapshot()
-    }
-
-    fn shown(&self, index: usize) -> Vec<u8> {
-        self.ones[index].replica.document().snapshot()
-    }
-
-    /// All have the same, and nothing is open.
-    fn all_have(&self, expected: &[u8]) {
-        assert_eq!(self.kept(), expected, "the keeper");
-        for (index, one) in self.ones.iter().enumerate() {
-            assert_eq!(self.shown(index), expected, "{index}");
-            assert!(one.replica.is_synced(), "{index}");
-        }
-    }
-}
-
-impl Net<Line> {
-    fn write(&mut self, index: usize, text: &str) {
-        self.update(index, vec![(text.as_bytes().to_vec(), None)]).expect("room");
-    }
-
-    /// Only if it is as long as here.
-    fn write_here(&mut self, index: usize, text: &str) {
-        let at = self.shown(index).len() as u8;
-        self.update(index, vec![(text.as_bytes().to_vec(), Some(at))]).expect("room");
-    }
-}
 
 #[test]
 fn who_opens_it_amid_traffic_has_all_of_it_once() {
@@ -451,9 +148,7 @@ fn a_document_of_another_type_is_not_taken_for_this_one() {
 
 #[test]
 fn a_type_that_panics_ends_its_own_document_alone() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write(first, "a");
     net.ones[second].is_deaf = true;
     net.say_as(55, 5, 1, &(b"panic".to_vec(), None));
@@ -486,9 +181,7 @@ fn an_update_that_is_too_large_leaves_an_ordered_document_as_it_was() {
 
 #[test]
 fn what_came_first_counts_and_who_was_too_late_is_told() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write_here(first, "a");
     net.write_here(second, "b");
     net.write(second, "c");
@@ -500,9 +193,7 @@ fn what_came_first_counts_and_who_was_too_late_is_told() {
 
 #[test]
 fn who_was_not_there_when_it_was_too_late_is_told_all_the_same() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write_here(first, "a");
     net.write_here(second, "b");
     net.ones[second].is_deaf = true;
@@ -516,9 +207,7 @@ fn who_was_not_there_when_it_was_too_late_is_told_all_the_same() {
 
 #[test]
 fn a_host_that_lost_it_gets_it_back_from_the_first_and_from_the_others_what_they_did() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write(first, "a");
     net.write(second, "b");
     net.place_all();
@@ -543,9 +232,7 @@ fn a_host_that_lost_it_gets_it_back_from_the_first_and_from_the_others_what_they
 
 #[test]
 fn a_host_whose_store_is_behind_gets_what_it_lacks() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write(first, "a");
     net.write(second, "b");
     net.place_all();
@@ -569,9 +256,7 @@ fn a_host_whose_store_is_behind_gets_what_it_lacks() {
 
 #[test]
 fn what_was_refused_once_is_not_tried_again_for_a_host_that_forgot_it() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write(first, "a");
     net.place_all();
     let stored = net.store.load(NAME).expect("a store");
@@ -625,9 +310,7 @@ fn what_is_remembered_no_more_is_no_hole_that_others_fall_into() {
 
 #[test]
 fn a_set_comes_together_whatever_was_lost() {
-    let mut net = Net::<Set>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Set>::of_two();
     net.update(first, vec![vec![1]]).expect("room");
     net.update(second, vec![vec![2]]).expect("room");
     net.place_all();
@@ -641,9 +324,7 @@ fn a_set_comes_together_whatever_was_lost() {
 
 #[test]
 fn who_goes_on_without_an_answer_asks_again_when_one_comes() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write(first, "a");
     net.place_all();
     net.ones[second].is_deaf = true;
@@ -741,9 +422,7 @@ fn without_a_keeper_who_has_it_gives_it() {
 
 #[test]
 fn a_state_says_what_was_refused() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write_here(first, "a");
     net.write_here(second, "b");
     net.place_all();

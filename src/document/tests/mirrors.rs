@@ -92,9 +92,7 @@ fn is_question(message: &Message) -> bool {
 
 #[test]
 fn a_keeper_elsewhere_that_comes_late_has_what_there_is_and_what_is_changed_meanwhile() {
-    let mut net = Net::<Line>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Line>::of_two();
     net.write(first, "a");
     net.place_all();
     let mirror = net.mirror();

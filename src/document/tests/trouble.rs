@@ -15,9 +15,7 @@ fn forget<D: Document>(net: &mut Net<D>, fragment: &D::Fragment) {
 
 #[test]
 fn who_was_forgotten_among_many_others_goes_on_as_somebody_else() {
-    let mut net = Net::<Line>::new();
-    let (first, _) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, _) = Net::<Line>::of_two();
     for text in ["a", "b", "c"] {
         net.write(first, text);
         net.place_all();
@@ -28,9 +26,7 @@ fn who_was_forgotten_among_many_others_goes_on_as_somebody_else() {
     net.place_all();
     net.all_have(b"abcde");
 
-    let mut net = Net::<Set>::new();
-    let (first, _) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, _) = Net::<Set>::of_two();
     for n in 1..4 {
         net.update(first, vec![vec![n]]).expect("room");
         net.place_all();
@@ -44,9 +40,7 @@ fn who_was_forgotten_among_many_others_goes_on_as_somebody_else() {
 
 /// Somebody says something under the name of another, just before that one does.
 fn forge<D: Document>(before: usize, own: Vec<D::Fragment>, others: D::Fragment) -> Net<D> {
-    let mut net = Net::<D>::new();
-    let (first, _) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, _) = Net::<D>::of_two();
     for fragment in &own[..before] {
         net.update(first, vec![fragment.clone()]).expect("room");
         net.place_all();
@@ -192,9 +186,7 @@ fn a_keeper_that_has_missed_something_gets_it_from_those_that_have_it() {
 }
 
 fn miss<D: Document>(says_so: bool, fragments: [D::Fragment; 4], expected: &[u8]) {
-    let mut net = Net::<D>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<D>::of_two();
     let mut stored = None;
     for (n, fragment) in fragments.into_iter().enumerate() {
         if n == 3 {
@@ -369,9 +361,7 @@ impl Document for Brittle {
 
 #[test]
 fn what_breaks_a_document_has_its_place_and_no_effect_and_what_comes_behind_it_has() {
-    let mut net = Net::<Brittle>::new();
-    let (first, second) = (net.open(), net.open());
-    net.place_all();
+    let (mut net, first, second) = Net::<Brittle>::of_two();
     net.update(first, vec![vec![1]]).expect("room");
     net.say_as(77, 5, 1, &vec![POISON]);
     net.say_as(77, 5, 2, &vec![2]);
@@ -389,9 +379,7 @@ fn what_breaks_a_document_has_its_place_and_no_effect_and_what_comes_behind_it_h
 #[test]
 fn who_may_only_read_after_an_outage_is_told_what_of_theirs_is_refused() {
     fn run<D: Document>(own: D::Fragment, others: D::Fragment, expected: &[u8]) {
-        let mut net = Net::<D>::new();
-        let (first, second) = (net.open(), net.open());
-        net.place_all();
+        let (mut net, first, second) = Net::<D>::of_two();
         net.ones[first].is_deaf = true;
         net.update(first, vec![own]).expect("room");
         net.said.clear();
@@ -504,9 +492,7 @@ mod texts {
 
     #[test]
     fn items_that_name_each_other_have_no_effect_and_what_comes_behind_them_has() {
-        let mut net = Net::<Text>::new();
-        let (first, _) = (net.open(), net.open());
-        net.place_all();
+        let (mut net, first, _) = Net::<Text>::of_two();
         insert(&mut net, first, 0, "a");
         let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'x', 1, 1, 0, 0x84, 2, 0, 1, b'y', 0];
         net.say_as(77, 5, 1, &Bytes::copy_from_slice(&circle));
@@ -519,9 +505,7 @@ mod texts {
 
     #[test]
     fn what_was_done_can_be_undone_after_a_reset() {
-        let mut net = Net::<Text>::new();
-        let (first, second) = (net.open(), net.open());
-        net.place_all();
+        let (mut net, first, second) = Net::<Text>::of_two();
         insert(&mut net, first, 0, "a");
         net.place_all();
         net.reset(first);
