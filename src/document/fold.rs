@@ -10,16 +10,14 @@ use crate::message::Position;
 use super::wire::{Entry, Live, State, Update};
 use super::{Conflict, Document, Malformed, Model};
 
-/// What was taken of each replica: exactly the next one is taken, others are passed over. So what is sent again after a loss counts once, even where the
-/// cluster itself has forgotten who sent it.
+/// What was taken of each endpoint's replicas: exactly the next one is taken, others are passed over. So what is sent again after a loss counts once, even
+/// where the cluster itself has forgotten who sent it. What an endpoint says under the number of another's replica is of a replica of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Numbers(BTreeMap<u64, Taken>);
+pub(crate) struct Numbers(BTreeMap<(u64, EndpointId), Taken>);
 
 /// What was taken of one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Whose it is: from nobody else anything is taken under its number.
-    pub(crate) origin: EndpointId,
     /// The last.
     pub(crate) number: u64,
     /// Where that stands.
@@ -36,8 +34,8 @@ impl Numbers {
 
     /// Whether this update is the next of its replica, which is so noted.
     pub(crate) fn take(&mut self, origin: EndpointId, replica: u64, number: u64, position: Position) -> bool {
-        if let Some(taken) = self.0.get_mut(&replica) {
-            let is_next = taken.origin == origin && number == taken.number + 1;
+        if let Some(taken) = self.0.get_mut(&(replica, origin)) {
+            let is_next = number == taken.number + 1;
             if is_next {
                 (taken.number, taken.position) = (number, position);
             }
@@ -47,22 +45,21 @@ impl Numbers {
             return false;
         }
         if self.0.len() >= Self::MOST {
-            let oldest = self.0.iter().min_by_key(|(_, taken)| taken.position).map(|(replica, _)| *replica);
-            oldest.and_then(|replica| self.0.remove(&replica));
+            let oldest = self.0.iter().min_by_key(|(_, taken)| taken.position).map(|(whose, _)| *whose);
+            oldest.and_then(|whose| self.0.remove(&whose));
         }
-        self.0.insert(replica, Taken { origin, number, position, refused: Vec::new() });
+        self.0.insert((replica, origin), Taken { number, position, refused: Vec::new() });
         true
     }
 
     /// Whether others of its replica must have come before this update, which are not known here.
     pub(crate) fn misses(&self, origin: EndpointId, replica: u64, number: u64) -> bool {
-        self.0.get(&replica).is_none_or(|taken| taken.origin == origin)
-            && number > self.last(origin, replica) + 1
+        number > self.last(origin, replica) + 1
     }
 
     /// What was taken last of this replica did not apply.
-    pub(crate) fn refuse(&mut self, replica: u64) {
-        let Some(taken) = self.0.get_mut(&replica) else { return };
+    pub(crate) fn refuse(&mut self, origin: EndpointId, replica: u64) {
+        let Some(taken) = self.0.get_mut(&(replica, origin)) else { return };
         match taken.refused.last_mut().filter(|(_, last)| last + 1 == taken.number) {
             Some((_, last)) => *last = taken.number,
             None => taken.refused.push((taken.number, taken.number)),
@@ -92,19 +89,20 @@ impl Numbers {
     }
 
     fn of(&self, origin: EndpointId, replica: u64) -> Option<&Taken> {
-        self.0.get(&replica).filter(|taken| taken.origin == origin)
+        self.0.get(&(replica, origin))
     }
 
-    pub(crate) fn set(&mut self, replica: u64, taken: Taken) {
-        self.0.insert(replica, taken);
+    pub(crate) fn set(&mut self, origin: EndpointId, replica: u64, taken: Taken) {
+        self.0.insert((replica, origin), taken);
     }
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Taken)> {
-        self.0.iter().map(|(replica, taken)| (*replica, taken))
+    /// By the replicas' numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (EndpointId, u64, &Taken)> {
+        self.0.iter().map(|((replica, origin), taken)| (*origin, *replica, taken))
     }
 }
 
@@ -215,7 +213,7 @@ impl<D: Document> Folded<D> {
                     let fragments = decode_all::<D>(&update).ok();
                     if fragments.and_then(|fragments| apply_all(&mut document, &fragments).ok()).is_none() {
                         // A conflict has its place in the order, and no effect.
-                        ledger.numbers.refuse(update.replica);
+                        ledger.numbers.refuse(entry.origin, update.replica);
                     }
                 }
                 document
@@ -277,15 +275,16 @@ mod tests {
     const OTHER: EndpointId = EndpointId::from_bytes([2; 16]);
 
     #[test]
-    fn exactly_the_next_is_taken_and_from_nobody_else() {
+    fn exactly_the_next_is_taken_of_each_endpoints_own() {
         let mut numbers = Numbers::default();
         assert!(!numbers.take(ME, 7, 2, at(1)));
         assert!(numbers.take(ME, 7, 1, at(2)));
         assert!(!numbers.take(ME, 7, 1, at(3)));
         assert!(!numbers.take(ME, 7, 3, at(4)));
         assert!(!numbers.take(OTHER, 7, 2, at(5)));
-        assert!(numbers.take(ME, 7, 2, at(6)));
-        assert_eq!((numbers.last(ME, 7), numbers.last(OTHER, 7), numbers.last(ME, 8)), (2, 0, 0));
+        assert!(numbers.take(OTHER, 7, 1, at(6)));
+        assert!(numbers.take(ME, 7, 2, at(7)));
+        assert_eq!((numbers.last(ME, 7), numbers.last(OTHER, 7), numbers.last(ME, 8)), (2, 1, 0));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 use crate::wire::FloorCharBoundary;
 
-use super::fold::{Folded, Ledger, Taken};
+use super::fold::{Folded, Ledger};
 use super::join::Held;
 use super::pieces::{self, Pieces};
 use super::store::{Base, Record, StoreChange, Stored};
@@ -726,9 +726,8 @@ impl Kept {
 
     /// Whether there are updates in this that are not in the other, as far as can be seen by their numbers.
     fn has_more_than(&self, other: &Self) -> bool {
-        let more =
-            |(replica, taken): (u64, &Taken)| other.ledger.numbers.last(taken.origin, replica) < taken.number;
-        self.ledger.numbers.iter().any(more)
+        let theirs = &other.ledger.numbers;
+        self.ledger.numbers.iter().any(|(origin, replica, taken)| theirs.last(origin, replica) < taken.number)
     }
 
     /// The name, the type and the size, if there is a document.

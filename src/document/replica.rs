@@ -68,7 +68,7 @@ enum Took {
     /// The whole document.
     Document,
     Part,
-    /// What of ours was to count next, and does not, here and anywhere: we were forgotten among many others, or somebody took our name.
+    /// What of ours was to count next, and does not, here and anywhere: we were forgotten among many others.
     NotOurs,
 }
 
@@ -577,7 +577,7 @@ impl<D: Document> Replica<D> {
             }
             Some(Ok(_)) => self.view_is_stale = true,
             // It has its place and no effect: its sender is told there.
-            Some(Err(_)) => self.folded.ledger.numbers.refuse(update.replica),
+            Some(Err(_)) => self.folded.ledger.numbers.refuse(from, update.replica),
             None => {}
         }
     }

@@ -410,9 +410,9 @@ impl State {
         put_text(bytes, self.kind.as_deref().unwrap_or(""));
         put_position(bytes, self.at.unwrap_or(Position { epoch: 0, seq: 0 }));
         put_varint(bytes, self.numbers.len() as u64);
-        for (replica, taken) in self.numbers.iter() {
+        for (origin, replica, taken) in self.numbers.iter() {
             bytes.put_u64(replica);
-            bytes.put_slice(taken.origin.as_bytes());
+            bytes.put_slice(origin.as_bytes());
             put_varint(bytes, taken.number);
             put_position(bytes, taken.position);
             put_varint(bytes, taken.refused.len() as u64);
@@ -464,7 +464,7 @@ impl State {
             if !(1..=MAX_NUMBER).contains(&number) {
                 return Err(Malformed("a number that is too high"));
             }
-            numbers.set(replica, Taken { origin, number, position, refused });
+            numbers.set(origin, replica, Taken { number, position, refused });
         }
         let snapshot = some_bytes(&mut reader)?;
         let mut tail = Vec::new();

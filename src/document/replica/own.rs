@@ -47,7 +47,7 @@ impl<D: Document> Replica<D> {
             if let Some(Err(conflict)) = applied {
                 self.view_is_stale = true;
                 pending.refused = true;
-                self.folded.ledger.numbers.refuse(pending.replica);
+                self.folded.ledger.numbers.refuse(self.config.me, pending.replica);
                 self.event(DocumentEvent::Refused { fragments: pending.fragments.clone(), conflict });
             }
             if self.pending.is_empty() && !self.view_is_stale {

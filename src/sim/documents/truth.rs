@@ -7,7 +7,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::document::Model;
-use crate::document::fold::Taken;
 use crate::document::wire::{Live, State, Update};
 use crate::id::EndpointId;
 use crate::message::Position;
@@ -25,15 +24,16 @@ fn broken<T>(invariant: u8, what: String) -> Result<T, Broken> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Fold {
     kind: Option<String>,
-    numbers: BTreeMap<u64, (EndpointId, u64, Position)>,
+    numbers: BTreeMap<(EndpointId, u64), (u64, Position)>,
     pub(super) edits: Vec<Edit>,
 }
 
 impl Fold {
     fn of(snapshot: &State) -> Option<Self> {
-        let number =
-            |(replica, taken): (u64, &Taken)| (replica, (taken.origin, taken.number, taken.position));
-        let numbers = snapshot.numbers.iter().map(number).collect();
+        let numbers = snapshot.numbers.iter();
+        let numbers = numbers
+            .map(|(origin, replica, taken)| ((origin, replica), (taken.number, taken.position)))
+            .collect();
         let edits = read(&snapshot.snapshot)?;
         Some(Self { kind: snapshot.kind.clone(), numbers, edits })
     }
@@ -46,14 +46,13 @@ impl Fold {
         origin: EndpointId,
         update: &Update,
     ) -> Option<(Vec<Edit>, bool)> {
-        let (whose, last) =
-            self.numbers.get(&update.replica).map_or((origin, 0), |(whose, number, _)| (*whose, *number));
+        let last = self.numbers.get(&(origin, update.replica)).map_or(0, |(number, _)| *number);
         let fits = self.kind.as_ref().is_none_or(|kind| *kind == update.kind);
-        if !fits || whose != origin || update.number != last + 1 {
+        if !fits || update.number != last + 1 {
             return None;
         }
         self.kind = Some(update.kind.clone());
-        self.numbers.insert(update.replica, (origin, update.number, at));
+        self.numbers.insert((origin, update.replica), (update.number, at));
         let fragments: Vec<Vec<Edit>> =
             update.fragments().map(|fragment| read(&fragment)).collect::<Option<_>>()?;
         match model {
