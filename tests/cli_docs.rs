@@ -8,7 +8,7 @@ mod cli;
 use std::io::Write;
 use std::path::Path;
 
-use cli::{Zincmq, host};
+use cli::{Zincmq, host, publish, sub};
 use serde_json::{Value, json};
 
 /// Runs `zincmq doc edit` to its end in order, and gives the line it ends with.
@@ -71,6 +71,23 @@ fn what_edit_reads_get_prints_and_watch_tells_in_patches() {
     assert!(origins.iter().all(|origin| *origin == origins[0]), "{origins:?}");
     watch.signal("INT");
     watch.ends_well();
+}
+
+#[test]
+fn sub_prints_what_documents_say_only_where_it_is_asked_for() {
+    let (_host, address) = host(&[]);
+    let (mut everything, _) = sub(&address, &["--count", "1"]);
+    let (mut documents, _) = sub(&address, &["--topic", "doc/minutes/f", "--count", "2"]);
+    edit(&address, "minutes", "[0, 0, \"Hello\"]");
+    publish(&address, "news", b"of the day");
+    assert_eq!(everything.next()["topic"], "news");
+    for _ in 0..2 {
+        assert_eq!(documents.next()["topic"], "doc/minutes/f");
+    }
+    for mut sub in [everything, documents] {
+        assert_eq!(sub.next()["event"], "closed");
+        sub.ends_well();
+    }
 }
 
 #[test]

@@ -232,7 +232,7 @@ pub(crate) struct SubArgs {
     #[command(flatten)]
     pub(crate) join: JoinArgs,
 
-    /// Print only topics that begin with PREFIX; may be given more than once
+    /// Print only topics that begin with PREFIX; may be given more than once [default: all but those of documents, doc/ and doc-to/]
     #[arg(long = "topic", value_name = "PREFIX")]
     pub(crate) topics: Vec<String>,
 

@@ -368,7 +368,8 @@ impl Closed {
             (stats.lost_windows, "windows lost"),
             (malformed, "malformed, dropped"),
             (stats.transport_drops, "dropped on full queues"),
-            (stats.unknown_sessions + stats.forbidden_submits, "submits refused"),
+            // Not those of ended sessions: their members send them again.
+            (stats.forbidden_submits, "submits refused"),
             (self.unsent as u64, "not sent"),
             (self.unknown, "of unknown fate"),
             (self.members as u64, "members still there"),

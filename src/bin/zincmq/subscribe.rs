@@ -20,6 +20,7 @@ pub(crate) async fn run(args: SubArgs, mut output: Output) -> Result<(), Failure
     if let Some(id) = args.id {
         builder = builder.id(id);
     }
+    let with_documents = !args.topics.is_empty();
     for prefix in args.topics {
         builder = builder.subscribe(prefix);
     }
@@ -35,6 +36,7 @@ pub(crate) async fn run(args: SubArgs, mut output: Output) -> Result<(), Failure
         events: client.events(),
         messages,
         rejoin,
+        with_documents,
         delay: Duration::from_millis(args.delay_ms),
         left: args.count.unwrap_or(u64::MAX),
         last: client.joined_at(),
@@ -66,12 +68,20 @@ fn host_of(client: &Client) -> EndpointId {
     host.map_or(EndpointId::NIL, |host| host.id)
 }
 
+/// Whether it is on a topic that documents take for themselves.
+fn is_of_documents(message: &Message) -> bool {
+    let topic = message.topic().as_str();
+    topic.starts_with("doc/") || topic.starts_with("doc-to/")
+}
+
 /// Prints messages and what happens to the endpoint.
 struct Printer<'a> {
     client: &'a Client,
     events: Events,
     messages: Messages,
     rejoin: Rejoin,
+    /// Whether to print what documents say, which is for no one to read.
+    with_documents: bool,
     /// How long to wait after each message.
     delay: Duration,
     /// How many messages are still to be printed.
@@ -183,6 +193,9 @@ impl Printer<'_> {
                 self.output.line(&Line::Reset { after: Some(self.last), resume_at: position })?;
             }
             self.last = position;
+        }
+        if !self.with_documents && is_of_documents(message) {
+            return Ok(());
         }
         self.left -= 1;
         self.output.line(&Line::Message(MessageLine::from(message)))
