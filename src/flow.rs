@@ -12,6 +12,9 @@ use crate::message::Position;
 /// its transport's queues; a member holds up to this much in each of its consumers' queues. Whoever is behind by the very last window
 /// alone is within the mark in messages and bytes, however large that window is.
 ///
+/// Whoever sends much at once fills windows of up to 1,024 messages, and a healthy member is one or two of them behind while it handles them. Marks below some
+/// 10,000 messages (a guess) therefore evict healthy members in bursts, and [`grace`](Self::grace) does not keep a member whose own queues are full.
+///
 /// ```
 /// use std::time::Duration;
 /// use zincmq::HighWaterMark;

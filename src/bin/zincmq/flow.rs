@@ -15,7 +15,7 @@ pub(crate) const MAX_SPAN: u64 = u32::MAX as u64;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Slow members")]
 pub(crate) struct FlowArgs {
-    /// How many messages a member may be behind: ordered, and not handled by it
+    /// How many messages a member may be behind: ordered, and not handled by it. Below 10,000 or so, bursts evict healthy ones
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = clap::value_parser!(u64).range(1..))]
     hwm_messages: u64,
 
