@@ -235,11 +235,12 @@ impl PeerQueue {
         state.wake();
     }
 
-    /// The connection's task begins a turn. Whether there is nothing to take here, so that it has to look elsewhere.
+    /// The connection's task begins a turn. Whether it has to look elsewhere: there is nothing to take here, or little, to which more has come elsewhere. Messages
+    /// for different subscribers, published one behind the other, so go out in one write.
     pub(super) fn begin_turn(&self) -> bool {
         let mut state = lock(&self.state);
-        state.nudged = false;
-        !state.has_work()
+        let was_nudged = std::mem::take(&mut state.nudged);
+        !state.has_work() || (was_nudged && state.bytes < OPEN.1)
     }
 
     pub(super) fn has_room(&self) -> bool {
