@@ -31,8 +31,11 @@ pub(super) const MOST_HELD_BYTES: usize = 64 << 20;
 pub(super) struct Join {
     nonce: u64,
     asks_nobody: bool,
-    /// Of those that were asked before, and not answered in time.
-    earlier: Vec<u64>,
+    /// Those that were asked before, and not answered in time.
+    earlier: Vec<Earlier>,
+    /// Whether it is asked of the host.
+    asks_the_host: bool,
+    /// Whose answer counts; the host's for `None`.
     of: Option<EndpointId>,
     tries: u32,
     /// Where it stands in the order, once it has come back.
@@ -43,6 +46,14 @@ pub(super) struct Join {
     /// What came behind the question.
     held: Vec<Held>,
     held_bytes: usize,
+}
+
+/// A question that was not answered in time.
+#[derive(Debug, Clone, Copy)]
+struct Earlier {
+    nonce: u64,
+    /// Whether it was asked of the host.
+    asked_the_host: bool,
 }
 
 /// What came while the document was not there yet.
@@ -93,6 +104,7 @@ impl Join {
             nonce,
             asks_nobody: false,
             earlier: Vec::new(),
+            asks_the_host: true,
             of: None,
             tries: 1,
             asked: None,
@@ -120,12 +132,12 @@ impl Join {
 
     /// Whether this is its question, or was one of its questions.
     pub(super) fn has_asked(&self, nonce: u64) -> bool {
-        self.nonce == nonce || self.earlier.contains(&nonce)
+        self.nonce == nonce || self.has_given_up(nonce)
     }
 
     /// Whether this was one of its questions, and is not any more.
     pub(super) fn has_given_up(&self, nonce: u64) -> bool {
-        self.earlier.contains(&nonce)
+        self.earlier.iter().any(|earlier| earlier.nonce == nonce)
     }
 
     /// Whether the question has no place in the order yet.
@@ -139,18 +151,20 @@ impl Join {
     }
 
     fn again(&mut self, nonce: u64, of: Option<EndpointId>) -> Step {
-        let earlier = self.nonces();
-        *self = Self { nonce, earlier, of, tries: self.tries, ..Self::new(nonce) };
+        let mut earlier = std::mem::take(&mut self.earlier);
+        earlier.push(Earlier { nonce: self.nonce, asked_the_host: self.asks_the_host });
+        let too_many = earlier.len().saturating_sub(MOST_NONCES);
+        earlier.drain(..too_many);
+        let (tries, asks_the_host) = (self.tries, of.is_none());
+        *self = Self { nonce, earlier, asks_the_host, of, tries, ..Self::new(nonce) };
         Step::Say(self.question())
     }
 
-    /// The questions so far, the latest ones.
-    fn nonces(&mut self) -> Vec<u64> {
-        let mut nonces = std::mem::take(&mut self.earlier);
-        nonces.push(self.nonce);
-        let too_many = nonces.len().saturating_sub(MOST_NONCES);
-        nonces.drain(..too_many);
-        nonces
+    /// The questions to the host that it did not answer, the latest ones.
+    fn unanswered(&self) -> Vec<u64> {
+        let now = Earlier { nonce: self.nonce, asked_the_host: self.asks_the_host };
+        let asked = self.earlier.iter().chain([&now]).filter(|earlier| earlier.asked_the_host);
+        asked.map(|earlier| earlier.nonce).collect()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -192,9 +206,15 @@ impl Join {
 
     /// `nonce` is a fresh one, for a question that has to be asked again.
     pub(super) fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer, nonce: u64) -> Step {
-        if self.earlier.contains(&answer.nonce) {
-            // Somebody is there, and slow: an answer to the question of now comes, too.
+        if let Some(earlier) = self.earlier.iter().find(|earlier| earlier.nonce == answer.nonce) {
+            // Somebody is there, and slow.
             self.tries = 1;
+            let is_told = matches!(answer.word, Word::Part { .. } | Word::Empty { .. } | Word::Refused(_));
+            if is_told && earlier.asked_the_host && !self.asks_the_host {
+                // The host, which knows better than whoever is asked now. What that one has is not all, maybe, and no other answer would show it.
+                return self.again(nonce, None);
+            }
+            // An answer to the question of now comes, too.
             if self.asked.is_some() {
                 self.deadline = Some(now + ANSWER_TIME * 2);
             }
@@ -212,7 +232,7 @@ impl Join {
                     let bytes: Bytes = std::mem::take(&mut self.parts).freeze();
                     return match State::decode(&bytes) {
                         Ok(state) => {
-                            let others = self.of.map(|_| std::mem::take(&mut self.earlier));
+                            let others = self.of.map(|_| self.unanswered());
                             let held = std::mem::take(&mut self.held);
                             Step::Done(Joined::State { state, asked, held, others })
                         }
@@ -248,10 +268,79 @@ impl Join {
         self.tries += 1;
         match self.asked {
             Some(asked) if self.tries > TRIES => {
-                let nonces = self.nonces();
+                let nonces = self.unanswered();
                 Step::Done(Joined::Nobody { asked, held: std::mem::take(&mut self.held), nonces })
             }
             _ => self.again(nonce, None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: EndpointId = EndpointId::from_bytes([1; 16]);
+    const OTHER: EndpointId = EndpointId::from_bytes([2; 16]);
+
+    fn ask(step: Step) -> (u64, Option<EndpointId>) {
+        match step {
+            Step::Say(Live::Ask { nonce, of, .. }) => (nonce, of),
+            step => panic!("no question: {step:?}"),
+        }
+    }
+
+    /// The question comes back.
+    fn place(join: &mut Join, seq: u64) {
+        let question = join.question();
+        assert!(join.on_live(Instant::START, true, Position { epoch: 1, seq }, OTHER, question));
+    }
+
+    /// The host does not answer, and somebody else is asked: its question, and the host's before.
+    fn ask_another() -> Join {
+        let mut join = Join::new(1);
+        for (seq, nonce) in (1..).zip([2, 3]) {
+            place(&mut join, seq);
+            let late = join.poll_timeout().expect("it has its place");
+            assert_eq!(ask(join.on_timeout(late, nonce)), (nonce, None));
+        }
+        place(&mut join, 3);
+        let offer = Answer { nonce: 3, word: Word::Offer };
+        assert_eq!(ask(join.on_answer(Instant::START, OTHER, offer, 4)), (4, Some(OTHER)));
+        place(&mut join, 4);
+        join
+    }
+
+    #[test]
+    fn a_host_that_is_slow_is_asked_again_and_not_another_that_may_know_less() {
+        let empty = |nonce| Answer { nonce, word: Word::Empty { read_only: false } };
+        for is_busy in [false, true] {
+            let mut join = ask_another();
+            if is_busy {
+                let busy = Answer { nonce: 4, word: Word::Busy };
+                assert!(matches!(join.on_answer(Instant::START, OTHER, busy, 5), Step::Wait));
+            }
+            assert_eq!(ask(join.on_answer(Instant::START, HOST, empty(3), 5)), (5, None));
+            place(&mut join, 5);
+            let done = join.on_answer(Instant::START, HOST, empty(5), 6);
+            assert!(matches!(done, Step::Done(Joined::Empty { .. })), "{done:?}");
+        }
+    }
+
+    #[test]
+    fn another_that_is_slow_is_waited_for() {
+        let mut join = ask_another();
+        let late = join.poll_timeout().expect("it has its place");
+        assert_eq!(ask(join.on_timeout(late, 5)), (5, None));
+        place(&mut join, 5);
+        let offer = Answer { nonce: 5, word: Word::Offer };
+        assert_eq!(ask(join.on_answer(late, OTHER, offer, 6)), (6, Some(OTHER)));
+        place(&mut join, 6);
+        // Of the first time.
+        let answer = Answer { nonce: 4, word: Word::Empty { read_only: false } };
+        assert!(matches!(join.on_answer(late, OTHER, answer, 7), Step::Wait));
+        let nobody = Word::Empty { read_only: false };
+        let done = join.on_answer(late, OTHER, Answer { nonce: 6, word: nobody }, 7);
+        assert!(matches!(done, Step::Done(Joined::Empty { .. })), "{done:?}");
     }
 }

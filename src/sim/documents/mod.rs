@@ -374,19 +374,25 @@ impl World<'_> {
     pub(super) fn on_documents(&mut self, index: usize) -> Result<(), Broken> {
         let answers = wire::answer_topic(self.members[index].id);
         let now = self.members[index].clock.now(self.now);
-        let (is_up, host_life) = (self.members[index].machine.is_some(), self.host.life);
+        let is_up = self.members[index].machine.is_some();
         let Some(documents) = &mut self.documents else { return Ok(()) };
-        let Some(part) = documents.parts.get_mut(index).filter(|_| is_up) else { return Ok(()) };
-        for opening in part.openings.values_mut() {
-            opening.was_alone = opening.replica.is_alone();
-        }
+        let Documents { parts, truths, counts, keeping, .. } = documents;
+        let Some(part) = parts.get_mut(index).filter(|_| is_up) else { return Ok(()) };
         let taken = Vec::from(std::mem::take(&mut part.incoming));
-        for incoming in &taken {
-            for (document, opening) in &mut part.openings {
+        if part.timer_at.is_some_and(|at| at <= self.now) {
+            part.timer_at = None;
+        }
+        let mut failed = Vec::new();
+        for (document, opening) in &mut part.openings {
+            let prefix = wire::prefix(NAMES[*document]);
+            let truth = &mut truths[*document];
+            let mut is_of_no_use = false;
+            // What is due comes last.
+            for incoming in taken.iter().map(Some).chain([None]) {
+                let was_alone = opening.replica.is_alone();
                 match incoming {
-                    Incoming::Reset => opening.replica.on_reset(),
-                    Incoming::Messages(messages) => {
-                        let prefix = wire::prefix(NAMES[*document]);
+                    Some(Incoming::Reset) => opening.replica.on_reset(),
+                    Some(Incoming::Messages(messages)) => {
                         for message in messages {
                             let topic = message.topic().as_str();
                             if topic.starts_with(&prefix) || topic == answers || topic == wire::KEEPER_TOPIC {
@@ -395,19 +401,15 @@ impl World<'_> {
                         }
                         opening.replica.settle();
                     }
+                    None => opening.replica.handle_timeout(now),
                 }
+                // What it is told now may be of an earlier life.
+                let host = opening.replica.position().and_then(|at| self.oracle.life_of(at.epoch));
+                let life = host.and_then(|host| keeping.life_at(host, opening.replica.since()));
+                let life = life.filter(|_| !was_alone && !opening.replica.is_alone());
+                is_of_no_use |= perform(opening, *document, truth, counts, life)?;
             }
-        }
-        if part.timer_at.is_some_and(|at| at <= self.now) {
-            part.timer_at = None;
-        }
-        let mut failed = Vec::new();
-        let life = documents.keeping.life();
-        for (document, opening) in &mut part.openings {
-            opening.replica.handle_timeout(now);
-            // It may go by what a keeper had that is no more.
-            opening.was_alone |= documents.keeping.life_at(host_life, opening.replica.since()) != Some(life);
-            if perform(opening, *document, &mut documents.truths[*document], &mut documents.counts, life)? {
+            if is_of_no_use {
                 failed.push(*document);
             }
             if opening.waits_for.is_none() {
@@ -618,13 +620,13 @@ fn summary(payload: &Bytes) -> String {
     }
 }
 
-/// Does what a replica wants done; whether it is of no more use.
+/// Does what a replica wants done; whether it is of no more use. `life` is the life of the keeper that it goes by, if it does not go on alone.
 fn perform(
     opening: &mut Opening,
     document: usize,
     truth: &mut Truth,
     counts: &mut DocumentCounts,
-    life: u32,
+    life: Option<u32>,
 ) -> Result<bool, Broken> {
     let mut failed = false;
     while let Some(wish) = opening.replica.poll() {
@@ -635,8 +637,7 @@ fn perform(
                 .map(|message| message.with_kind(MessageKind::FullDocument)),
             Wish::Refused(edits) => {
                 counts.refused += edits.len() as u64;
-                let is_sure = !opening.was_alone && !opening.replica.is_alone();
-                truth.on_refused(if is_sure { life } else { 0 }, &edits);
+                truth.on_refused(life.unwrap_or(0), &edits);
                 continue;
             }
             // Opened while the host does not answer: its application is told, and tries again.

@@ -152,8 +152,6 @@ pub(super) struct Opening {
     /// Nothing is sent before this subscription is in force.
     pub(super) waits_for: Option<u64>,
     pub(super) said: VecDeque<Outgoing>,
-    /// Whether it was on its own when it last took something in: then what it says may be wrong.
-    pub(super) was_alone: bool,
     /// Up to where its state was compared.
     pub(super) checked: Option<Position>,
 }
@@ -165,6 +163,6 @@ impl Opening {
             Model::Commutative => Box::new(Replica::<Facts>::new(config)),
         };
         replica.set_host(host);
-        Self { number, replica, waits_for: None, said: VecDeque::new(), was_alone: false, checked: None }
+        Self { number, replica, waits_for: None, said: VecDeque::new(), checked: None }
     }
 }
