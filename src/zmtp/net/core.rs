@@ -62,7 +62,7 @@ impl Handle {
     /// Vouches for the subscriber of this identity, be it there or not, or takes that back: what is told of oneself is not to be believed. One that is
     /// vouched for is treated as [`Options::on_full_vouched`] says.
     pub(crate) fn vouch(&self, identity: &[u8], is_vouched: bool) {
-        self.publisher().vouch(identity, is_vouched);
+        self.0.vouch(identity, is_vouched);
     }
 
     pub(crate) fn is_vouched(&self, identity: &[u8]) -> bool {

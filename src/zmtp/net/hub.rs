@@ -384,6 +384,15 @@ impl Hub {
         !named.is_empty()
     }
 
+    /// Vouches for whoever has this identity, or does not any more.
+    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool) {
+        // Who becomes ready meanwhile is named already, or finds it so.
+        let peers = lock(&self.peers);
+        if let Some(publisher) = &self.publisher {
+            publisher.vouch(identity, is_vouched, peers.named(identity));
+        }
+    }
+
     /// What waits for a peer of this identity: of several, for the one for which most octets wait.
     pub(super) fn backlog(&self, identity: &[u8]) -> Option<Backlog> {
         let peers = lock(&self.peers);

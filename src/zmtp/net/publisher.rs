@@ -114,17 +114,21 @@ impl Publisher {
         state.by_key.insert(peer.key, place);
     }
 
-    /// Vouches for whoever has this identity, or does not any more: of those that are there, and those that come.
-    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool) {
+    /// Vouches for whoever has this identity, or does not any more: for those that have it now, and those that come.
+    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool, named: &[Arc<Peer>]) {
         let mut state = lock(&self.state);
         if is_vouched {
             state.vouched.insert(Bytes::copy_from_slice(identity));
         } else {
             state.vouched.remove(identity);
         }
-        let on_full = self.on_full(is_vouched);
-        let peers = state.peers.iter_mut().flatten();
-        peers.filter(|other| other.peer.identity() == identity).for_each(|other| other.on_full = on_full);
+        let State { by_key, peers, .. } = &mut *state;
+        let places = named.iter().filter_map(|peer| by_key.get(&peer.key));
+        for place in places {
+            if let Some(subscriber) = &mut peers[*place as usize] {
+                subscriber.on_full = self.on_full(is_vouched);
+            }
+        }
     }
 
     pub(super) fn is_vouched(&self, identity: &[u8]) -> bool {
