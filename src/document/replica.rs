@@ -54,9 +54,11 @@ pub(crate) enum Output<D: Document> {
 
 /// An update of our own: without a place, or remembered for a host that comes back without it.
 struct Pending<D: Document> {
-    /// Who we were when it was made.
+    /// Who we were when it was said last.
     replica: u64,
     number: u64,
+    /// Under which names it was said before: whoever kept the document then may come back with it.
+    earlier: Vec<(u64, u64)>,
     /// Whether it had its place, and did not apply there. The application knows, so it is not tried again.
     refused: bool,
     fragments: Vec<D::Fragment>,

@@ -285,6 +285,38 @@ fn what_was_refused_once_is_not_tried_again_for_a_host_that_forgot_it() {
 }
 
 #[test]
+fn what_came_back_under_another_name_counts_once_where_the_first_one_is_kept() {
+    let (mut net, first, second) = Net::<Line>::of_two();
+    net.write(first, "a");
+    net.place_all();
+    let stored = |net: &mut Net<Line>| net.store.load(NAME).expect("a store").expect("it is stored");
+    let early = stored(&mut net);
+    net.write_here(first, "b");
+    net.write_here(second, "c");
+    net.write(second, "d");
+    net.place_all();
+    net.all_have(b"abd");
+    let late = stored(&mut net);
+    let come_back_with = |net: &mut Net<Line>, stored| {
+        net.restart(false);
+        let mut behind = keeper(true, true);
+        behind.load(NAME.into(), stored).expect("what it stored itself");
+        net.keeper = Some(behind);
+        for index in [second, first] {
+            net.reset(index);
+            net.place_all();
+        }
+    };
+    // "c" was refused, and "d" comes back without it.
+    let before = net.ones[second].replica.id();
+    come_back_with(&mut net, early);
+    net.all_have(b"ad");
+    assert_ne!(net.ones[second].replica.id(), before, "its numbers have a hole");
+    come_back_with(&mut net, late);
+    net.all_have(b"abd");
+}
+
+#[test]
 fn what_is_remembered_no_more_is_no_hole_that_others_fall_into() {
     let mut net = Net::<Line> { recent: 1, ..Net::new() };
     let (first, second) = (net.open(), net.open());

@@ -10,8 +10,28 @@ use super::super::wire::{self, Update};
 use super::super::{Conflict, Document, DocumentError, DocumentEvent, Merged, Model};
 use super::{Output, Pending, Replica};
 
+/// How many names are remembered that an update had before (a guess: it gets another one when a host has lost it together with others).
+const MOST_NAMES: usize = 16;
+
 /// How many bytes the updates may have that an ordered document remembers after they had their places (a guess).
 const MOST_RECENT_BYTES: usize = 16 << 20;
+
+impl<D: Document> Pending<D> {
+    /// All names it was said under, and may be in a document by.
+    fn names(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.earlier.iter().copied().chain([(self.replica, self.number)])
+    }
+
+    /// It is said under another name.
+    fn rename(&mut self, replica: u64, number: u64) {
+        if self.earlier.len() >= MOST_NAMES {
+            self.earlier.remove(0);
+        }
+        self.earlier.push((self.replica, self.number));
+        (self.replica, self.number) = (replica, number);
+        self.payload = wire::renumbered(&self.payload, replica, number);
+    }
+}
 
 impl<D: Document> Replica<D> {
     pub(super) fn send_again(&mut self) {
@@ -166,8 +186,7 @@ impl<D: Document> Replica<D> {
     pub(super) fn renumber(&mut self) {
         self.be_somebody_else();
         for (pending, number) in self.pending.iter_mut().zip(1..) {
-            let payload = wire::renumbered(&pending.payload, self.id, number);
-            (pending.replica, pending.number, pending.payload) = (self.id, number, payload);
+            pending.rename(self.id, number);
         }
         self.next_number = 1 + self.pending.len() as u64;
         self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
@@ -183,10 +202,10 @@ impl<D: Document> Replica<D> {
         let placed = recent.into_iter().map(|own| (own, true));
         for (mut own, had_its_place) in placed.chain(pending.into_iter().map(|own| (own, false))) {
             let (numbers, me) = (&self.folded.ledger.numbers, self.config.me);
-            let has = match had_its_place {
-                true => numbers.may_have(me, own.replica, own.number),
-                false => numbers.last(me, own.replica) >= own.number,
-            };
+            let has = own.names().any(|(replica, number)| match had_its_place {
+                true => numbers.may_have(me, replica, number),
+                false => numbers.last(me, replica) >= number,
+            });
             if !has && own.refused {
                 has_holes = true;
                 continue;
@@ -200,7 +219,8 @@ impl<D: Document> Replica<D> {
                 self.pending.push_back(own);
                 continue;
             }
-            if !own.refused && numbers.was_refused(me, own.replica, own.number) {
+            let was_refused = |(replica, number)| numbers.was_refused(me, replica, number);
+            if !own.refused && own.names().any(was_refused) {
                 own.refused = true;
                 let conflict = Conflict::new("something came before it, while this node was not there");
                 self.event(DocumentEvent::Refused { fragments: own.fragments.clone(), conflict });
@@ -245,7 +265,9 @@ impl<D: Document> Replica<D> {
         let payload = Update::new(D::KIND, self.id, number, encoded).encode();
         self.pending_bytes += payload.len();
         let (replica, refused) = (self.id, false);
-        self.pending.push_back(Pending { replica, number, refused, fragments, payload: payload.clone() });
+        let own =
+            Pending { replica, number, earlier: Vec::new(), refused, fragments, payload: payload.clone() };
+        self.pending.push_back(own);
         self.put(payload);
     }
 }
