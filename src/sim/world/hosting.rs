@@ -314,6 +314,7 @@ impl World<'_> {
                 self.push(after, Event::Verdict { life: self.host.life, peer });
             }
             host::Output::Ordered(_) => {}
+            host::Output::AskRights { .. } => {}
             host::Output::Event(event) => {
                 trace!(self, "host: {event:?}");
                 if let host::Event::Evicted { eviction, .. } = event {
