@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::endpoint::{Batch, Messages, Receipt, Sender, StreamOptions};
 use crate::error::{RecvError, SendError};
 use crate::id::EndpointId;
-use crate::message::{Message, MessageKind};
+use crate::message::{Message, MessageKind, Topic};
 use crate::proto::Instant;
 use crate::sync::lock;
 
 use super::super::keeper::{self, Output};
-use super::super::outgoing::{Outgoing, Queue, message, next_unknown};
+use super::super::outgoing::{Lost, Outgoing, Queue, message, next_lost};
 use super::super::wire::{self, State};
 use super::super::{Access, Malformed};
 use super::rights::{self, Veto};
@@ -359,13 +359,16 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
         }
     }
     // What it has said of its own accord, and whose fates are open.
-    let mut open: VecDeque<Receipt> = VecDeque::new();
+    let mut open: VecDeque<(Topic, Receipt)> = VecDeque::new();
     loop {
         let part = || lock(&shared.machine).poll_part().and_then(sent);
         let message = tokio::select! {
             biased;
-            () = next_unknown(&mut open) => {
-                lock(&shared.machine).on_unknown();
+            lost = next_lost(&mut open) => {
+                match lost {
+                    (Lost::Unknown, _) => lock(&shared.machine).on_unknown(),
+                    (Lost::Refused, topic) => lock(&shared.machine).on_refused(&topic),
+                }
                 shared.wake.notify_one();
                 continue;
             }
@@ -374,8 +377,9 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
         let Some(message) = message else { break };
         let is_its_own =
             matches!(message.kind(), MessageKind::DocumentFragment | MessageKind::FullDocumentRequest);
+        let topic = message.topic().clone();
         match sender.send(message).await {
-            Ok(receipt) if is_its_own => open.push_back(receipt),
+            Ok(receipt) if is_its_own => open.push_back((topic, receipt)),
             Ok(_) => {}
             Err(SendError::Closed { .. }) => break,
             Err(error) => {

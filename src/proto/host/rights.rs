@@ -283,7 +283,7 @@ impl Host {
             return self.order(id, sender, batch, skip..batch.len());
         }
         let may_ask = batch.may_ask();
-        let mut may: Vec<Option<May>> = vec![None; batch.topics.len()];
+        let mut looked_up: Vec<Option<May>> = vec![None; batch.topics.len()];
         let (mut begin, mut refused) = (skip, Refused::default());
         for index in skip..batch.len() {
             let Some(place) = batch.topic_of(index) else { break };
@@ -291,9 +291,9 @@ impl Host {
             let asked_of = if may_ask { batch.asked_of(index) } else { None };
             let may = match asked_of {
                 Some(of) => self.may_be_asked(now, of, topic),
-                None => match may[place] {
+                None => match looked_up[place] {
                     Some(may) => may,
-                    None => *may[place].insert(self.may(now, token, topic)),
+                    None => *looked_up[place].insert(self.may(now, token, topic)),
                 },
             };
             match may {
@@ -304,10 +304,10 @@ impl Host {
                     // What is behind it comes again, with it: all that is to be known for that is asked for at once.
                     for later in index..batch.len() {
                         if let Some(place) = batch.topic_of(later)
-                            && may[place].is_none()
+                            && looked_up[place].is_none()
                             && !(may_ask && batch.asked_of(later).is_some())
                         {
-                            may[place] = Some(self.may(now, token, &batch.topics[place]));
+                            looked_up[place] = Some(self.may(now, token, &batch.topics[place]));
                         }
                     }
                     if let Some(session) = self.sessions.get_mut(&token) {
