@@ -338,7 +338,7 @@ impl<D: Document> Replica<D> {
             MessageKind::FullDocumentRequest => self.join.is_some(),
             _ => false,
         };
-        if self.failed.is_some() || !concerns_us {
+        if self.failed.is_some() || !concerns_us || mutant!(self, KeepRefused) {
             return;
         }
         self.refusals += u32::from(kind == MessageKind::DocumentFragment);

@@ -629,7 +629,8 @@ impl World<'_> {
                 return Err((17, format!("the keeper does not have {name:?}")));
             }
             documents.check_mirror(life, name, truth)?;
-            truth.check_fates(life, documents.recent > MOST_EDITS as usize)?;
+            let remembers = documents.recent > MOST_EDITS as usize;
+            truth.check_fates(life, remembers, documents.rights.is_none())?;
         }
         Ok(())
     }
