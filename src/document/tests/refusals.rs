@@ -160,3 +160,19 @@ fn a_keeper_elsewhere_whose_gift_is_refused_keeps_what_the_cluster_has() {
     net.place_all();
     assert_eq!(net.kept(), [1]);
 }
+
+#[test]
+fn the_host_reads_of_whom_a_question_is_asked() {
+    let of = |live: &Live, kind| {
+        let message = Message::new(wire::live_topic(NAME), live.encode()).expect("a topic").with_kind(kind);
+        let mut batch = crate::wire::BatchBuilder::new(1);
+        assert!(batch.push(&message));
+        crate::wire::Batch::decode(batch.finish(), 1 << 20).expect("good").asked_of(0)
+    };
+    let ask = |of| Live::Ask { nonce: 1 << 62, of, anyone: true };
+    assert_eq!(of(&ask(Some(id(7))), MessageKind::FullDocumentRequest), Some(id(7)));
+    assert_eq!(of(&ask(None), MessageKind::FullDocumentRequest), Some(EndpointId::NIL));
+    assert_eq!(of(&ask(Some(id(7))), MessageKind::DocumentFragment), None);
+    let more = Live::More { nonce: 3, of: id(7), next: 8 };
+    assert_eq!(of(&more, MessageKind::FullDocumentRequest), Some(EndpointId::NIL));
+}
