@@ -183,12 +183,18 @@ fn many(options: &Options) -> ExitCode {
         folds,
         compared,
         forged,
+        rights,
+        forbidden,
+        denied,
         keepers,
         mirrored,
         ..
     } = sum.documents;
     println!("documents    {opened} opened, {unavailable} not to be had, {edits} edits, {refused} refused");
     println!("             {forged} forged, {keepers} keepers replaced");
+    println!(
+        "             {rights} changes of rights, {forbidden} messages refused by them, {denied} denied"
+    );
     println!(
         "             {compared} states compared, and {mirrored} of keepers on members, {seeds} brought back, {folds} folds"
     );

@@ -91,6 +91,10 @@ pub enum ReceiptError {
     /// The message may have been ordered or not.
     #[error("the host's word on the message never came: it may or may not have been ordered")]
     Unknown,
+    /// The host does not order it, now or later: it is about a document that this endpoint [may not change](crate::document::KeeperBuilder::access), or, where it was told of
+    /// itself, may not read. Nobody has seen it.
+    #[error("the host does not order it: this endpoint may not say that about the document")]
+    Refused,
     /// The endpoint ended before the message was sent.
     #[error("the endpoint ended before the message was sent")]
     NeverSent,

@@ -4,7 +4,7 @@
     zincmq_client.py ADDR [--send TOPIC TEXT]... [--count N]
 
 Prints one JSON object per line: `joined`, then `message` for what others send, `ordered` for each message of its own that
-came back with its place, and `reset` where something was missed. Leaves with the host, or after N messages of others
+came back with its place, `refused` where some up to one are not ordered, and `reset` where something was missed. Leaves with the host, or after N messages of others
 and when its own are ordered.
 """
 
@@ -241,8 +241,13 @@ class ZincClient:
             for _ in range(*reader.numbers("H")):
                 epoch, first, first_seq, count = reader.numbers("QQQI")
                 if self.ordered < first + count - 1 < self.next_origin_seq:
-                    self.ordered, self.place = first + count - 1, (epoch, first_seq + count - 1)
-            # We need not keep what has its place.
+                    if first_seq:
+                        self.place = epoch, first_seq + count - 1
+                    else:  # refused: about a document that we may not change
+                        last = first + count - 1
+                        self.events.append(("refused", Message(self.epoch, self.seq, self.id, last, "", 0, b"", b"")))
+                    self.ordered = first + count - 1
+            # We need not keep what has its place, or gets none.
             self.outbox = [(last, body) for last, body in self.outbox if last > self.ordered]
         elif kind == RESEND:
             self.heard[self.submit] = time.monotonic()

@@ -240,6 +240,13 @@ impl Keeper {
         });
     }
 
+    /// The host's: who may do what with this document, or with all, is another thing by now. Who has it open is to ask again.
+    pub(crate) fn on_access_changed(&mut self, name: Option<&str>) {
+        if self.config.is_hosts {
+            self.ask_again(name.map_or_else(|| wire::KEEPER_TOPIC.to_owned(), wire::live_topic));
+        }
+    }
+
     /// Updates of this document must have passed this keeper by: whoever has it open gives what is missing when it asks for it; and the host's has it.
     fn miss(&mut self, now: Instant, name: &str) {
         if self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name)) {

@@ -102,17 +102,36 @@ pub(super) fn message(topic: String, kind: MessageKind, payload: Bytes) -> Optio
     Some(message.ok()?.with_kind(kind))
 }
 
-/// Waits until the fate of a message turns out to be unknown. Those that are known by then are done with: several that are told at once are one word.
-pub(super) async fn next_unknown(open: &mut VecDeque<Receipt>) {
-    let is_unknown = |fate| fate == Err(ReceiptError::Unknown);
-    while let Some(receipt) = open.front() {
-        if is_unknown(receipt.ordered().await) {
-            let known = |receipt: &Receipt| receipt.ordered().now_or_never().is_some_and(is_unknown);
-            let count = open.iter().take_while(|receipt| known(receipt)).count();
-            open.drain(..count);
-            return;
+/// What became of a message that does not get a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// It may have one or not.
+    Unknown,
+    /// The host does not let it have one.
+    Refused,
+}
+
+/// Waits until the fate of a message turns out to be none to wait for: what it is, and what was noted of the message. Those that are known by then are done with: several that
+/// are told at once are one word, and those that were refused where the same was noted of them.
+pub(super) async fn next_lost<T: PartialEq>(open: &mut VecDeque<(T, Receipt)>) -> (Lost, T) {
+    let lost = |fate| match fate {
+        Err(ReceiptError::Unknown) => Some(Lost::Unknown),
+        Err(ReceiptError::Refused) => Some(Lost::Refused),
+        Ok(_) | Err(ReceiptError::NeverSent) => None,
+    };
+    while let Some((_, receipt)) = open.front() {
+        let lost_now = lost(receipt.ordered().await);
+        let Some((first, _)) = open.pop_front() else { break };
+        if let Some(what) = lost_now {
+            let same = |(note, receipt): &(T, Receipt)| {
+                let is_alike = what == Lost::Unknown || *note == first;
+                is_alike && receipt.ordered().now_or_never().and_then(lost) == Some(what)
+            };
+            while open.front().is_some_and(same) {
+                open.pop_front();
+            }
+            return (what, first);
         }
-        open.pop_front();
     }
     std::future::pending().await
 }

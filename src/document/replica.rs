@@ -19,6 +19,9 @@ use super::transfer::Transfers;
 use super::wire::{self, Answer, Live, Piece, Update, Word};
 use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Model, UpdateError};
 
+/// How often in a row the host may refuse what its keeper says is allowed, before the document is of no use (a guess: rights that change just then are asked for once or twice more).
+const MOST_REFUSALS: u32 = 8;
+
 /// What a replica is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -114,6 +117,8 @@ pub(crate) struct Replica<D: Document> {
     pending: VecDeque<Pending<D>>,
     pending_bytes: usize,
     next_number: u64,
+    /// How often the host has refused something, since anything of ours had its place.
+    refusals: u32,
     recent: VecDeque<Pending<D>>,
     stored: Option<Position>,
     transfers: Transfers,
@@ -160,6 +165,7 @@ impl<D: Document> Replica<D> {
             pending: VecDeque::new(),
             pending_bytes: 0,
             next_number: 1,
+            refusals: 0,
             recent: VecDeque::new(),
             stored: None,
             failed: None,
@@ -322,6 +328,28 @@ impl<D: Document> Replica<D> {
             self.ask();
         }
         self.send_again();
+    }
+
+    /// The host does not let something of ours have a place: we may not say it, or it was a question of somebody who may not answer. What we may do by now the answer to another
+    /// question says; an answer that is under way brings back, or gives up, what is pending anyway.
+    pub(crate) fn on_refused(&mut self, kind: MessageKind) {
+        let concerns_us = match kind {
+            MessageKind::DocumentFragment => {
+                self.seeding || (self.join.is_none() && !self.pending.is_empty())
+            }
+            MessageKind::FullDocumentRequest => self.join.is_some(),
+            _ => false,
+        };
+        if self.failed.is_some() || !concerns_us || mutant!(self, KeepRefused) {
+            return;
+        }
+        self.refusals += u32::from(kind == MessageKind::DocumentFragment);
+        if self.refusals > MOST_REFUSALS {
+            let (name, reason) =
+                (self.config.name.clone(), "the host takes no change of it from here".to_owned());
+            return self.fail(DocumentError::Refused { name, reason });
+        }
+        self.ask();
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -630,7 +658,7 @@ impl<D: Document> Replica<D> {
                 match others {
                     // What we may do the host alone says.
                     Some(nonces) => self.unanswered = nonces,
-                    None => self.read_only = state.read_only || self.config.read_only,
+                    None => self.may_only_read(state.read_only),
                 }
                 let found = state.kind.clone();
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
@@ -647,7 +675,7 @@ impl<D: Document> Replica<D> {
                 }
             }
             Joined::Empty { asked, held, read_only } => {
-                self.read_only = read_only || self.config.read_only;
+                self.may_only_read(read_only);
                 self.begin_anew(asked, held);
             }
             Joined::Nobody { asked, held, nonces } if self.begun || self.config.create => {
@@ -656,6 +684,14 @@ impl<D: Document> Replica<D> {
             }
             Joined::Nobody { .. } => self.fail(DocumentError::Unavailable { name }),
             Joined::Refused(reason) => self.fail(DocumentError::Refused { name, reason }),
+        }
+    }
+
+    /// What we may do, by the host's word.
+    fn may_only_read(&mut self, read_only: bool) {
+        self.read_only = read_only || self.config.read_only;
+        if self.read_only {
+            self.refusals = 0;
         }
     }
 

@@ -18,6 +18,7 @@ use crate::proto::Instant;
 
 mod mirrors;
 mod net;
+mod refusals;
 mod trouble;
 mod types;
 

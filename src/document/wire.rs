@@ -8,13 +8,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::id::EndpointId;
 /// Where all documents are.
 pub(crate) use crate::message::DOCUMENTS as ROOT;
-use crate::message::{ANSWERS, Position, Topic};
-use crate::wire::{Malformed, Reader, TARGET_BYTES, put_varint};
+use crate::message::{ANSWERS, MAX_DOCUMENT_NAME, Position, Topic};
+use crate::wire::{ASK, Malformed, Reader, TARGET_BYTES, put_varint};
 
 use super::fold::{Numbers, Taken};
 
-/// The longest name of a document, in bytes: with what is around it, a topic holds it.
-pub(crate) const MAX_NAME: usize = 200;
 /// The longest name of a type, in bytes.
 const MAX_KIND: usize = 64;
 /// The highest number of an update: there is always one more.
@@ -22,7 +20,9 @@ const MAX_NUMBER: u64 = 1 << 62;
 
 /// Whether a text can name a document: 1 to 200 bytes, no `/` and no control character, so that no name is the beginning of another's topic.
 pub(crate) fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len()) && !name.contains('/') && !name.chars().any(char::is_control)
+    (1..=MAX_DOCUMENT_NAME).contains(&name.len())
+        && !name.contains('/')
+        && !name.chars().any(char::is_control)
 }
 
 /// What has to do with a document begins with this.
@@ -133,7 +133,6 @@ const STORED: u8 = 0x03;
 const ASK_AGAIN: u8 = 0x04;
 const GIVEN_UP: u8 = 0x05;
 const PIECE: u8 = 0x06;
-const ASK: u8 = 0x10;
 const MORE: u8 = 0x11;
 
 /// A message on an endpoint's topic.

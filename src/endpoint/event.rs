@@ -82,6 +82,16 @@ pub enum Event {
         /// Why.
         reason: RefusalReason,
     },
+    /// On a host: a member said something about a document that [`access`](crate::document::KeeperBuilder::access) does not let it say. It was not ordered, and the member was
+    /// told. At most once a second for each member.
+    Forbidden {
+        /// Who.
+        id: EndpointId,
+        /// The document's name, of the last messages; empty for the topics that no document has for itself.
+        document: String,
+        /// How many messages there were since the last time that this was said of it, about whatever document.
+        messages: u64,
+    },
     /// On a host: a subscriber that is no member took too little, and its connection was cut. What it missed is counted in
     /// [`Stats::transport_drops`](crate::Stats::transport_drops).
     SubscriberCut {

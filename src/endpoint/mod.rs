@@ -27,6 +27,7 @@ pub use event::{Event, Events, LeaveReason};
 pub use extensions::Extensions;
 pub use handler::{HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, MessageHandler, OrderKey};
 pub use host::{Host, HostBuilder};
+pub(crate) use node::{Guard, Told};
 pub use outbound::{Receipt, Reservation};
 pub use sender::Sender;
 pub use stats::{MemberLag, Stats};

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::SubscribeError;
 use crate::id::EndpointId;
 use crate::message::{TopicError, check_prefix};
+use crate::proto::host::{Rights, Stamp};
 use crate::role::Role;
 use crate::sync::lock;
 use crate::wire::{MAX_PREFIXES, MemberEntry};
@@ -28,6 +29,28 @@ use super::{Member, ShutdownReport};
 /// How many requests of the application may wait for the driver (a guess; each waits for its answer).
 const COMMANDS: usize = 64;
 
+/// Who tells a host what members may say about documents.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) stamp: Stamp,
+    /// For how long an answer counts.
+    pub(crate) lasts: Duration,
+    /// Of whom, and about which document, something is to be told. The host asks about each member a bounded number at a time.
+    pub(crate) asks: mpsc::UnboundedSender<(EndpointId, String)>,
+    pub(crate) told: mpsc::Receiver<Told>,
+}
+
+/// What a guard tells its host. Where it ends without a word, what is not known by then is not allowed.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// What a member may do with a document.
+    Rights { stamp: Stamp, id: EndpointId, name: String, rights: Rights },
+    /// What was told before this stamp counts no more, of a document or of all. Answers when that is so.
+    Forget { stamp: Stamp, name: Option<String>, done: oneshot::Sender<()> },
+    /// Nobody is to be asked any more.
+    Release,
+}
+
 /// A request of the application to the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -37,6 +60,8 @@ pub(crate) enum Command {
     Kick { id: EndpointId, text: String, done: oneshot::Sender<bool> },
     /// Go on in an epoch above this one, and answer when that is so. Hosts only.
     RiseAbove { epoch: u64, done: oneshot::Sender<()> },
+    /// Ask this guard from now on what members may say about documents; or nobody. Answers when that is so. Hosts only.
+    Guard { guard: Option<Guard>, done: oneshot::Sender<()> },
     /// End in order.
     Shutdown,
 }
@@ -305,6 +330,14 @@ impl Node {
         let (done, answer) = oneshot::channel();
         // A host that has ended gives no more positions.
         let _ = self.commands.send(Command::RiseAbove { epoch, done }).await;
+        let _ = answer.await;
+    }
+
+    /// Of a host: lets a guard tell what members may say about documents, in the place of the one before; `None`: they may say everything.
+    pub(crate) async fn set_guard(&self, guard: Option<Guard>) {
+        let (done, answer) = oneshot::channel();
+        // A host that has ended orders nothing.
+        let _ = self.commands.send(Command::Guard { guard, done }).await;
         let _ = answer.await;
     }
 

@@ -444,6 +444,7 @@ impl Known {
         let run =
             self.runs.iter().find(|run| (run.first_origin_seq..=run.last_origin_seq()).contains(&origin_seq));
         match run {
+            Some(run) if run.is_refused() => Some(Err(ReceiptError::Refused)),
             Some(run) => Some(Ok(Position {
                 epoch: run.epoch,
                 seq: run.first_seq + (origin_seq - run.first_origin_seq),
@@ -486,6 +487,7 @@ impl Receipt {
     /// # Errors
     /// [`ReceiptError::Unknown`] when the host's word will never come: the message may or may not have been ordered. A lost connection alone
     /// is no reason: the message is sent again.
+    /// [`ReceiptError::Refused`] when the host does not order it, since this endpoint may not say that.
     /// [`ReceiptError::NeverSent`] when the endpoint ended first.
     pub async fn ordered(&self) -> Result<Position, ReceiptError> {
         loop {
@@ -573,6 +575,19 @@ mod tests {
         assert_eq!(sent[1].ordered().await, Err(ReceiptError::Unknown));
         assert_eq!(outbound.abandon(), (1, 0));
         assert_eq!(queued.ordered().await, Err(ReceiptError::NeverSent));
+    }
+
+    #[tokio::test]
+    async fn the_sender_of_what_is_refused_is_told_so() {
+        let outbound = outbound(10);
+        let receipts: Vec<_> = (0..3).map(|_| outbound.try_send(message("x")).unwrap()).collect();
+        outbound.take().unwrap();
+        outbound.on_ordered(run(1, 1, 5));
+        outbound.on_ordered(Ordered::refused(2, 2));
+        assert_eq!(receipts[0].ordered().await, Ok(Position { epoch: 7, seq: 5 }));
+        assert_eq!(receipts[1].ordered().await, Err(ReceiptError::Refused));
+        assert_eq!(receipts[2].ordered().await, Err(ReceiptError::Refused));
+        assert!(lock(&outbound.state).in_flight.is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::role::Role;
 
 use super::consumer::{Messages, StreamOptions};
 use super::handler::in_handler;
-use super::node::Node;
+use super::node::{Guard, Node};
 use super::outbound::{Receipt, Reservation};
 
 /// Sends messages of one endpoint. Cloning is cheap; clones share the endpoint's send queue and its order.
@@ -106,6 +106,11 @@ impl Sender {
     /// Of a host: lets positions from now on be of an epoch above this one, since there are positions of it that are to come before them.
     pub(crate) async fn rise_above(&self, epoch: u64) {
         self.node.rise_above(epoch).await;
+    }
+
+    /// Of a host: lets a guard tell what members may say about documents, in the place of the one before; `None`: they may say everything.
+    pub(crate) async fn set_guard(&self, guard: Option<Guard>) {
+        self.node.set_guard(guard).await;
     }
 
     /// Sends a message, waiting for room. As [`Endpoint::send`](super::Endpoint::send). Cancel safe: a cancelled call has sent nothing.

@@ -62,6 +62,9 @@ pub struct Stats {
     pub unknown_sessions: u64,
     /// Submitted batches of endpoints that may only receive, dropped. Hosts only.
     pub forbidden_submits: u64,
+    /// On a host: messages about documents that were not ordered, since [`access`](crate::document::KeeperBuilder::access) does not let their senders say them. On a client:
+    /// messages of this endpoint of which the host said so.
+    pub refused: u64,
     /// Messages or windows that came a second time, dropped.
     pub duplicates: u64,
     /// Broadcast messages that the transport dropped on full queues of subscribers, as far as it can tell. Hosts only.
@@ -109,7 +112,7 @@ counters! {
     sent, confirmed, unknown, received, windows, delivered, conflated, overruns, handler_failures,
     missed_windows, repaired_windows, lost_windows, missed_repairs, set_aside, resent_batches, resends_asked, evictions, pauses,
     straggler_waits, forgotten_origins,
-    malformed_control, malformed_submits, malformed_broadcasts, unknown_sessions, forbidden_submits, duplicates,
+    malformed_control, malformed_submits, malformed_broadcasts, unknown_sessions, forbidden_submits, refused, duplicates,
     transport_drops, sessions,
 }
 

@@ -8,7 +8,7 @@ pub use codec::{Codec, DecodeError, EncodeError};
 pub(crate) use codec::{decode_messagepack, encode_messagepack};
 pub(crate) use headers::MAX_HEADERS;
 pub use headers::{Headers, HeadersError};
-pub(crate) use topic::{ANSWERS, DOCUMENTS, check_prefix};
+pub(crate) use topic::{ANSWERS, DOCUMENTS, MAX_DOCUMENT_NAME, check_prefix};
 pub use topic::{Topic, TopicError};
 
 use std::fmt;

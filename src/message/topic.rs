@@ -28,11 +28,19 @@ pub struct Topic(Arc<str>);
 pub(crate) const DOCUMENTS: &str = "doc/";
 /// Where answers about documents are.
 pub(crate) const ANSWERS: &str = "doc-to/";
+/// The longest name of a document, in bytes: with what is around it, a topic holds it.
+pub(crate) const MAX_DOCUMENT_NAME: usize = 200;
 
 impl Topic {
     /// Whether documents are talked of there: each of those messages counts.
     pub(crate) fn is_of_documents(&self) -> bool {
         [DOCUMENTS, ANSWERS].iter().any(|prefix| self.as_str().starts_with(prefix))
+    }
+
+    /// The name of the document that this is a topic of, empty for those of all documents, and whether it is where presence is told.
+    pub(crate) fn document(&self) -> Option<(&str, bool)> {
+        let (name, rest) = self.as_str().strip_prefix(DOCUMENTS)?.split_once('/')?;
+        (name.len() <= MAX_DOCUMENT_NAME).then_some((name, rest == "p"))
     }
 
     /// The longest topic, in bytes of UTF-8: its length takes one octet on the wire.

@@ -26,11 +26,15 @@ pub enum Mutant {
     KeepOwn,
     /// A keeper that has folded a document drops what came meanwhile.
     DropTail,
+    /// A host goes on by what it was told of who may say what before that changed.
+    KeepRights,
+    /// A replica takes no notice when the host refuses what it said.
+    KeepRefused,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::SkipDedupe,
         Self::RingEdge,
         Self::AckBeforeHandling,
@@ -42,6 +46,8 @@ impl Mutant {
         Self::ForgetHeld,
         Self::KeepOwn,
         Self::DropTail,
+        Self::KeepRights,
+        Self::KeepRefused,
     ];
 
     /// Its name on the command line.
@@ -59,6 +65,8 @@ impl Mutant {
             Self::ForgetHeld => "mutant_forget_held",
             Self::KeepOwn => "mutant_keep_own",
             Self::DropTail => "mutant_drop_tail",
+            Self::KeepRights => "mutant_keep_rights",
+            Self::KeepRefused => "mutant_keep_refused",
         }
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct Oracle {
     epochs: BTreeMap<u64, u32>,
     /// What was sent: topic and payload.
     sent: BTreeMap<(EndpointId, u64), (String, Bytes)>,
+    /// What was told to be refused.
+    refused: BTreeSet<(EndpointId, u64)>,
     /// With which numbers processes began, under ids that several have at once.
     begun: BTreeSet<(EndpointId, u64)>,
     pub(super) delivered: u64,
@@ -198,6 +200,9 @@ impl Oracle {
                 .is_some_and(|(topic, payload)| *topic == record.topic && *payload == record.payload);
             if !known {
                 return broken(1, format!("message {origin_seq} of {origin} was ordered, and never sent so"));
+            }
+            if self.refused.contains(&(origin, origin_seq)) {
+                return broken(6, format!("message {origin_seq} of {origin} was ordered, and was refused"));
             }
             if !log.placed.insert((origin, origin_seq)) {
                 return broken(3, format!("message {origin_seq} of {origin} was ordered twice"));
@@ -377,6 +382,19 @@ impl Oracle {
     }
 
     /// A member is told the places of messages of its own.
+    /// The host tells that it does not order these, now or later.
+    pub(super) fn on_refused(&mut self, seen: &mut Seen, life: u32, id: EndpointId, run: Ordered) -> Check {
+        for origin_seq in run.first_origin_seq..=run.last_origin_seq() {
+            seen.open.remove(&origin_seq);
+            let about = self.sent.get(&(id, origin_seq)).is_some_and(|(topic, _)| topic.starts_with("doc/"));
+            if !about || self.logs.get(&life).is_some_and(|log| log.placed.contains(&(id, origin_seq))) {
+                return broken(6, format!("message {origin_seq} of {id} was told to be refused, and is not"));
+            }
+            self.refused.insert((id, origin_seq));
+        }
+        Ok(())
+    }
+
     pub(super) fn on_ordered(&self, seen: &mut Seen, id: EndpointId, run: Ordered) -> Check {
         let life = self.epochs.get(&run.epoch);
         let log = life.and_then(|life| self.logs.get(life));

@@ -58,6 +58,12 @@ pub struct DocumentCounts {
     pub folds: u64,
     /// Updates that somebody said in another's name.
     pub forged: u64,
+    /// How often it changed who may do what.
+    pub rights: u64,
+    /// Messages that the host refused, since their senders may not say them.
+    pub forbidden: u64,
+    /// Openings that ended, since it may not even be read any more.
+    pub denied: u64,
     /// How often another keeper took the place of one that had fallen behind.
     pub keepers: u64,
     /// States of replicas and keepers that were compared with what was ordered.
@@ -76,6 +82,9 @@ impl DocumentCounts {
         self.seeds += other.seeds;
         self.folds += other.folds;
         self.forged += other.forged;
+        self.rights += other.rights;
+        self.forbidden += other.forbidden;
+        self.denied += other.denied;
         self.keepers += other.keepers;
         self.compared += other.compared;
         self.mirrored += other.mirrored;

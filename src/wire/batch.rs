@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::id::SessionToken;
-use crate::message::{Message, Topic};
+use crate::id::{EndpointId, SessionToken};
+use crate::message::{Message, MessageKind, Topic};
 
-use super::record::{MIN_RECORD, is_question, put_tail, skip_tail, tail_bound};
+use super::record::{MIN_RECORD, asked_of, put_tail, skip_tail, tail_bound};
 use super::table::{TopicTable, read_topics};
 use super::{MAX_RECORDS, Malformed, Reader, TARGET_BYTES, kind, put_prefix, put_varint, reserve};
 
@@ -132,15 +132,31 @@ impl Batch {
         self.records.len()
     }
 
-    /// The records in order: the topic's place in `topics`, and the tail's bytes.
     /// Whether all of it is questions for documents, which who may not send may ask.
     pub(crate) fn is_questions(&self) -> bool {
-        self.records.iter().all(|(topic, tail)| {
-            let topic = self.topics.get(usize::from(*topic));
-            topic.is_some_and(|topic| is_question(topic, &self.body.slice(tail.clone())))
-        })
+        (0..self.len()).all(|index| self.asked_of(index).is_some())
     }
 
+    /// Of whom a record asks for a document: nil for nobody in particular. `None` for one that is no question.
+    pub(crate) fn asked_of(&self, index: usize) -> Option<EndpointId> {
+        let (topic, tail) = self.records.get(index)?;
+        asked_of(self.topics.get(usize::from(*topic))?, &self.body.slice(tail.clone()))
+    }
+
+    /// The place of a record's topic in `topics`.
+    pub(crate) fn topic_of(&self, index: usize) -> Option<usize> {
+        self.records.get(index).map(|(topic, _)| usize::from(*topic))
+    }
+
+    /// Whether there is any request for a whole document, as far as the records' tags say.
+    pub(crate) fn may_ask(&self) -> bool {
+        const REQUEST: u8 = MessageKind::FullDocumentRequest as u8;
+        self.records
+            .iter()
+            .any(|(_, tail)| self.body.get(tail.start).is_some_and(|tag| tag & 0x0f == REQUEST))
+    }
+
+    /// The records in order: the topic's place in `topics`, and the tail's bytes.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u16, &[u8])> {
         self.records.iter().map(|(topic, tail)| (*topic, &self.body[tail.clone()]))
     }

@@ -139,7 +139,7 @@ impl RefusalCode {
     }
 }
 
-/// The places of a run of an endpoint's messages: the k-th has `first_origin_seq + k` and `first_seq + k`.
+/// The places of a run of an endpoint's messages: the k-th has `first_origin_seq + k` and `first_seq + k`. Or what is [refused](Self::refused): they have none, and never will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ordered {
     pub(crate) epoch: u64,
@@ -149,6 +149,25 @@ pub(crate) struct Ordered {
 }
 
 impl Ordered {
+    /// Messages that are not ordered, since their sender may not say them.
+    pub(crate) fn refused(first_origin_seq: u64, count: u32) -> Self {
+        Self { epoch: 0, first_origin_seq, first_seq: 0, count }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.first_seq == 0
+    }
+
+    /// Leaves out this many messages at the beginning; there are more.
+    pub(crate) fn skip(&mut self, messages: u64) {
+        debug_assert!(messages < self.count.into());
+        self.first_origin_seq += messages;
+        self.count -= messages as u32;
+        if !self.is_refused() {
+            self.first_seq += messages;
+        }
+    }
+
     /// The origin_seq of the run's last message.
     pub(crate) fn last_origin_seq(&self) -> u64 {
         self.first_origin_seq + u64::from(self.count) - 1
@@ -158,7 +177,8 @@ impl Ordered {
     pub(crate) fn extend(&mut self, next: &Self) -> bool {
         let adjacent = self.epoch == next.epoch
             && self.last_origin_seq() + 1 == next.first_origin_seq
-            && self.first_seq + u64::from(self.count) == next.first_seq;
+            && self.is_refused() == next.is_refused()
+            && (self.is_refused() || self.first_seq + u64::from(self.count) == next.first_seq);
         match self.count.checked_add(next.count).filter(|_| adjacent) {
             Some(count) => {
                 self.count = count;
@@ -179,7 +199,8 @@ impl Ordered {
             count: reader.u32()?,
         };
         let in_range = |first: u64| first > 0 && first.checked_add(run.count.into()).is_some();
-        if run.count == 0 || !in_range(run.first_origin_seq) || !in_range(run.first_seq) {
+        let is_refused = (run.epoch, run.first_seq) == (0, 0);
+        if run.count == 0 || !in_range(run.first_origin_seq) || !(is_refused || in_range(run.first_seq)) {
             return Err(Malformed("seqs out of range"));
         }
         Ok(run)

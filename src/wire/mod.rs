@@ -22,7 +22,7 @@ pub(crate) use control::{
 };
 pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart};
 pub(crate) use reader::{Malformed, Reader};
-pub(crate) use record::MAX_QUESTION;
+pub(crate) use record::{ASK, MAX_QUESTION};
 pub(crate) use window::{Window, WindowBuilder};
 
 /// Opens every message of the protocol: the letter Z.

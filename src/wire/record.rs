@@ -3,6 +3,7 @@
 
 use bytes::{BufMut, Bytes};
 
+use crate::id::EndpointId;
 use crate::message::{Codec, DOCUMENTS, Headers, MAX_HEADERS, Message, MessageKind, Topic};
 
 use super::{Malformed, Reader, put_varint};
@@ -55,6 +56,9 @@ pub(super) fn skip_tail(reader: &mut Reader<'_>, max_message: usize) -> Result<(
     Ok(())
 }
 
+/// The first octet of a question for a whole document; behind it come a nonce of eight and the id of who is asked.
+pub(crate) const ASK: u8 = 0x10;
+
 /// The longest question, in bytes of its payload (a guess: twice as long as one is).
 pub(crate) const MAX_QUESTION: usize = 64;
 
@@ -68,6 +72,29 @@ pub(super) fn is_question(topic: &Topic, tail: &Bytes) -> bool {
         Ok(kind == MessageKind::FullDocumentRequest && headers == 0 && payload <= MAX_QUESTION)
     };
     topic.as_str().starts_with(DOCUMENTS) && is_short(Reader::new(tail)).unwrap_or(false)
+}
+
+/// Of whom a short question for a document is asked: nil for nobody in particular. `None` for what is no such question. Its tail has been looked at.
+pub(super) fn asked_of(topic: &Topic, tail: &Bytes) -> Option<EndpointId> {
+    if !is_question(topic, tail) {
+        return None;
+    }
+    let mut reader = Reader::new(tail);
+    let mut read = || -> Result<EndpointId, Malformed> {
+        read_tag(&mut reader)?;
+        let headers = reader.length(MAX_HEADERS, "headers over the limit")?;
+        reader.slice(headers)?;
+        reader.length(usize::MAX, "payload over the limit")?;
+        match reader.u8()? {
+            ASK => {
+                reader.u64()?;
+                reader.id()
+            }
+            _ => Ok(EndpointId::NIL),
+        }
+    };
+    // What is too short to say so asks nobody.
+    Some(read().unwrap_or(EndpointId::NIL))
 }
 
 fn read_tag(reader: &mut Reader<'_>) -> Result<(MessageKind, Codec), Malformed> {

@@ -395,3 +395,23 @@ fn numbers_that_leave_no_room_to_count_on_are_refused() {
     assert!(index(MAX_EPOCH).is_ok());
     assert!(index(MAX_EPOCH + 1).is_err());
 }
+
+#[test]
+fn what_is_refused_stands_among_places_and_has_none() {
+    let place = Ordered { epoch: 7, first_origin_seq: 1, first_seq: 5, count: 2 };
+    let message = ParentMessage::Ordered(vec![place, Ordered::refused(3, 2)]);
+    assert_eq!(ParentMessage::decode(&message.encode()), Ok(message));
+    for (epoch, first_seq) in [(7, 0), (1, 0)] {
+        let run = Ordered { epoch, first_origin_seq: 3, first_seq, count: 1 };
+        assert!(ParentMessage::decode(&ParentMessage::Ordered(vec![run]).encode()).is_err());
+    }
+    let mut run = Ordered::refused(3, 2);
+    assert!(!run.extend(&Ordered { epoch: 0, first_origin_seq: 5, first_seq: 2, count: 1 }));
+    assert!(run.extend(&Ordered::refused(5, 3)));
+    run.skip(4);
+    assert_eq!(run, Ordered::refused(7, 1));
+    let mut place = place;
+    assert!(!place.extend(&Ordered::refused(3, 1)));
+    place.skip(1);
+    assert_eq!(place, Ordered { epoch: 7, first_origin_seq: 2, first_seq: 6, count: 1 });
+}

@@ -17,7 +17,7 @@ use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::outgoing::{Outgoing, Queue, message, next_unknown};
+use super::super::outgoing::{Lost, Outgoing, Queue, message, next_lost};
 use super::super::presence::{self, Presence, Presences};
 use super::super::replica::{Config, Output, Replica};
 use super::super::wire;
@@ -553,7 +553,7 @@ async fn write<D: Document>(shared: Arc<Shared<D>>, sender: Sender, mut queue: Q
         shared.with(|replica| replica.fail(subscribe_error(&shared.name, error)));
     }
     // The messages whose fates are open, in their order: the last one's fate does not tell those of the others.
-    let mut open: VecDeque<Receipt> = VecDeque::new();
+    let mut open: VecDeque<(MessageKind, Receipt)> = VecDeque::new();
     loop {
         let part = || {
             let part = lock(&shared.replica).poll_part();
@@ -561,16 +561,20 @@ async fn write<D: Document>(shared: Arc<Shared<D>>, sender: Sender, mut queue: Q
         };
         let message = tokio::select! {
             biased;
-            () = next_unknown(&mut open) => {
-                shared.with(Replica::on_unknown);
+            lost = next_lost(&mut open) => {
+                match lost {
+                    (Lost::Unknown, _) => shared.with(Replica::on_unknown),
+                    (Lost::Refused, kind) => shared.with(|replica| replica.on_refused(kind)),
+                }
                 continue;
             }
             () = shared.closing.cancelled() => queue.try_next(),
             message = queue.next(&shared.part, part) => message,
         };
         let Some(message) = message else { break };
+        let kind = message.kind();
         match sender.send(message).await {
-            Ok(receipt) => open.push_back(receipt),
+            Ok(receipt) => open.push_back((kind, receipt)),
             Err(error) => on_unsent(&shared, error),
         }
     }

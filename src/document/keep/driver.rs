@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 use crate::endpoint::{Batch, Messages, Receipt, Sender, StreamOptions};
 use crate::error::{RecvError, SendError};
 use crate::id::EndpointId;
-use crate::message::{Message, MessageKind};
+use crate::message::{Message, MessageKind, Topic};
 use crate::proto::Instant;
 use crate::sync::lock;
 
 use super::super::keeper::{self, Output};
-use super::super::outgoing::{Outgoing, Queue, message, next_unknown};
+use super::super::outgoing::{Lost, Outgoing, Queue, message, next_lost};
 use super::super::wire::{self, State};
 use super::super::{Access, Malformed};
+use super::rights::{self, Veto};
 use super::storing::{self, Storing, Written};
 use super::{AccessFn, KeeperError};
 
@@ -39,6 +40,8 @@ pub(super) fn stream_options(me: EndpointId, is_hosts: bool) -> StreamOptions {
 pub(super) struct Shared {
     me: EndpointId,
     is_hosts: bool,
+    /// The way to tell the host who may say what.
+    veto: Option<Arc<Veto>>,
     pub(super) machine: Mutex<keeper::Keeper>,
     clock: TokioInstant,
     /// There is a part of a document to be sent to somebody.
@@ -54,10 +57,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(me: EndpointId, is_hosts: bool, machine: keeper::Keeper) -> Self {
+    pub(super) fn new(
+        me: EndpointId,
+        is_hosts: bool,
+        machine: keeper::Keeper,
+        veto: Option<Arc<Veto>>,
+    ) -> Self {
         Self {
             me,
             is_hosts,
+            veto,
             machine: Mutex::new(machine),
             clock: TokioInstant::now(),
             part: Notify::new(),
@@ -73,6 +82,14 @@ impl Shared {
 
     fn now(&self) -> Instant {
         Instant::since_start(self.clock.elapsed())
+    }
+
+    /// The application's mind has changed.
+    pub(super) async fn access_changed(&self, name: Option<&str>) {
+        let Some(veto) = &self.veto else { return };
+        veto.forget(name.map(ToOwned::to_owned)).await;
+        lock(&self.machine).on_access_changed(name);
+        self.wake.notify_one();
     }
 
     fn fail(&self, error: KeeperError) {
@@ -139,7 +156,7 @@ pub(super) enum Done {
 /// Starts the tasks: they end with the endpoint, or when the keeper is closed. `early` came before.
 pub(super) fn start(
     shared: &Arc<Shared>,
-    access: AccessFn,
+    access: Option<AccessFn>,
     (messages, early): (Messages, Vec<Batch>),
     sender: Sender,
     storing: Option<Storing>,
@@ -163,7 +180,7 @@ pub(super) fn start(
 /// Tells the machine what happens, and does what it wants done.
 struct Driver {
     shared: Arc<Shared>,
-    access: AccessFn,
+    access: Option<AccessFn>,
     messages: Messages,
     sender: Sender,
     outgoing: Outgoing,
@@ -180,11 +197,15 @@ impl Driver {
         early.into_iter().for_each(|batch| self.take(batch));
         // What it has to say from the beginning.
         self.perform();
+        let mut was_closed = false;
         loop {
             let deadline = lock(&shared.machine).poll_timeout();
             tokio::select! {
                 biased;
-                () = shared.closing.cancelled() => break,
+                () = shared.closing.cancelled() => {
+                    was_closed = true;
+                    break;
+                }
                 Some(done) = self.results.recv() => self.on_done(done),
                 () = sleep_until(&shared, deadline) => {}
                 () = shared.wake.notified() => {}
@@ -218,6 +239,10 @@ impl Driver {
         if let Some(storing) = self.storing.take() {
             storing.end().await;
         }
+        // Where it ended by itself, what the application has said goes on to hold.
+        if let Some(veto) = shared.veto.as_ref().filter(|_| was_closed) {
+            veto.release().await;
+        }
     }
 
     fn take(&self, batch: Batch) {
@@ -227,17 +252,20 @@ impl Driver {
             machine.set_host(self.sender.host());
         }
         for message in batch {
-            machine.on_message(now, &message, |who, name| self.access(who, name));
+            let is_of_one = message.topic().as_str() != wire::LIST_TOPIC;
+            machine.on_message(now, &message, |who, name| self.access(who, name, is_of_one));
         }
     }
 
-    /// What the application says; who it cannot tell about may do nothing.
-    fn access(&self, who: EndpointId, name: &str) -> Access {
-        let access = || (self.access)(who, name);
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(access)).unwrap_or_else(|_| {
-            tracing::error!(%who, name, "the keeper's access callback panicked: taken for a denial");
-            Access::Denied("the keeper cannot tell who may have it".to_owned())
-        })
+    /// What the application says. As it is asked anyway, the host is told, too.
+    fn access(&self, who: EndpointId, name: &str, is_of_one: bool) -> Access {
+        let Some(access) = &self.access else { return Access::Write };
+        let told = self.shared.veto.as_ref().filter(|_| is_of_one).map(|veto| (veto, veto.stamp()));
+        let access = rights::ask(access, who, name);
+        if let Some((veto, stamp)) = told {
+            veto.tell(stamp, who, name, &access);
+        }
+        access
     }
 
     fn on_done(&self, done: Done) {
@@ -331,13 +359,16 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
         }
     }
     // What it has said of its own accord, and whose fates are open.
-    let mut open: VecDeque<Receipt> = VecDeque::new();
+    let mut open: VecDeque<(Topic, Receipt)> = VecDeque::new();
     loop {
         let part = || lock(&shared.machine).poll_part().and_then(sent);
         let message = tokio::select! {
             biased;
-            () = next_unknown(&mut open) => {
-                lock(&shared.machine).on_unknown();
+            lost = next_lost(&mut open) => {
+                match lost {
+                    (Lost::Unknown, _) => lock(&shared.machine).on_unknown(),
+                    (Lost::Refused, topic) => lock(&shared.machine).on_refused(&topic),
+                }
                 shared.wake.notify_one();
                 continue;
             }
@@ -346,8 +377,9 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
         let Some(message) = message else { break };
         let is_its_own =
             matches!(message.kind(), MessageKind::DocumentFragment | MessageKind::FullDocumentRequest);
+        let topic = message.topic().clone();
         match sender.send(message).await {
-            Ok(receipt) if is_its_own => open.push_back(receipt),
+            Ok(receipt) if is_its_own => open.push_back((topic, receipt)),
             Ok(_) => {}
             Err(SendError::Closed { .. }) => break,
             Err(error) => {

@@ -1,6 +1,7 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
 mod driver;
+mod rights;
 mod storing;
 #[cfg(test)]
 mod tests;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::id::EndpointId;
@@ -22,6 +24,7 @@ use super::keeper::{self, Config, KnownType};
 use super::store::{Store, StoreError};
 use super::{Access, Document};
 use driver::{Shared, meanwhile, stream_options};
+use rights::Veto;
 use storing::Storing;
 
 type AccessFn = Arc<dyn Fn(EndpointId, &str) -> Access + Send + Sync>;
@@ -95,7 +98,9 @@ impl From<StoreError> for KeeperError {
 #[must_use]
 pub struct KeeperBuilder {
     store: Option<Box<dyn Store>>,
-    access: AccessFn,
+    /// `None`: everybody may change everything.
+    access: Option<AccessFn>,
+    access_lasts: Duration,
     types: BTreeMap<String, KnownType>,
     max_document: usize,
     max_documents: usize,
@@ -114,13 +119,32 @@ impl KeeperBuilder {
         self
     }
 
-    /// Who may do what with which documents. Called when an endpoint asks this keeper for one; must not block. A panic in it is a denial. Default: everybody may change everything.
+    /// Who may do what with which documents. Default: everybody may change everything.
     ///
-    /// An endpoint that is told `Read`, or nothing, keeps to it if it is of this crate. What is broadcast reaches all who subscribe, and is not kept from somebody who
-    /// speaks the protocol by hand: that takes an authenticator, or a read-only role,
-    /// whose holder may open documents and change none.
+    /// **At the host it is enforced**: what a member may not say about a document is not ordered, and so reaches and concerns nobody, whatever program the member runs. [`Access::Write`] is
+    /// needed to change it, `Read` for [presence](super::DocumentHandle::set_presence); everybody may ask, and is answered as it says here. While this keeper is there, nobody without `Write` may give the
+    /// document to others either. Who says more is told ([`ReceiptError::Refused`](crate::ReceiptError::Refused)), counted ([`Stats::refused`](crate::Stats::refused)) and reported
+    /// ([`Event::Forbidden`](crate::Event::Forbidden)). An open document whose updates are refused so asks again, and then says what it may: what was changed there in vain is told as
+    /// [`Refused`](super::DocumentEvent::Refused), and it is read-only from then on, or has [failed](super::DocumentError::Refused).
+    ///
+    /// **It keeps nothing secret.** What is broadcast reaches all who can connect, and that `Denied` may not read a document holds for programs that keep to it: others subscribe to its
+    /// topics, and read along what is changed. Keep what not everybody may read on a host, a cluster, of its own, which admits who may.
+    ///
+    /// Called when an endpoint asks this keeper for a document, and at a host before something of a member's is ordered; each answer counts for [a while](Self::access_lasts), or until
+    /// [`access_changed`](Keeper::access_changed) is called. It must not block for long: an answer takes part in opening a document, and a member's messages wait for it, those about other
+    /// things, too. It may be called on several threads at once. A panic in it is a denial, and so is an answer that the host waits for longer than 5 s for.
+    ///
+    /// Not asked: about the host's own application, which may do everything, nor about what was ordered before this keeper started. A keeper that is not at the host goes by it in its answers alone.
+    /// Who may read in the whole cluster and write nowhere the [authenticator](crate::Authenticator) says by its role.
     pub fn access(mut self, access: impl Fn(EndpointId, &str) -> Access + Send + Sync + 'static) -> Self {
-        self.access = Arc::new(access);
+        self.access = Some(Arc::new(access));
+        self
+    }
+
+    /// For how long an answer of [`access`](Self::access) counts at the host: nothing is ordered by one that is older. Default: 30 s (a guess). Shorter costs as many more calls, for each member and
+    /// each document that it changes.
+    pub fn access_lasts(mut self, time: Duration) -> Self {
+        self.access_lasts = time;
         self
     }
 
@@ -158,6 +182,18 @@ impl KeeperBuilder {
         let is_hosts = endpoint.role() == Role::Host;
         // First of all: nothing is to be missed.
         let mut messages = sender.messages_with(&stream_options(me, is_hosts));
+        // Nor is anything to come from here on that may not.
+        let veto = match &self.access {
+            Some(access) if is_hosts => {
+                Some(Veto::start(&sender, Arc::clone(access), self.access_lasts).await)
+            }
+            None if is_hosts => {
+                // One that has failed may have left its own.
+                sender.set_guard(None).await;
+                None
+            }
+            _ => None,
+        };
         let config = Config {
             me,
             is_hosts,
@@ -194,7 +230,8 @@ impl KeeperBuilder {
             // the above. Where that is nothing there is nobody to ask, and nothing is said.
             machine.begin(endpoint.stats().received > 0);
         }
-        let shared = Arc::new(Shared::new(me, is_hosts, machine));
+        let veto = veto.and_then(rights::Starting::has_started);
+        let shared = Arc::new(Shared::new(me, is_hosts, machine, veto));
         driver::start(&shared, self.access, (messages, early), sender, storing);
         Ok(Keeper { guard: Arc::new(Guard(shared)) })
     }
@@ -258,7 +295,8 @@ impl Keeper {
     pub fn builder() -> KeeperBuilder {
         let builder = KeeperBuilder {
             store: None,
-            access: Arc::new(|_, _| Access::Write),
+            access: None,
+            access_lasts: Duration::from_secs(30),
             types: BTreeMap::new(),
             max_document: 64 << 20,
             max_documents: 10_000,
@@ -313,6 +351,20 @@ impl Keeper {
         }
     }
 
+    /// Says that [`access`](KeeperBuilder::access) may give other answers than before, about whomever and whatever. From when this returns on, nothing is ordered by an earlier one; and who has a document
+    /// open asks for it again, and so learns what it may do. Each of them asks for all of its document: where one has changed, say [which](Self::access_changed_for). At a keeper
+    /// that is not the host's nothing happens: it asks each time.
+    ///
+    /// Cancel safe: when cancelled, it comes into force all the same, or not at all.
+    pub async fn access_changed(&self) {
+        self.guard.0.access_changed(None).await;
+    }
+
+    /// As [`access_changed`](Self::access_changed), about one document.
+    pub async fn access_changed_for(&self, name: &str) {
+        self.guard.0.access_changed(Some(name)).await;
+    }
+
     /// Waits until the keeper has what the cluster has, as far as anybody has told it: that of the host has from the beginning. Another has not after a loss, until
     /// it has asked for everything again. Where nobody keeps documents at the host, it has what those gave that have them open. Cancel safe.
     ///
@@ -338,7 +390,8 @@ impl Keeper {
         }
     }
 
-    /// Ends the keeper, when all that is in order by now is stored. When the host is to end, too, let it end first: then nothing is in order that is not stored.
+    /// Ends the keeper, when all that is in order by now is stored, and with it that the host goes by its [`access`](KeeperBuilder::access): that outlives a keeper which ends by itself, since it fell behind
+    /// say, until another one starts at the host. When the host is to end, too, let it end first: then nothing is in order that is not stored.
     pub async fn close(self) {
         self.guard.0.closing.cancel();
         self.guard.0.done.cancelled().await;

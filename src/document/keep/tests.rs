@@ -6,7 +6,7 @@ use super::super::store::{MemoryStore, StoreChange, Stored};
 use super::super::wire::{self, Answer, Live, Update, Word};
 use super::*;
 use crate::endpoint::{Client, Host};
-use crate::{Message, Messages, Receipt};
+use crate::{Message, MessageKind, Messages, Receipt};
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
@@ -31,7 +31,11 @@ impl Asker {
     }
 
     async fn say(&self, name: &str, live: &Live) -> Receipt {
-        let message = Message::new(wire::live_topic(name), live.encode()).unwrap();
+        let kind = match live {
+            Live::Ask { .. } | Live::More { .. } => MessageKind::FullDocumentRequest,
+            _ => MessageKind::DocumentFragment,
+        };
+        let message = Message::new(wire::live_topic(name), live.encode()).unwrap().with_kind(kind);
         in_time(self.client.send(message)).await.unwrap()
     }
 

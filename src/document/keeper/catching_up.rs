@@ -83,6 +83,8 @@ pub(super) struct CatchingUp {
     under_way: BTreeMap<String, UnderWay>,
     /// Of what the host was asked in vain, by which questions; without a name it is the list. An answer may yet come.
     unanswered: BTreeMap<String, Vec<u64>>,
+    /// What the cluster does not take from here.
+    refused: BTreeSet<String>,
     /// On which topic, and what.
     pub(super) said: VecDeque<(String, Live)>,
     pub(super) news: VecDeque<News>,
@@ -99,6 +101,7 @@ impl CatchingUp {
             waiting: BTreeSet::new(),
             under_way: BTreeMap::new(),
             unanswered: BTreeMap::new(),
+            refused: BTreeSet::new(),
             said: VecDeque::new(),
             news: VecDeque::new(),
         }
@@ -118,6 +121,7 @@ impl CatchingUp {
 
     /// The host's keeper says that it is to be asked again: unless its answer is still to begin.
     pub(super) fn want_again(&mut self, name: &str) {
+        self.refused.remove(name);
         match self.under_way.get_mut(name) {
             Some(under_way) if under_way.join.is_open() => {}
             Some(under_way) => under_way.again = true,
@@ -133,6 +137,7 @@ impl CatchingUp {
     /// All of these, and whatever else there is, from the beginning.
     pub(super) fn want_all<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
         self.unanswered.clear();
+        self.refused.clear();
         self.waiting.extend(std::mem::take(&mut self.under_way).into_keys());
         self.waiting.extend(names.cloned());
         self.want_list();
@@ -314,6 +319,20 @@ impl CatchingUp {
         if self.list.as_ref().is_some_and(|list| list.deadline.is_none()) {
             self.want_list();
         }
+    }
+
+    /// The host does not let something of this document have a place: a gift, or a question of somebody who may not answer.
+    pub(super) fn on_refused(&mut self, name: &str) {
+        let Some(under_way) = self.under_way.get(name) else { return };
+        if under_way.given.is_some() {
+            self.refused.insert(name.to_owned());
+        }
+        self.want(name);
+    }
+
+    /// Whether the cluster does not take this document from here, since it was last asked for everything.
+    pub(super) fn was_refused(&self, name: &str) -> bool {
+        self.refused.contains(name)
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use crate::message::MessageKind;
+use crate::message::{MessageKind, Topic};
 use crate::proto::Instant;
 
 use super::super::join::{Held, Joined};
@@ -33,6 +33,14 @@ impl Keeper {
     pub(crate) fn on_unknown(&mut self) {
         if let Some(catching_up) = &mut self.catching_up {
             catching_up.on_unknown();
+            self.catch_up();
+        }
+    }
+
+    /// What was said of a document was refused: it is asked for again, and given nothing more.
+    pub(crate) fn on_refused(&mut self, topic: &Topic) {
+        if let (Some(catching_up), Some((name, _))) = (&mut self.catching_up, wire::name_of(topic)) {
+            catching_up.on_refused(name);
             self.catch_up();
         }
     }
@@ -145,7 +153,8 @@ impl Keeper {
 
     /// This is what the cluster had, and what came behind the question.
     fn come_to(&mut self, name: &str, theirs: Theirs, held: Vec<Held>, given: Option<Gift>) {
-        let read_only = theirs.state.read_only || self.config.read_only;
+        let was_refused = self.catching_up.as_ref().is_some_and(|catching_up| catching_up.was_refused(name));
+        let read_only = theirs.state.read_only || self.config.read_only || was_refused;
         let Ok(mut kept) = Kept::of(State { read_only: false, ..theirs.state.clone() }) else {
             self.malformed += 1;
             return self.refuse(name, "what the cluster has of it cannot be read".to_owned());

@@ -62,6 +62,7 @@ impl<D: Document> Replica<D> {
     pub(super) fn take_own(&mut self) {
         let Some(mut pending) = self.pending.pop_front() else { return };
         self.pending_bytes -= pending.payload.len();
+        self.refusals = 0;
         if D::MODEL == Model::Ordered {
             let applied = self.guarded(|replica| apply_all(&mut replica.folded.document, &pending.fragments));
             if let Some(Err(conflict)) = applied {

@@ -26,7 +26,7 @@ impl<D: Document> Net<D> {
         }
     }
 
-    fn take_down_mirror(&mut self, index: usize) {
+    pub(super) fn take_down_mirror(&mut self, index: usize) {
         let Mirror { node, keeper, store, .. } = &mut self.mirrors[index];
         let said = perform(keeper, store);
         let node = *node;
@@ -48,12 +48,12 @@ impl<D: Document> Net<D> {
         index
     }
 
-    fn mirror(&mut self) -> usize {
+    pub(super) fn mirror(&mut self) -> usize {
         let config = keeper::Config { max_message: self.max_message, ..keeper_config(true, true) };
         self.mirror_with(config, MemoryStore::new())
     }
 
-    fn reset_mirror(&mut self, index: usize) {
+    pub(super) fn reset_mirror(&mut self, index: usize) {
         self.mirrors[index].is_deaf = false;
         self.mirrors[index].keeper.on_reset();
         self.take_down_mirror(index);

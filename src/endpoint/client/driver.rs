@@ -250,8 +250,8 @@ impl Driver {
             }
             // Clients have nobody to send away.
             Command::Kick { done, .. } => drop(done.send(false)),
-            // Nor do they make epochs.
-            Command::RiseAbove { done, .. } => drop(done),
+            // Nor do they make epochs, or order anything.
+            Command::RiseAbove { done, .. } | Command::Guard { done, .. } => drop(done),
             Command::Shutdown => {
                 if self.leaving.is_none() {
                     self.node.outbound.set_gate(Gate::Closed);
@@ -323,7 +323,9 @@ impl Driver {
                 Output::Submit { head, body } => self.with_channels(|channels| channels.submit(head, body)),
                 Output::Deliver { messages, up_to } => self.listener.deliver(messages, up_to),
                 Output::Ordered(ordered) => {
-                    self.node.counters.confirmed.fetch_add(ordered.count.into(), Ordering::Relaxed);
+                    let counters = &self.node.counters;
+                    let counter = if ordered.is_refused() { &counters.refused } else { &counters.confirmed };
+                    counter.fetch_add(ordered.count.into(), Ordering::Relaxed);
                     self.node.outbound.on_ordered(ordered);
                 }
                 Output::Unknown { up_to } => {

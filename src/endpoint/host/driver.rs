@@ -25,7 +25,7 @@ use super::super::auth::{Authenticator, JoinRequest};
 use super::super::driver::{Clock, reason};
 use super::super::event::{Event, LeaveReason};
 use super::super::listener::ChannelListener;
-use super::super::node::{Command, Node};
+use super::super::node::{Command, Guard, Node, Told};
 use super::super::outbound::Gate;
 use super::super::stats::{MemberLag, set_counters};
 
@@ -45,6 +45,8 @@ pub(super) struct Driver {
     /// When the figures on the members are to be brought up to date.
     lags_at: Instant,
     examiner: Examiner,
+    /// Who tells what members may say about documents, if anybody does.
+    guard: Option<Guard>,
     /// Whether a shutdown was asked for, and when it must be done.
     draining: Option<Instant>,
     drained: bool,
@@ -77,6 +79,7 @@ impl Driver {
                 pending: JoinSet::new(),
                 addresses: BTreeMap::new(),
             },
+            guard: None,
             draining: None,
             drained: false,
         }
@@ -95,6 +98,7 @@ impl Driver {
                 Some(Ok((peer, verdict))) = self.examiner.pending.join_next() => {
                     self.machine.handle_input(self.clock.now(), Input::Verdict { peer, verdict });
                 }
+                told = next_told(&mut self.guard) => self.on_told(told),
                 () = self.clock.sleep_until(deadline) => {}
                 Some(frames) = self.link.submits.recv(), if takes => {
                     self.machine.handle_input(self.clock.now(), Input::Submit { frames });
@@ -144,6 +148,10 @@ impl Driver {
             let Ok(event) = self.link.events.try_recv() else { break };
             self.on_event(event);
         }
+        for _ in 0..PER_WAKE {
+            let Some(Ok(told)) = self.guard.as_mut().map(|guard| guard.told.try_recv()) else { break };
+            self.on_told(Some(told));
+        }
         // The pack may fall behind by what is taken here.
         for _ in 0..PER_WAKE {
             if !self.machine.takes_submits() {
@@ -180,10 +188,41 @@ impl Driver {
                 // As above.
                 let _ = done.send(());
             }
+            Command::Guard { guard, done } => {
+                let input = guard.as_ref().map(|guard| (guard.stamp, guard.lasts));
+                self.guard = guard;
+                self.machine.handle_input(self.clock.now(), Input::Guard(input));
+                // As above.
+                let _ = done.send(());
+            }
             Command::Shutdown => {
                 if self.draining.is_none() {
                     self.node.outbound.set_gate(Gate::Closed);
                     self.draining = Some(self.clock.now() + self.node.shutdown_timeout);
+                }
+            }
+        }
+    }
+
+    /// What the guard says; `None` at its end.
+    fn on_told(&mut self, told: Option<Told>) {
+        let now = self.clock.now();
+        match told {
+            Some(Told::Rights { stamp, id, name, rights }) => {
+                self.machine.handle_input(now, Input::Rights { stamp, id, name, rights });
+            }
+            Some(Told::Forget { stamp, name, done }) => {
+                self.machine.handle_input(now, Input::ForgetRights { stamp, name });
+                // A caller that is gone does not mind.
+                let _ = done.send(());
+            }
+            Some(Told::Release) => {
+                self.guard = None;
+                self.machine.handle_input(now, Input::Guard(None));
+            }
+            None => {
+                if let Some(guard) = self.guard.take() {
+                    self.machine.handle_input(now, Input::Deaf { guard: guard.stamp.guard });
                 }
             }
         }
@@ -237,6 +276,13 @@ impl Driver {
                     set_counters!(self.node.counters, confirmed = ordered.last_origin_seq());
                     self.node.outbound.on_ordered(ordered);
                 }
+                Output::AskRights { guard, id, name } => {
+                    // Where it is another's, or gone, so is the question: that is told on its own.
+                    if let Some(current) = self.guard.as_ref().filter(|current| current.stamp.guard == guard)
+                    {
+                        let _ = current.asks.send((id, name));
+                    }
+                }
                 Output::Event(event) => self.on_machine_event(event),
                 Output::Drained => self.drained = true,
             }
@@ -261,6 +307,9 @@ impl Driver {
         match event {
             MachineEvent::Joined { id, role } => self.node.on_joined(MemberEntry { id, role }),
             MachineEvent::Evicted { id, eviction } => self.node.emit(Event::Evicted { id, eviction }),
+            MachineEvent::Forbidden { id, document, messages } => {
+                self.node.emit(Event::Forbidden { id, document, messages });
+            }
             MachineEvent::Left { id, reason } => self.node.on_left(id, leave_reason(reason)),
             MachineEvent::Refused { peer, id, code, reason: text } => {
                 let address = self.examiner.address(&peer);
@@ -291,6 +340,7 @@ impl Driver {
             malformed_submits = machine.malformed_submits,
             unknown_sessions = machine.unknown_sessions,
             forbidden_submits = machine.forbidden_submits,
+            refused = machine.refused,
             duplicates = machine.duplicates,
             repaired_windows = machine.repaired_windows,
             missed_repairs = machine.missed_repairs,
@@ -301,6 +351,14 @@ impl Driver {
             forgotten_origins = machine.forgotten_origins,
             transport_drops = self.link.channels.dropped(),
         );
+    }
+}
+
+/// What the guard says next; `None` at its end. Cancel safe.
+async fn next_told(guard: &mut Option<Guard>) -> Option<Told> {
+    match guard {
+        Some(guard) => guard.told.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::wire::{
 };
 
 use super::super::{ControlCount, Instant};
+use super::rights::Known;
 use super::session::{Bucket, Filter, Flow, Peer, Session};
 use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
 
@@ -146,6 +147,7 @@ impl Host {
             repair: None,
             bucket: Bucket::new(self.config.repair_rate, now),
             resend_asked: None,
+            known: Known::default(),
         };
         self.peers.insert(peer, Peer::Admitted { session: token });
         self.by_id.insert(hello.id, token);

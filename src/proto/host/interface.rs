@@ -10,6 +10,8 @@ use crate::message::Position;
 use crate::role::Role;
 use crate::wire::{CloseReason, Ordered, RefusalCode};
 
+use super::rights::{Rights, Stamp};
+
 /// What a host is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -92,6 +94,15 @@ pub(crate) enum Input {
     Kick { id: EndpointId, text: String },
     /// Go on in an epoch above this one, if this one has been reached: something that outlived the last host knows positions of it.
     RiseAbove { epoch: u64 },
+    /// Somebody tells from now on, by [`Output::AskRights`] and [`Input::Rights`], what members may say about documents, and each answer counts for so long; or nobody does, and all
+    /// may say everything.
+    Guard(Option<(Stamp, Duration)>),
+    /// What a member may do with a document. It need not have been asked for.
+    Rights { stamp: Stamp, id: EndpointId, name: String, rights: Rights },
+    /// What was told of this document, or of all, before `stamp` counts no more.
+    ForgetRights { stamp: Stamp, name: Option<String> },
+    /// This guard answers no more, and was not taken back: what is known goes on to count, and what is not is refused.
+    Deaf { guard: u64 },
     /// Nothing more is waiting: what was ordered goes out.
     Flush,
     /// Shut down: say so to all members, and say [`Output::Drained`] when they have left.
@@ -124,6 +135,8 @@ pub(crate) enum Output {
     Disconnect { peer: PeerId, session: Option<SessionToken> },
     /// Ask the authenticator, and answer with [`Input::Verdict`].
     Authenticate { peer: PeerId, id: EndpointId, token: Bytes },
+    /// Find out what a member may do with a document, and answer with [`Input::Rights`].
+    AskRights { guard: u64, id: EndpointId, name: String },
     /// Messages of the host's own have their places.
     Ordered(Ordered),
     /// Something the application may want to know.
@@ -147,6 +160,12 @@ pub(crate) enum Event {
     Evicted {
         id: EndpointId,
         eviction: Eviction,
+    },
+    /// So many messages since this was last told were not ordered, since their sender may not say them; the first of the last ones is about this document.
+    Forbidden {
+        id: EndpointId,
+        document: String,
+        messages: u64,
     },
     Refused {
         peer: PeerId,
@@ -188,6 +207,8 @@ pub(crate) struct Counters {
     pub(crate) malformed_submits: u64,
     pub(crate) unknown_sessions: u64,
     pub(crate) forbidden_submits: u64,
+    /// Messages about documents that their senders may not say.
+    pub(crate) refused: u64,
     pub(crate) duplicates: u64,
     /// Windows sent again.
     pub(crate) repaired_windows: u64,

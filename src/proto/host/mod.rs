@@ -2,7 +2,7 @@
 //!
 //! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, [`ordering`] is the way of messages
 //! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
-//! [`ring`] of the last ones, the [`patience`] with stragglers, the [`origins`] whose messages it has had, the [`quarantine`] of those it sent away, and [`session`]s.
+//! [`ring`] of the last ones, the [`rights`] to documents, the [`patience`] with stragglers, the [`origins`] whose messages it has had, the [`quarantine`] of those it sent away, and [`session`]s.
 
 mod admission;
 mod interface;
@@ -13,8 +13,11 @@ mod pace;
 mod patience;
 mod quarantine;
 mod repair;
+mod rights;
 mod ring;
 mod session;
+
+pub(crate) use rights::{Rights, Stamp};
 
 pub(crate) use interface::{
     Config, Counters, Event, Input, LeaveReason, MemberLag, Output, RepairRate, RingLimit, Verdict,
@@ -98,6 +101,9 @@ pub(crate) struct Host {
     /// The sessions that windows are to be sent again to.
     repairs: BTreeSet<SessionToken>,
     repaired_last: Option<SessionToken>,
+    /// Who tells what members may say about documents, if anybody does; and of how many documents it is known, over all sessions.
+    guard: Option<rights::Guard>,
+    rights: usize,
     /// When that goes on.
     repair_at: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -148,6 +154,8 @@ impl Host {
             looked_at: now,
             repairs: BTreeSet::new(),
             repaired_last: None,
+            guard: None,
+            rights: 0,
             repair_at: None,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -281,6 +289,10 @@ impl Host {
             Input::LocalHandled { seq } => self.on_local_handled(now, seq),
             Input::Kick { id, text } => self.on_kick(now, id, text),
             Input::RiseAbove { epoch } => self.rise_above(now, epoch),
+            Input::Guard(guard) => self.on_guard(now, guard),
+            Input::Rights { stamp, id, name, rights } => self.on_rights(now, stamp, (id, name), rights),
+            Input::ForgetRights { stamp, name } => self.on_forget_rights(now, stamp, name.as_deref()),
+            Input::Deaf { guard } => self.on_deaf(now, guard),
             Input::Flush => self.flush(now),
             Input::Drain => self.on_drain(now),
         }
@@ -474,6 +486,7 @@ impl Host {
         self.by_id.remove(&session.id);
         self.origins.end(now, session.id);
         self.repairs.remove(&token);
+        self.rights -= session.known.len();
         self.look_due = true;
         self.placed.remove(&Recipient::Session(token));
         if session.joining.is_none() {

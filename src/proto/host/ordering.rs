@@ -1,5 +1,7 @@
 //! How messages get into the order and out to everyone: submissions, windows, places.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::id::{EndpointId, SessionToken};
@@ -12,6 +14,9 @@ use super::{Host, Output, order};
 
 /// How long a member may take to send again before it is asked once more (a guess: far above any round trip).
 const RESEND_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How many runs of places are told in one message (a guess: 56 KiB). Of what is refused here and there within batches there may be many.
+const RUNS_AT_ONCE: usize = 2_048;
 
 impl Host {
     pub(super) fn on_submit(&mut self, now: Instant, frames: Vec<Bytes>) {
@@ -41,8 +46,9 @@ impl Host {
             return;
         };
         let (last, end) = (origin.last, batch.first_origin_seq + batch.len() as u64 - 1);
+        let waits = session.known.waits();
         if batch.first_origin_seq == last + 1 || mutant!(self, SkipDedupe) {
-            self.order(id, Recipient::Session(token), &batch, 0);
+            self.take_in(now, token, &batch, 0);
         } else if end <= last {
             // Had before: its sender has not heard.
             self.counters.duplicates += batch.len() as u64;
@@ -53,8 +59,9 @@ impl Host {
         } else if batch.first_origin_seq <= last {
             let had = last + 1 - batch.first_origin_seq;
             self.counters.duplicates += had;
-            self.order(id, Recipient::Session(token), &batch, had as usize);
-        } else {
+            self.take_in(now, token, &batch, had as usize);
+        } else if !waits {
+            // Where it is to be found out first what the sender may say, it is asked then.
             self.on_missing(now, token, last + 1);
         }
     }
@@ -75,22 +82,32 @@ impl Host {
             Ok(batch) => {
                 debug_assert_eq!(batch.first_origin_seq, self.local_next_origin_seq);
                 self.local_next_origin_seq = batch.first_origin_seq + batch.len() as u64;
-                self.order(self.config.id, Recipient::Local, &batch, 0);
+                self.order(self.config.id, Recipient::Local, &batch, 0..batch.len());
             }
             Err(malformed) => debug_assert!(false, "our own batch is {malformed}"),
         }
     }
 
-    /// Gives the records of a batch, but for the first `skip`, the next positions.
-    fn order(&mut self, origin: EndpointId, sender: Recipient, batch: &Batch, skip: usize) {
-        let first_origin_seq = batch.first_origin_seq + skip as u64;
+    /// Gives records of a batch the next positions.
+    pub(super) fn order(
+        &mut self,
+        origin: EndpointId,
+        sender: Recipient,
+        batch: &Batch,
+        records: Range<usize>,
+    ) {
+        if records.is_empty() {
+            return;
+        }
+        let first_origin_seq = batch.first_origin_seq + records.start as u64;
         let run = Ordered {
             epoch: self.order.epoch(),
             first_origin_seq,
             first_seq: self.order.last_seq() + 1,
-            count: (batch.len() - skip) as u32,
+            count: records.len() as u32,
         };
-        for (origin_seq, (topic, tail)) in (first_origin_seq..).zip(batch.records().skip(skip)) {
+        let given = batch.records().skip(records.start).take(records.len());
+        for (origin_seq, (topic, tail)) in (first_origin_seq..).zip(given) {
             let topic = &batch.topics[usize::from(topic)];
             if !self.order.push(origin, origin_seq, topic, tail) {
                 self.cut_window(self.now);
@@ -99,6 +116,16 @@ impl Host {
             }
             self.foreign |= sender != Recipient::Local;
         }
+        self.place(origin, sender, run);
+    }
+
+    /// A record gets no place.
+    pub(super) fn refuse_record(&mut self, origin: EndpointId, sender: Recipient, origin_seq: u64) {
+        self.place(origin, sender, Ordered::refused(origin_seq, 1));
+    }
+
+    /// It is known what becomes of the next messages of an origin.
+    fn place(&mut self, origin: EndpointId, sender: Recipient, run: Ordered) {
         if sender != Recipient::Local
             && let Some(origin) = self.origins.get_mut(&origin)
         {
@@ -117,7 +144,9 @@ impl Host {
             match sender {
                 Recipient::Local => self.outputs.extend(runs.into_iter().map(Output::Ordered)),
                 Recipient::Session(token) if at_once || !self.owes_answers(token) => {
-                    self.send(now, token, &ParentMessage::Ordered(runs));
+                    for runs in runs.chunks(RUNS_AT_ONCE) {
+                        self.send(now, token, &ParentMessage::Ordered(runs.to_vec()));
+                    }
                 }
                 // More come together, when it has answered: one that is starved of its processor is not to be cut off for them.
                 Recipient::Session(_) => {

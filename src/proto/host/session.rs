@@ -8,6 +8,7 @@ use crate::wire::{Ack, Hello};
 
 use super::super::{ControlCount, Instant};
 use super::interface::RepairRate;
+use super::rights::Known;
 
 /// What is known of a control connection.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ pub(super) struct Session {
     pub(super) bucket: Bucket,
     /// When it was last asked to send again, and from which origin_seq on.
     pub(super) resend_asked: Option<(u64, Instant)>,
+    /// What it may say about documents.
+    pub(super) known: Known,
 }
 
 /// How a member keeps up.

@@ -130,9 +130,7 @@ impl Outbox {
         // Places are told in order: what was passed over was not told, for whatever reason.
         let known = self.open_from.saturating_sub(ordered.first_origin_seq);
         // The run's last message at least is left.
-        ordered.first_origin_seq += known;
-        ordered.first_seq += known;
-        ordered.count -= known as u32;
+        ordered.skip(known);
         let unknown_up_to = (ordered.first_origin_seq > self.open_from).then(|| ordered.first_origin_seq - 1);
         self.settle(last);
         Some(Resolved { unknown_up_to, ordered })

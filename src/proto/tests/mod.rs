@@ -20,6 +20,7 @@ use crate::wire::{
 mod delivery;
 mod flow;
 mod outbox;
+mod rights;
 mod sessions;
 
 const CLUSTER: &str = "test";
@@ -109,6 +110,8 @@ struct World {
     packets: VecDeque<Packet>,
     host_events: Vec<host::Event>,
     host_windows: usize,
+    /// What the host wants to know of who may say what.
+    asked_rights: Vec<(EndpointId, String)>,
     drained: bool,
     sessions: u8,
     verdict: fn(EndpointId) -> Result<Role, String>,
@@ -125,6 +128,7 @@ impl World {
             packets: VecDeque::new(),
             host_events: Vec::new(),
             host_windows: 0,
+            asked_rights: Vec::new(),
             drained: false,
             sessions: 0,
             verdict: |_| Ok(Role::Member),
@@ -287,6 +291,7 @@ impl World {
                 self.packets.push_back(Packet::ToHost(host::Input::Verdict { peer, verdict }));
             }
             host::Output::Ordered(_) => {}
+            host::Output::AskRights { id, name, .. } => self.asked_rights.push((id, name)),
             host::Output::Event(event) => self.host_events.push(event),
             host::Output::Drained => self.drained = true,
         }

@@ -1,5 +1,6 @@
 //! The keeper at the host, and its store.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::document::Access;
@@ -115,6 +116,13 @@ impl Keeping {
         self.timer_at = None;
     }
 
+    /// Who may do what has changed.
+    pub(super) fn on_access_changed(&mut self, name: Option<&str>) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.on_access_changed(name);
+        }
+    }
+
     pub(super) fn state(&self, name: &str) -> Option<State> {
         self.keeper.as_ref().and_then(|keeper| keeper.state(name))
     }
@@ -223,6 +231,7 @@ impl World<'_> {
                 }
                 continue;
             }
+            self.may_be_ordered(&message)?;
             let Some((name, true)) = wire::name_of(message.topic()) else { continue };
             let Some(documents) = &self.documents else { continue };
             let (Some(document), Some(at)) = (documents.find(name), message.position()) else { continue };
@@ -262,14 +271,23 @@ impl World<'_> {
         }
         let Some(keeper) = &mut keeping.keeper else { return Ok(()) };
         let news = !keeping.incoming.is_empty();
+        let rights = documents.rights.as_ref();
+        let told = RefCell::new(Vec::new());
         for message in keeping.incoming.drain(..) {
             keeping.at = message.position();
-            keeper.on_message(now, &message, |_, _| Access::Write);
+            keeper.on_message(now, &message, |id, name| {
+                let Some(rights) = rights else { return Access::Write };
+                told.borrow_mut().push(rights.answer(life, id, name));
+                rights.access(id, name)
+            });
         }
         if keeping.timer_at.is_some_and(|at| at <= self.now) {
             keeping.timer_at = None;
         }
         keeper.handle_timeout(now);
+        for answer in told.into_inner() {
+            self.tell_host(answer)?;
+        }
         if news {
             self.check_keeper()?;
         }

@@ -6,6 +6,7 @@
 mod keeping;
 mod mirroring;
 mod opening;
+mod rights;
 mod truth;
 mod types;
 
@@ -17,7 +18,7 @@ use crate::document::replica::Config;
 use crate::document::wire::{self, Live};
 use crate::document::{DocumentError, Model};
 use crate::id::EndpointId;
-use crate::message::{Message, MessageKind, Position};
+use crate::message::{Message, MessageKind, Position, Topic};
 use crate::proto::member;
 use crate::wire::BatchBuilder;
 
@@ -28,6 +29,7 @@ use super::world::{Event, World, trace};
 use keeping::Keeping;
 use mirroring::{MIRROR, Mirroring, Mirrors};
 use opening::{Opening, Outgoing, Wish};
+use rights::Rights;
 use truth::{Known, Truth};
 use types::Edit;
 
@@ -60,7 +62,7 @@ struct Part {
     incoming: VecDeque<Incoming>,
     outgoing: VecDeque<Outgoing>,
     /// Messages without a place, and the openings they are of.
-    flying: BTreeMap<u64, u64>,
+    flying: BTreeMap<u64, (u64, MessageKind, Topic)>,
     timer_at: Option<Nanos>,
     submitting: bool,
 }
@@ -77,6 +79,7 @@ pub(super) struct Documents {
     parts: Vec<Part>,
     keeping: Keeping,
     mirrors: Option<Mirrors>,
+    rights: Option<Rights>,
     edits: Edit,
     openings: u64,
     edit_every: Nanos,
@@ -116,6 +119,7 @@ impl Documents {
             // Of what it cannot fold it has to keep all.
             keeping: Keeping::new(stores, if knows { max_document } else { 1 << 20 }, knows),
             mirrors: Mirrors::draw(seed, members),
+            rights: Rights::draw(seed),
             edits: 0,
             openings: 0,
             edit_every: dice.scale(30 * MILLI, 300 * MILLI),
@@ -193,6 +197,7 @@ impl World<'_> {
         }
         self.push(next, Event::Edit { member: index, life });
         self.start_mirror(index)?;
+        self.change_rights(index, document)?;
         let Some(documents) = &mut self.documents else { return Ok(()) };
         if documents.chaos.below(1_000) < documents.replaces {
             self.replace_keeper()?;
@@ -352,13 +357,32 @@ impl World<'_> {
         part.flying.retain(|origin_seq, _| !(first..=last).contains(origin_seq));
     }
 
+    /// Messages are told to be refused.
+    pub(super) fn documents_refused(&mut self, index: usize, first: u64, last: u64) {
+        let life = self.members[index].life;
+        let Some(documents) = &mut self.documents else { return };
+        let Some(part) = documents.parts.get_mut(index) else { return };
+        for origin_seq in first..=last {
+            let Some((number, kind, topic)) = part.flying.remove(&origin_seq) else { continue };
+            documents.counts.forbidden += 1;
+            let mut openings = part.openings.values_mut();
+            if let Some(opening) = openings.find(|opening| opening.number == number) {
+                opening.replica.on_refused(kind);
+            } else if let Some(mirror) = part.mirror.as_mut().filter(|_| number == MIRROR) {
+                mirror.keeper.on_refused(&topic);
+            }
+        }
+        self.push(0, Event::Documents { member: index, life });
+    }
+
     /// What becomes of messages up to this one is not known.
     pub(super) fn documents_unknown(&mut self, index: usize, up_to: u64) {
         let life = self.members[index].life;
         let Some(documents) = &mut self.documents else { return };
         let Some(part) = documents.parts.get_mut(index) else { return };
         let later = part.flying.split_off(&(up_to + 1));
-        let unknown: BTreeSet<u64> = std::mem::replace(&mut part.flying, later).into_values().collect();
+        let unknown: BTreeSet<u64> =
+            std::mem::replace(&mut part.flying, later).into_values().map(|(opening, ..)| opening).collect();
         for opening in part.openings.values_mut().filter(|opening| unknown.contains(&opening.number)) {
             opening.replica.on_unknown();
         }
@@ -376,7 +400,7 @@ impl World<'_> {
         let now = self.members[index].clock.now(self.now);
         let is_up = self.members[index].machine.is_some();
         let Some(documents) = &mut self.documents else { return Ok(()) };
-        let Documents { parts, truths, counts, keeping, .. } = documents;
+        let Documents { parts, truths, counts, keeping, rights, .. } = documents;
         let Some(part) = parts.get_mut(index).filter(|_| is_up) else { return Ok(()) };
         let taken = Vec::from(std::mem::take(&mut part.incoming));
         if part.timer_at.is_some_and(|at| at <= self.now) {
@@ -406,8 +430,11 @@ impl World<'_> {
                 // What it is told now may be of an earlier life.
                 let host = opening.replica.position().and_then(|at| self.oracle.life_of(at.epoch));
                 let life = host.and_then(|host| keeping.life_at(host, opening.replica.since()));
-                let life = life.filter(|_| !was_alone && !opening.replica.is_alone());
-                is_of_no_use |= perform(opening, *document, truth, counts, life)?;
+                // Where it may only read by now, what is under way is told to be refused, and may yet count: rights that have changed without a word hold a little later
+                // at the host.
+                let is_sure = !was_alone && !opening.replica.is_alone() && rights.is_none();
+                let life = life.filter(|_| is_sure);
+                is_of_no_use |= perform(opening, *document, truth, counts, life, rights.is_some())?;
             }
             if is_of_no_use {
                 failed.push(*document);
@@ -488,8 +515,9 @@ impl World<'_> {
             member.next_origin_seq += count as u64;
             let mut messages = Vec::new();
             for (outgoing, origin_seq) in part.outgoing.drain(..count).zip(first..) {
-                part.flying.insert(origin_seq, outgoing.opening);
-                messages.push(outgoing.message);
+                let Outgoing { opening, message } = outgoing;
+                part.flying.insert(origin_seq, (opening, message.kind(), message.topic().clone()));
+                messages.push(message);
             }
             let body = self.document_batch(id, first, &messages)?;
             self.seen[index].open.extend(first..first + count as u64);
@@ -526,6 +554,7 @@ impl World<'_> {
 
     /// What applications want open and is not, is opened again.
     pub(super) fn reopen_documents(&mut self) -> Result<(), Broken> {
+        self.heal_rights()?;
         for index in 0..self.scenario.members {
             if self.members[index].machine.is_none() || !self.members[index].joined_once {
                 continue;
@@ -604,7 +633,8 @@ impl World<'_> {
                 return Err((17, format!("the keeper does not have {name:?}")));
             }
             documents.check_mirror(life, name, truth)?;
-            truth.check_fates(life, documents.recent > MOST_EDITS as usize)?;
+            let remembers = documents.recent > MOST_EDITS as usize;
+            truth.check_fates(life, remembers, documents.rights.is_none())?;
         }
         Ok(())
     }
@@ -620,13 +650,14 @@ fn summary(payload: &Bytes) -> String {
     }
 }
 
-/// Does what a replica wants done; whether it is of no more use. `life` is the life of the keeper that it goes by, if it does not go on alone.
+/// Does what a replica wants done; whether it is of no more use. `life` is the life of the keeper that it goes by, if it can be sure of what it tells.
 fn perform(
     opening: &mut Opening,
     document: usize,
     truth: &mut Truth,
     counts: &mut DocumentCounts,
     life: Option<u32>,
+    has_rights: bool,
 ) -> Result<bool, Broken> {
     let mut failed = false;
     while let Some(wish) = opening.replica.poll() {
@@ -643,6 +674,12 @@ fn perform(
             // Opened while the host does not answer: its application is told, and tries again.
             Wish::Failed(DocumentError::Unavailable { .. }) => {
                 counts.unavailable += 1;
+                failed = true;
+                continue;
+            }
+            // Its host and its keeper are of one mind, but for a while.
+            Wish::Failed(DocumentError::Refused { reason, .. }) if has_rights && reason == "not now" => {
+                counts.denied += 1;
                 failed = true;
                 continue;
             }

@@ -36,6 +36,7 @@ pub(super) trait Replicates {
     fn settle(&mut self);
     fn on_reset(&mut self);
     fn on_unknown(&mut self);
+    fn on_refused(&mut self, kind: MessageKind);
     fn handle_timeout(&mut self, now: Instant);
     fn poll_timeout(&self) -> Option<Instant>;
     fn poll(&mut self) -> Option<Wish>;
@@ -71,6 +72,10 @@ impl<D: Played> Replicates for Replica<D> {
 
     fn on_unknown(&mut self) {
         Self::on_unknown(self);
+    }
+
+    fn on_refused(&mut self, kind: MessageKind) {
+        Self::on_refused(self, kind);
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -302,7 +302,8 @@ impl Truth {
     }
 
     /// When all has come to rest: every edit is there, or its author knows, or is gone.
-    pub(super) fn check_fates(&self, life: u32, remembers: bool) -> Check {
+    /// `all_may`: nobody was ever kept from bringing back what it had.
+    pub(super) fn check_fates(&self, life: u32, remembers: bool, all_may: bool) -> Check {
         let last = self.last(life);
         for (edit, fate) in &self.fates {
             let is_there = last.edits.contains(edit);
@@ -316,6 +317,8 @@ impl Truth {
             }
             // A replica that remembers only some of its updates brings only these back.
             let forgot = !remembers && fate.placed.is_none_or(|(placed, _)| placed != life);
+            // Nor does one that may only read by then.
+            let forgot = forgot || (!all_may && fate.placed.is_some_and(|(placed, _)| placed != life));
             if !self.ended.contains(&fate.opening) && !forgot {
                 return broken(
                     6,

@@ -66,6 +66,7 @@ impl World<'_> {
         self.host.submits.clear();
         self.host.consumer = Consumer::default();
         self.start_keeper()?;
+        self.start_guard();
         if let Some((machine, epoch)) =
             self.host.machine.as_mut().zip(self.documents.as_ref().and_then(Documents::last_epoch))
         {
@@ -200,7 +201,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> Result<(), Broken> {
+    pub(in super::super) fn flush(&mut self) -> Result<(), Broken> {
         const AT_ONCE: usize = 8;
         self.host.flush_due = false;
         let now = self.host.clock.now(self.now);
@@ -314,6 +315,7 @@ impl World<'_> {
                 self.push(after, Event::Verdict { life: self.host.life, peer });
             }
             host::Output::Ordered(_) => {}
+            host::Output::AskRights { id, name, .. } => self.on_ask_rights(id, name),
             host::Output::Event(event) => {
                 trace!(self, "host: {event:?}");
                 if let host::Event::Evicted { eviction, .. } = event {

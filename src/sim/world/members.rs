@@ -203,6 +203,13 @@ impl World<'_> {
                 }
             }
             member::Output::Deliver { messages, up_to } => self.on_delivered(index, &messages, up_to)?,
+            member::Output::Ordered(run) if run.is_refused() => {
+                let (id, life) = (self.members[index].id, self.host.life);
+                let last = run.last_origin_seq();
+                trace!(self, "m{index} is told that {} to {last} are refused", run.first_origin_seq);
+                self.oracle.on_refused(&mut self.seen[index], life, id, run)?;
+                self.documents_refused(index, run.first_origin_seq, last);
+            }
             member::Output::Ordered(run) => {
                 let id = self.members[index].id;
                 let last = run.last_origin_seq();

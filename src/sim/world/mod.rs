@@ -102,6 +102,12 @@ pub(super) enum Event {
         member: usize,
         life: u32,
     },
+    /// The host is to be told what a member may do with a document.
+    Rights {
+        life: u32,
+        id: EndpointId,
+        name: String,
+    },
     /// The keeper of documents has something to do.
     Keeper {
         life: u32,
@@ -360,6 +366,7 @@ impl<'a> World<'a> {
             | Event::HostHandled { .. }
             | Event::Verdict { .. }
             | Event::Stray { .. }
+            | Event::Rights { .. }
             | Event::Keeper { .. }
             | Event::Stored { .. }
             | Event::Folded { .. } => self.host.asleep_until,
@@ -435,6 +442,7 @@ impl<'a> World<'a> {
             Event::Edit { member, life } if life == self.members[member].life => {
                 self.on_edit_tick(member)?;
             }
+            Event::Rights { life, id, name } if life == self.host.life => self.on_rights(id, &name)?,
             Event::Keeper { life } if life == self.host.life => self.on_keeper()?,
             Event::Stored { life } if life == self.host.life => self.on_stored()?,
             Event::Folded { life } if life == self.host.life => self.on_folded()?,

@@ -1,0 +1,277 @@
+//! What a member says about a document gets a place as far as it may say it, and otherwise the member is told.
+
+use super::*;
+use crate::message::MessageKind;
+use crate::proto::host::{Rights, Stamp};
+
+const LASTS: Duration = Duration::from_secs(30);
+
+fn stamp(generation: u64) -> Stamp {
+    Stamp { guard: 7, generation }
+}
+
+/// A world in which a guard tells who may say what, and a member that takes everything.
+fn guarded() -> (World, usize) {
+    let mut world = World::new();
+    let member = world.join(1, &[""]);
+    world.input(host::Input::Guard(Some((stamp(0), LASTS))));
+    (world, member)
+}
+
+impl World {
+    /// The guard says of this member what it may do with the document.
+    fn tell(&mut self, n: u8, name: &str, rights: Rights, generation: u64) {
+        let (stamp, name) = (stamp(generation), name.to_owned());
+        self.input(host::Input::Rights { stamp, id: id(n), name, rights });
+    }
+
+    fn submit_messages(&mut self, child: usize, messages: &[Message]) {
+        let first = self.children[child].next_origin_seq;
+        let mut batch = BatchBuilder::new(first);
+        messages.iter().for_each(|message| assert!(batch.push(message)));
+        self.children[child].next_origin_seq += messages.len() as u64;
+        let (count, body) = (messages.len() as u16, batch.finish());
+        let input = member::Input::Submit { first_origin_seq: first, count, body };
+        self.children[child].machine.handle_input(self.now, input);
+    }
+
+    fn take_asked(&mut self) -> Vec<(EndpointId, String)> {
+        std::mem::take(&mut self.asked_rights)
+    }
+
+    /// What became of a member's messages, as it was told: those refused, in the order of their numbers.
+    fn fates(&self, child: usize) -> Vec<(u64, bool)> {
+        let runs = self.children[child].ordered.iter();
+        runs.flat_map(|run| (run.first_origin_seq..=run.last_origin_seq()).map(|n| (n, !run.is_refused())))
+            .collect()
+    }
+
+    fn forbidden(&self) -> Vec<(EndpointId, &str, u64)> {
+        let events = self.host_events.iter();
+        events
+            .filter_map(|event| match event {
+                host::Event::Forbidden { id, document, messages } => Some((*id, &**document, *messages)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn update(name: &str, text: &str) -> Message {
+    Message::new(format!("doc/{name}/f"), text.to_owned()).unwrap().with_kind(MessageKind::DocumentFragment)
+}
+
+fn presence(name: &str) -> Message {
+    Message::new(format!("doc/{name}/p"), "here").unwrap()
+}
+
+/// A question as documents ask it.
+fn question(name: &str, of: EndpointId) -> Message {
+    let payload = [&[0x10][..], &[1; 8], of.as_bytes(), &[0]].concat();
+    Message::new(format!("doc/{name}/f"), payload).unwrap().with_kind(MessageKind::FullDocumentRequest)
+}
+
+#[test]
+fn what_a_member_may_not_say_has_no_place_and_it_is_told_and_goes_on() {
+    let (mut world, a) = guarded();
+    world.tell(1, "mine", Rights::Write, 0);
+    world.tell(1, "theirs", Rights::Read, 0);
+    world.tell(1, "secret", Rights::Nothing, 0);
+    let messages = [
+        update("mine", "1"),
+        update("theirs", "2"),
+        update("theirs", "3"),
+        presence("theirs"),
+        presence("secret"),
+        question("secret", EndpointId::NIL),
+        Message::new("news", "7").unwrap(),
+        Message::new("doc//f", "8").unwrap(),
+        Message::new("doc/secret/other", "9").unwrap(),
+        update("mine", "10"),
+    ];
+    world.submit_messages(a, &messages);
+    world.run();
+    let placed = [true, false, false, true, false, true, true, false, false, true];
+    assert_eq!(world.fates(a), (1..).zip(placed).collect::<Vec<_>>());
+    assert_eq!(world.host.counters().refused, 5);
+    assert_eq!(world.host.counters().ordered, 5);
+    assert_eq!(world.children[a].delivered.len(), 5);
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    assert_eq!(world.children[a].machine.usage().outbox_batches, 0);
+    assert_eq!(world.forbidden(), [(id(1), "theirs", 5)]);
+    assert_eq!(world.take_asked(), []);
+    // At most once a second.
+    world.submit_messages(a, &[update("secret", "11")]);
+    world.run();
+    assert_eq!(world.forbidden().len(), 1);
+    world.run_for(Duration::from_secs(1));
+    world.submit_messages(a, &[update("theirs", "12")]);
+    world.run();
+    assert_eq!(world.forbidden()[1..], [(id(1), "theirs", 2)]);
+    assert!(matches!(world.children[a].ordered.last(), Some(run) if run.is_refused()));
+}
+
+#[test]
+fn what_is_not_known_is_asked_for_once_and_what_waits_for_it_comes_again_in_its_order() {
+    let (mut world, a) = guarded();
+    let b = world.join(2, &[""]);
+    let news = |text: &str| Message::new("news", text.to_owned()).unwrap();
+    world.submit_messages(a, &[news("1"), update("it", "2"), news("3")]);
+    world.submit_messages(a, &[update("it", "4")]);
+    world.submit_messages(a, &[news("5")]);
+    world.submit_messages(b, &[news("of another")]);
+    world.run();
+    assert_eq!(world.texts(b), ["1", "of another"], "nobody else waits");
+    assert_eq!(world.take_asked(), [(id(1), "it".to_owned())]);
+    assert_eq!(world.host.counters().resends_asked, 0);
+    world.tell(1, "it", Rights::Write, 0);
+    world.run();
+    assert_eq!(world.texts(b), ["1", "of another", "2", "3", "4", "5"]);
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    assert_eq!(world.host.counters().refused, 0);
+}
+
+#[test]
+fn an_answer_counts_for_a_while_and_a_new_one_is_asked_for_in_good_time() {
+    let (mut world, a) = guarded();
+    world.tell(1, "it", Rights::Write, 0);
+    let say = |world: &mut World, text: &str| {
+        world.submit_messages(a, &[update("it", text)]);
+        world.run();
+        world.host.counters().ordered
+    };
+    assert_eq!(say(&mut world, "1"), 1);
+    assert_eq!(world.take_asked(), []);
+    world.run_for(LASTS / 2);
+    assert_eq!(say(&mut world, "2"), 2, "it counts still");
+    assert_eq!(say(&mut world, "3"), 3);
+    assert_eq!(world.take_asked(), [(id(1), "it".to_owned())]);
+    world.tell(1, "it", Rights::Read, 0);
+    assert_eq!(say(&mut world, "4"), 3);
+    assert_eq!(world.host.counters().refused, 1);
+    world.run_for(LASTS);
+    assert_eq!(say(&mut world, "5"), 3, "nothing goes by what is older");
+    assert_eq!(world.host.counters().refused, 1);
+    assert_eq!(world.take_asked(), [(id(1), "it".to_owned())]);
+    world.tell(1, "it", Rights::Write, 0);
+    world.run();
+    assert_eq!(world.host.counters().ordered, 4);
+}
+
+#[test]
+fn what_was_told_before_something_changed_counts_no_more() {
+    let (mut world, a) = guarded();
+    for name in ["it", "other"] {
+        world.tell(1, name, Rights::Write, 0);
+    }
+    world.submit_messages(a, &[update("new", "waits")]);
+    world.run();
+    assert_eq!(world.take_asked(), [(id(1), "new".to_owned())]);
+    world.input(host::Input::ForgetRights { stamp: stamp(1), name: Some("it".to_owned()) });
+    // What waited is asked for once more: an answer that is under way may be from before.
+    world.run();
+    assert_eq!(world.take_asked(), [(id(1), "new".to_owned())]);
+    world.tell(1, "new", Rights::Write, 0);
+    world.run();
+    assert_eq!(world.host.counters().ordered, 0);
+    world.tell(1, "new", Rights::Read, 1);
+    world.run();
+    assert_eq!((world.host.counters().ordered, world.host.counters().refused), (0, 1));
+    world.submit_messages(a, &[update("other", "as before")]);
+    world.submit_messages(a, &[update("it", "who knows")]);
+    world.run();
+    assert_eq!(world.host.counters().ordered, 1);
+    assert_eq!(world.take_asked(), [(id(1), "it".to_owned())]);
+    // Another guard knows nothing of what this one said; without any, all may be said.
+    world.input(host::Input::Guard(None));
+    world.run();
+    assert_eq!(world.host.counters().ordered, 2);
+}
+
+#[test]
+fn who_is_left_without_a_guard_goes_by_what_was_told() {
+    let (mut world, a) = guarded();
+    world.tell(1, "it", Rights::Write, 0);
+    world.submit_messages(a, &[update("it", "1"), update("new", "2")]);
+    world.run();
+    world.input(host::Input::Deaf { guard: 7 });
+    world.run();
+    assert_eq!(world.fates(a), [(1, true), (2, false)]);
+    world.run_for(LASTS * 2);
+    world.submit_messages(a, &[update("it", "3")]);
+    world.run();
+    assert_eq!(world.host.counters().ordered, 2);
+}
+
+#[test]
+fn who_may_not_change_a_document_gives_it_to_nobody() {
+    let (mut world, a) = guarded();
+    let _ = world.join(2, &[""]);
+    let ask = |world: &mut World, of| {
+        let before = world.host.counters().ordered;
+        world.submit_messages(a, &[question("it", of)]);
+        world.run();
+        world.host.counters().ordered > before
+    };
+    assert!(ask(&mut world, EndpointId::NIL));
+    assert!(ask(&mut world, id(100)), "the host");
+    assert!(ask(&mut world, id(9)), "nobody is there");
+    assert!(!ask(&mut world, id(2)), "who knows");
+    assert_eq!(world.take_asked(), [(id(2), "it".to_owned())]);
+    world.tell(2, "it", Rights::Read, 0);
+    assert!(!ask(&mut world, id(2)));
+    world.tell(2, "it", Rights::Write, 0);
+    assert!(ask(&mut world, id(2)));
+}
+
+#[test]
+fn what_is_known_of_members_is_bounded() {
+    let (mut world, a) = guarded();
+    // One that speaks of ever new documents, and a guard that answers.
+    for round in 0..40 {
+        let messages: Vec<Message> = (0..40).map(|n| update(&format!("{round}-{n}"), "x")).collect();
+        world.submit_messages(a, &messages);
+        world.run();
+        for (_, name) in world.take_asked() {
+            world.tell(1, &name, Rights::Nothing, 0);
+        }
+        world.run();
+    }
+    assert_eq!(world.host.counters().refused, 1_600);
+    assert_eq!(world.host.rights_known(), 1_024);
+    // More than may be asked at once, in one batch: what is known goes on.
+    let messages: Vec<Message> = (0..200).map(|n| update(&format!("at once {n}"), "x")).collect();
+    world.submit_messages(a, &messages);
+    let mut most = 0;
+    loop {
+        world.run();
+        let asked = world.take_asked();
+        if asked.is_empty() {
+            break;
+        }
+        most = most.max(asked.len());
+        asked.into_iter().for_each(|(_, name)| world.tell(1, &name, Rights::Write, 0));
+    }
+    assert_eq!((most, world.host.counters().ordered), (64, 200));
+    world.cut(a);
+    world.run();
+    assert_eq!(world.host.rights_known(), 0);
+}
+
+#[test]
+fn a_refusal_that_was_not_heard_is_told_in_the_next_session() {
+    let (mut world, a) = guarded();
+    world.tell(1, "it", Rights::Nothing, 0);
+    world.submit_messages(a, &[update("it", "1")]);
+    world.collect();
+    let Some(Packet::ToHost(submit)) = world.packets.pop_front() else { panic!("a batch") };
+    world.input(submit);
+    // The word of it is lost with the connection.
+    while world.host.poll_output().is_some() {}
+    world.packets.clear();
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.fates(a), [(1, false)]);
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    assert_eq!(world.host.counters().refused, 1);
+}
