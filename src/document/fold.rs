@@ -95,6 +95,15 @@ impl Numbers {
         self.0.get(&replica).filter(|taken| taken.origin == origin)
     }
 
+    /// Whether the same updates were the last ones that were taken, at the same places. What did not apply may be known of one of the two alone.
+    pub(super) fn is_as_far_as(&self, other: &Self) -> bool {
+        let is_same = |((replica, taken), (other, theirs)): ((u64, &Taken), (u64, &Taken))| {
+            (replica, taken.origin, taken.number, taken.position)
+                == (other, theirs.origin, theirs.number, theirs.position)
+        };
+        self.len() == other.len() && self.iter().zip(other.iter()).all(is_same)
+    }
+
     pub(crate) fn set(&mut self, replica: u64, taken: Taken) {
         self.0.insert(replica, taken);
     }

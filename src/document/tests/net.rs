@@ -60,12 +60,13 @@ pub(super) fn keeper(stores: bool, knows: bool) -> Keeper {
 
 /// One that keeps no document larger than the first of these, and sends no message larger than the second.
 pub(super) fn limited_keeper(
-    (max_document, max_message): (usize, usize),
+    (document, max_message): (usize, usize),
     stores: bool,
     knows: bool,
 ) -> Keeper {
     let config = keeper_config(stores, knows);
-    Keeper::new(keeper::Config { max_document, max_message, ..config })
+    let limits = keeper::Limits { document, ..config.limits };
+    Keeper::new(keeper::Config { limits, max_message, ..config })
 }
 
 pub(super) fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
@@ -82,8 +83,7 @@ pub(super) fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
         is_hosts: true,
         seed: 1,
         read_only: false,
-        max_document: 64 << 20,
-        max_documents: 3,
+        limits: keeper::Limits { document: 64 << 20, documents: 3, bytes: 1 << 30 },
         max_message: 8 << 20,
         stores,
         types,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, KnownType, Output};
+use crate::document::keeper::{Config, Fold, Keeper, KnownType, Limits, Output, Types};
 use crate::document::store::{MemoryStore, Store, StoreChange};
 use crate::document::wire::{self, Live, State};
 use crate::message::{Message, MessageKind, Position};
@@ -88,8 +88,8 @@ impl Keeping {
     }
 
     /// The types that keepers know.
-    pub(super) fn types(&self) -> BTreeMap<String, KnownType> {
-        let mut types = BTreeMap::new();
+    pub(super) fn types(&self) -> Types {
+        let mut types = Types::new();
         if self.knows {
             types.insert("sim.log".into(), KnownType::of::<Log>());
             types.insert("sim.facts".into(), KnownType::of::<Facts>());
@@ -158,8 +158,7 @@ impl World<'_> {
             is_hosts: true,
             seed: 1,
             read_only: false,
-            max_document: keeping.max_document,
-            max_documents: 10,
+            limits: Limits { document: keeping.max_document, documents: 10, bytes: 1 << 30 },
             max_message: 1 << 20,
             stores: keeping.store.is_some(),
             types,

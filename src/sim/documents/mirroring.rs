@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, Output};
+use crate::document::keeper::{Config, Fold, Keeper, Limits, Output};
 use crate::document::store::{MemoryStore, Store};
 use crate::document::wire::{self, State};
 use crate::message::{Message, MessageKind, Position};
@@ -64,8 +64,7 @@ impl World<'_> {
             is_hosts: false,
             seed: mirrors.dice.any().max(1),
             read_only: false,
-            max_document: 1 << 20,
-            max_documents: 10,
+            limits: Limits { document: 1 << 20, documents: 10, bytes: 1 << 30 },
             max_message: 1 << 20,
             stores: true,
             types,
