@@ -67,6 +67,12 @@ pub(crate) struct Config {
     pub(crate) mutant: Option<crate::proto::Mutant>,
 }
 
+/// What is in a store, as a document.
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) fn stored_state(stored: Stored) -> Result<State, Malformed> {
+    Kept::of_stored(stored).map(|kept| kept.state())
+}
+
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Send this.
@@ -280,7 +286,7 @@ impl Keeper {
                 return;
             }
         }
-        let is_sure = self.is_sure(name);
+        let is_sure = self.is_sure(name) || mutant!(self, StoreAhead);
         if let (Some(catching_up), Ok(live)) = (&mut self.catching_up, &live) {
             catching_up.on_live(now, position, from, name, live);
         }
@@ -289,7 +295,9 @@ impl Keeper {
             Ok(Live::More { nonce, of, next }) if of == self.config.me => {
                 self.transfers.more(now, from, name, nonce, next);
             }
-            Ok(Live::Update(update)) => self.on_update(now, (position, is_sure), from, name, &update, &payload),
+            Ok(Live::Update(update)) => {
+                self.on_update(now, (position, is_sure), from, name, &update, &payload)
+            }
             Ok(Live::Seed(seed)) => self.on_seed(now, (position, is_sure), name, &seed),
             Ok(Live::Stored(_) | Live::AskAgain | Live::GivenUp(_)) => self.on_keeper(from, name, &live),
             Ok(Live::More { .. } | Live::Piece(_)) => {}
@@ -383,6 +391,7 @@ impl Keeper {
 
     /// Up to there a document is stored.
     pub(crate) fn on_stored(&mut self, now: Instant, name: &str, position: Position) {
+        self.on_stored_here(name, position);
         let Some(kept) = self.shelf.get_mut(name) else { return };
         kept.stored = kept.stored.max(Some(position));
         if !self.config.is_hosts {

@@ -26,11 +26,13 @@ pub enum Mutant {
     KeepOwn,
     /// A keeper that has folded a document drops what came meanwhile.
     DropTail,
+    /// A keeper on a member stores what comes of a document that it asks for, whatever is missing before it.
+    StoreAhead,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SkipDedupe,
         Self::RingEdge,
         Self::AckBeforeHandling,
@@ -42,6 +44,7 @@ impl Mutant {
         Self::ForgetHeld,
         Self::KeepOwn,
         Self::DropTail,
+        Self::StoreAhead,
     ];
 
     /// Its name on the command line.
@@ -59,6 +62,7 @@ impl Mutant {
             Self::ForgetHeld => "mutant_forget_held",
             Self::KeepOwn => "mutant_keep_own",
             Self::DropTail => "mutant_drop_tail",
+            Self::StoreAhead => "mutant_store_ahead",
         }
     }
 }

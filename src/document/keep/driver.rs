@@ -20,6 +20,7 @@ use super::super::keeper::{self, Output};
 use super::super::outgoing::{Outgoing, Queue, message, next_unknown};
 use super::super::wire::{self, State};
 use super::super::{Access, Malformed};
+use super::folding::Folding;
 use super::storing::{self, Storing, Written};
 use super::{AccessFn, KeeperError};
 
@@ -153,7 +154,7 @@ pub(super) fn start(
         sender: sender.clone(),
         outgoing,
         storing: storing.map(|storing| storing.run(written.clone())),
-        folded: written,
+        folding: Folding::new(written),
         results,
     };
     tokio::spawn(driver.run(early));
@@ -168,7 +169,7 @@ struct Driver {
     sender: Sender,
     outgoing: Outgoing,
     storing: Option<storing::Writer>,
-    folded: mpsc::UnboundedSender<Done>,
+    folding: Folding,
     results: mpsc::UnboundedReceiver<Done>,
 }
 
@@ -201,10 +202,7 @@ impl Driver {
                         shared.fail(KeeperError::Overrun);
                         break;
                     }
-                    Some(Err(_)) | None => {
-                        shared.fail(KeeperError::Closed);
-                        break;
-                    }
+                    Some(Err(_)) | None => break,
                 },
             }
             lock(&shared.machine).handle_timeout(shared.now());
@@ -218,6 +216,11 @@ impl Driver {
         if let Some(storing) = self.storing.take() {
             storing.end().await;
         }
+        // What the store says of the last of it, before the end is told.
+        while let Ok(done) = self.results.try_recv() {
+            self.on_done(done);
+        }
+        shared.fail(KeeperError::Closed);
     }
 
     fn take(&self, batch: Batch) {
@@ -240,17 +243,23 @@ impl Driver {
         })
     }
 
-    fn on_done(&self, done: Done) {
+    fn on_done(&mut self, done: Done) {
         let now = self.shared.now();
         let mut machine = lock(&self.shared.machine);
         match done {
-            Done::Folded { name, folded } => machine.on_folded(&name, folded),
+            Done::Folded { name, folded } => {
+                self.folding.on_folded();
+                machine.on_folded(&name, folded);
+            }
             Done::Written(Written { positions, error }) => {
                 for (name, position) in positions {
                     machine.on_stored(now, &name, position);
                 }
                 match error {
-                    Some(error) => self.shared.fail(error),
+                    Some(error) => {
+                        machine.on_store_lost();
+                        self.shared.fail(error);
+                    }
                     None => self.shared.commits.send_modify(|commits| *commits += 1),
                 }
             }
@@ -271,17 +280,10 @@ impl Driver {
                     if self.storing.as_ref().is_some_and(|storing| !storing.store(change)) {
                         self.shared.fail(KeeperError::Store("it is too slow, and was given up".to_owned()));
                         self.storing = None;
+                        lock(&self.shared.machine).on_store_lost();
                     }
                 }
-                Output::Fold { name, state, fold } => {
-                    let folded = self.folded.clone();
-                    tokio::task::spawn_blocking(move || {
-                        let result = std::panic::catch_unwind(|| fold(&state));
-                        let result = result.unwrap_or_else(|_| Err(Malformed::new("its type panicked")));
-                        // The driver is gone: nobody needs it.
-                        let _ = folded.send(Done::Folded { name, folded: result });
-                    });
-                }
+                Output::Fold { name, state, fold } => self.folding.fold(name, state, fold),
             }
         }
         let machine = lock(&self.shared.machine);

@@ -1,6 +1,7 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
 mod driver;
+mod folding;
 mod storing;
 #[cfg(test)]
 mod tests;
@@ -185,7 +186,7 @@ impl KeeperBuilder {
         let mut machine = keeper::Keeper::new(config);
         let (mut storing, mut early) = (None, Vec::new());
         if let Some(store) = self.store {
-            let loading = Storing::start(store, &mut machine);
+            let loading = Storing::start(store, machine);
             let loaded = if is_hosts {
                 let (loaded, batches) = meanwhile(&mut messages, loading).await?;
                 early = batches;
@@ -196,7 +197,8 @@ impl KeeperBuilder {
                 messages = sender.messages_with(&stream_options(me, is_hosts));
                 loaded
             };
-            storing = Some(loaded?);
+            let (store, loaded) = loaded?;
+            (storing, machine) = (Some(store), loaded);
         }
         if is_hosts {
             // A clock that was set back must not put what is changed now before what is stored.

@@ -193,11 +193,8 @@ impl Kept {
         }
         let (before, behind) =
             self.state.tail.split_at(self.state.tail.partition_point(|entry| entry.position <= written));
-        let mut up_to = Ledger {
-            kind: self.state.kind.clone(),
-            numbers: self.state.numbers.clone(),
-            at: self.state.at,
-        };
+        let mut up_to =
+            Ledger { kind: self.state.kind.clone(), numbers: self.state.numbers.clone(), at: self.state.at };
         for entry in before {
             up_to.counted(entry).ok()?;
         }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use crate::message::MessageKind;
+use crate::message::{MessageKind, Position};
 use crate::proto::Instant;
 
 use super::super::join::{Held, Joined};
@@ -31,6 +31,23 @@ impl Keeper {
         self.catch_up();
     }
 
+    /// Up to there a document is stored: there may be room for more.
+    pub(super) fn on_stored_here(&mut self, name: &str, position: Position) {
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.on_stored(name, position);
+            self.catch_up();
+        }
+    }
+
+    /// The store is given up: the keeper goes on in memory.
+    pub(crate) fn on_store_lost(&mut self) {
+        self.config.stores = false;
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.on_store_lost();
+            self.catch_up();
+        }
+    }
+
     /// What was sent may never come: it is sent again.
     pub(crate) fn on_unknown(&mut self) {
         if let Some(catching_up) = &mut self.catching_up {
@@ -52,17 +69,24 @@ impl Keeper {
 
     /// A document that is as the host's keeper has it, and where the question stands that it came by.
     #[cfg(any(test, feature = "test-utils"))]
-    pub(crate) fn exact(&self, name: &str) -> Option<(State, crate::Position)> {
-        let is_wanted = self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name));
-        let kept = self.shelf.get(name).filter(|kept| !is_wanted && kept.refused.is_none())?;
+    pub(crate) fn exact(&self, name: &str) -> Option<(State, Position)> {
+        let kept = self.shelf.get(name).filter(|kept| !self.asks_for(name) && kept.refused.is_none())?;
         Some((kept.state(), kept.since?))
+    }
+
+    /// Whether a document is being asked for, or is to be.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn asks_for(&self, name: &str) -> bool {
+        self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name))
     }
 
     /// What the host's keeper alone may say.
     pub(super) fn on_hosts(&mut self, name: &str, live: &Live) {
         let Some(catching_up) = &mut self.catching_up else { return };
         match live {
-            Live::AskAgain if name.is_empty() => catching_up.want_all_again(self.shelf.iter().map(|(name, _)| name)),
+            Live::AskAgain if name.is_empty() => {
+                catching_up.want_all_again(self.shelf.iter().map(|(name, _)| name))
+            }
             Live::AskAgain if self.shelf.get(name).is_some() || catching_up.is_wanted(name) => {
                 catching_up.want_again(name);
             }
@@ -75,9 +99,7 @@ impl Keeper {
     pub(super) fn miss_pieces(&mut self, now: Instant, name: &str) {
         let has_room = self.shelf.has_room(self.wanted() + 1);
         match &mut self.catching_up {
-            Some(catching_up) if has_room || self.shelf.get(name).is_some() => {
-                catching_up.miss_pieces(name)
-            }
+            Some(catching_up) if has_room || self.shelf.get(name).is_some() => catching_up.miss_pieces(name),
             Some(_) => self.dropped += 1,
             None => self.miss(now, name),
         }
@@ -238,6 +260,12 @@ impl Keeper {
         }
         if self.config.stores {
             let changes = kept.written_over(name, self.shelf.get(name));
+            if let (Some(catching_up), Some(written)) = (&mut self.catching_up, kept.written) {
+                match changes.iter().map(StoreChange::bytes).sum() {
+                    0 => {}
+                    bytes => catching_up.on_written(name, written, bytes),
+                }
+            }
             self.outputs.extend(changes.into_iter().map(Output::Store));
         }
         self.shelf.put(name, kept);

@@ -13,7 +13,7 @@ use super::{Keeper, Output};
 /// some milliseconds).
 const FOLD_BYTES: usize = 64 << 10;
 
-/// Which part of what may be kept may come beside while something is folded.
+/// Which part of what all may take may come beside while something is folded.
 const WHILE_FOLDING: usize = 4;
 
 impl Kept {
@@ -37,9 +37,8 @@ impl Keeper {
             let (is_over, size) = (kept.size() > limit, kept.size());
             // What was folded may be too large all the same, however much came meanwhile.
             let folds = kept.state.snapshot.len() <= limit && !kept.state.tail.is_empty();
-            let has_time = kept.is_folding && size <= limit.saturating_add(limit / WHILE_FOLDING);
-            let begins = !kept.is_folding && folds && self.fold(name);
-            if is_over && !has_time && !begins {
+            let is_folding = kept.is_folding || (folds && self.fold(name));
+            if is_over && !is_folding {
                 self.give_up(name, format!("it has {size} bytes, more than the {limit} that are kept"));
             }
         }

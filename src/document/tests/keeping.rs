@@ -76,7 +76,8 @@ fn a_keeper_elsewhere_that_asks_again_stores_what_it_lacks_and_no_more() {
     net.place_all();
     net.write(first, "c");
     net.place_all();
-    let all = |net: &mut Net<Line>| net.mirrors[mirror].store.load(NAME).expect("a store").expect("it is stored");
+    let all =
+        |net: &mut Net<Line>| net.mirrors[mirror].store.load(NAME).expect("a store").expect("it is stored");
     let before = all(&mut net);
     assert_eq!((before.base.is_some(), before.records.len()), (true, 1));
     // Nothing was missed.
@@ -257,7 +258,8 @@ fn of_what_is_more_than_may_be_kept_the_largest_goes_and_new_ones_are_not_begun(
         net.say_on(&wire::live_topic("large"), 77, Live::Ask { nonce: 7, of: None, anyone: false }.encode());
         net.place();
         let answers = net.said.iter().filter_map(|(_, message)| Answer::decode(message.payload()).ok());
-        let refused = |answer: Answer| matches!(answer.word, Word::Refused(reason) if reason.contains("100000"));
+        let refused =
+            |answer: Answer| matches!(answer.word, Word::Refused(reason) if reason.contains("100000"));
         assert!(answers.into_iter().any(refused));
     }
 }
@@ -269,7 +271,9 @@ fn who_opens_a_new_document_where_there_is_no_room_is_told() {
     net.place_all();
     let one = net.open();
     net.place_all();
-    assert!(matches!(net.ones[one].failure(), Some(DocumentError::Refused { reason, .. }) if reason.contains("10000")));
+    assert!(
+        matches!(net.ones[one].failure(), Some(DocumentError::Refused { reason, .. }) if reason.contains("10000"))
+    );
 }
 
 #[test]
@@ -282,4 +286,64 @@ fn what_a_keeper_elsewhere_is_made_to_miss_takes_no_more_room_than_documents_do(
     net.place_all();
     let kept = &net.mirrors[mirror].keeper;
     assert_eq!((kept.wanted(), kept.dropped()), (3, 97));
+}
+
+#[test]
+fn a_keeper_elsewhere_asks_for_no_more_than_its_store_can_take() {
+    let mut net = Net::<Line>::new();
+    let limits = keeper::Limits { documents: 100, ..keeper_config(true, true).limits };
+    let config = || keeper::Config { limits, max_message: 64 << 20, ..keeper_config(true, false) };
+    net.keeper = Some(Keeper::new(config()));
+    net.max_message = 64 << 20;
+    for n in 0..10 {
+        net.say_on(&wire::live_topic(&format!("{n}")), 77, update(5, 1, 20 << 20));
+    }
+    net.place_all();
+    // Its store takes nothing for now.
+    let node = MIRROR;
+    let mut mirror = Keeper::new(keeper::Config { me: id(node), is_hosts: false, ..config() });
+    mirror.begin(true);
+    let mut unstored = VecDeque::new();
+    let run = |net: &mut Net<Line>, mirror: &mut Keeper, unstored: &mut VecDeque<StoreChange>| loop {
+        while let Some(output) = mirror.poll_output() {
+            match output {
+                keeper::Output::Say { topic, kind, payload } => {
+                    net.said
+                        .push_back((node, Message::new(topic, payload).expect("a topic").with_kind(kind)));
+                }
+                keeper::Output::Store(change) => unstored.push_back(change),
+                output => panic!("{output:?}"),
+            }
+        }
+        let Some((from, mut message)) = net.said.front().cloned() else { return };
+        net.place();
+        let topic = message.topic().as_str();
+        if topic.starts_with(wire::ROOT) || topic == wire::answer_topic(id(node)) {
+            message.origin = id(from);
+            message.position = Some(Position { epoch: net.epoch, seq: net.seq });
+            mirror.on_message(net.now, &message, |_, _| Access::Write);
+        }
+    };
+    let (mut rounds, mut most) = (0, 0);
+    loop {
+        run(&mut net, &mut mirror, &mut unstored);
+        most = most.max(unstored.iter().map(StoreChange::bytes).sum::<usize>());
+        let Some(change) = unstored.pop_front() else { break };
+        let (name, position) = change.up_to().expect("a document");
+        mirror.on_stored(net.now, name, position);
+        rounds += 1;
+    }
+    assert_eq!((rounds, mirror.documents().count(), mirror.has_caught_up()), (10, 10, true));
+    assert!(most < 110 << 20, "{most}");
+    // Without a store it takes all that there is.
+    mirror.on_reset();
+    run(&mut net, &mut mirror, &mut unstored);
+    assert!(mirror.has_caught_up());
+    let mut mirror = Keeper::new(keeper::Config { me: id(node), is_hosts: false, ..config() });
+    mirror.begin(true);
+    run(&mut net, &mut mirror, &mut unstored);
+    assert!(!mirror.has_caught_up());
+    mirror.on_store_lost();
+    run(&mut net, &mut mirror, &mut unstored);
+    assert!(mirror.has_caught_up());
 }

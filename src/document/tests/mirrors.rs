@@ -27,8 +27,9 @@ impl<D: Document> Net<D> {
     }
 
     fn take_down_mirror(&mut self, index: usize) {
+        let now = self.now;
         let Mirror { node, keeper, store, .. } = &mut self.mirrors[index];
-        let said = perform(keeper, store);
+        let said = perform(keeper, store, Some(now));
         let node = *node;
         self.said.extend(said.into_iter().map(|message| (node, message)));
     }

@@ -75,13 +75,8 @@ impl Keeping {
         let Some(store) = &mut self.store else { return Ok(BTreeMap::new()) };
         store.commit(&changes).map_err(|error| (0, error.to_string()))?;
         let mut stored = BTreeMap::new();
-        for change in changes {
-            let (name, position) = match change {
-                StoreChange::Append { name, record } => (name, record.position),
-                StoreChange::Replace { name, base } => (name, base.position),
-                StoreChange::Remove { .. } => continue,
-            };
-            let last = stored.entry(name).or_insert(position);
+        for (name, position) in changes.iter().filter_map(StoreChange::up_to) {
+            let last = stored.entry(name.to_owned()).or_insert(position);
             *last = position.max(*last);
         }
         Ok(stored)
@@ -394,7 +389,7 @@ impl World<'_> {
 }
 
 /// Up to where a state goes.
-fn last_of(state: &State) -> Option<Position> {
+pub(super) fn last_of(state: &State) -> Option<Position> {
     state.tail.last().map(|entry| entry.position).or(state.at)
 }
 
