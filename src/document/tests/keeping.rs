@@ -193,12 +193,10 @@ fn a_document_that_is_too_large_is_given_up_though_there_is_always_more_of_it() 
     let mut net = bounded(10_000, 1 << 30, true);
     let keeper = net.keeper.as_mut().expect("it is there");
     let mut folds: VecDeque<(String, Result<wire::State, Malformed>)> = VecDeque::new();
-    let mut seq = 0;
     for number in 1..=1_000 {
-        seq += 1;
         let message = Message::new(wire::live_topic(NAME), update(5, number, 100)).expect("a topic");
         let mut message = message.with_kind(MessageKind::DocumentFragment);
-        message.position = Some(Position { epoch: 1, seq });
+        message.position = Some(Position { epoch: 1, seq: number });
         message.origin = id(77);
         keeper.on_message(net.now, &message, |_, _| Access::Write);
         // What was to be folded is, and something has come meanwhile.
