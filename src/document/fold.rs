@@ -92,6 +92,14 @@ impl Numbers {
         self.0.get(&(replica, origin))
     }
 
+    /// Whether the same updates were the last ones that were taken, at the same places. What did not apply may be known of one of the two alone.
+    pub(super) fn is_as_far_as(&self, other: &Self) -> bool {
+        let of = |numbers: &Self| -> Vec<_> {
+            numbers.0.iter().map(|(whose, taken)| (*whose, taken.number, taken.position)).collect()
+        };
+        self.len() == other.len() && of(self) == of(other)
+    }
+
     pub(crate) fn set(&mut self, origin: EndpointId, replica: u64, taken: Taken) {
         self.0.insert((replica, origin), taken);
     }

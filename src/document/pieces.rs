@@ -54,10 +54,15 @@ struct Begun {
     touched: u64,
 }
 
+/// Whose it is, and of which document.
+type Key = (EndpointId, String);
+
 /// What is being put together: of each sender one thing for each document.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
-    begun: BTreeMap<(EndpointId, String), Begun>,
+    begun: BTreeMap<Key, Begun>,
+    /// What was added to longest ago comes first: there may be so many of them that none can be looked for.
+    touched: BTreeMap<u64, Key>,
     /// Their bytes, and those around them.
     held: usize,
     taken: u64,
@@ -80,21 +85,23 @@ impl Pieces {
         };
         begun.bytes.extend_from_slice(&bytes);
         begun.next += 1;
+        self.touched.remove(&begun.touched);
         begun.touched = self.taken;
+        self.touched.insert(self.taken, key.clone());
         self.held += bytes.len();
         if is_last {
             return self.remove(&key).map_or(Taken::Missed, |whole| Taken::Whole(whole.freeze()));
         }
         while self.held > MOST_BYTES {
-            let oldest = self.begun.iter().min_by_key(|(_, begun)| begun.touched);
-            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
-            self.remove(&key);
+            let Some((_, oldest)) = self.touched.pop_first() else { break };
+            self.remove(&oldest);
         }
         Taken::Held
     }
 
-    fn remove(&mut self, key: &(EndpointId, String)) -> Option<BytesMut> {
+    fn remove(&mut self, key: &Key) -> Option<BytesMut> {
         let begun = self.begun.remove(key)?;
+        self.touched.remove(&begun.touched);
         self.held -= ENTRY + begun.bytes.len();
         Some(begun.bytes)
     }
@@ -144,5 +151,18 @@ mod tests {
         }
         assert_eq!(pieces.held, (240 << 20) + 8 * ENTRY);
         assert!(!pieces.begun.contains_key(&(id(1), "it".to_owned())));
+        assert_eq!(pieces.touched.len(), pieces.begun.len());
+    }
+
+    /// It takes hours if each looks for what has to go among all the others.
+    #[test]
+    fn many_that_nobody_finishes_hold_nobody_up() {
+        let mut pieces = Pieces::default();
+        let most = MOST_BYTES / (ENTRY + 1);
+        for n in 0..most + 60_000 {
+            let piece = Piece { nonce: 1, index: 0, of: 2, bytes: Bytes::from_static(b"x") };
+            assert_eq!(pieces.take(id(1), &n.to_string(), piece), Taken::Held);
+        }
+        assert_eq!((pieces.begun.len(), pieces.touched.len()), (most, most));
     }
 }

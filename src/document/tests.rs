@@ -16,6 +16,7 @@ use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 
+mod keeping;
 mod mirrors;
 mod net;
 mod refusals;

@@ -73,13 +73,14 @@ impl Transfers {
     ) -> Option<Answer> {
         self.under_way.retain(|_, transfer| transfer.sent < transfer.wanted || transfer.idle_until > now);
         let key = (to, name.to_owned(), wire::is_a_keepers(nonce));
-        // It waits for the answer to its last question alone.
-        self.under_way.remove(&key);
         let same = |((_, other, _), transfer): (&Key, &Transfer)| {
             (other == name && version.is_some() && transfer.version == version)
                 .then(|| transfer.bytes.clone())
         };
+        // Its own, too: who asks again and again costs no more than who waits.
         let same = self.under_way.iter().find_map(same);
+        // It waits for the answer to its last question alone.
+        self.under_way.remove(&key);
         let of_one = self.under_way.keys().filter(|(other, ..)| *other == to).count();
         let is_full = self.under_way.len() >= MOST || of_one >= MOST_OF_ONE;
         if is_full || (same.is_none() && self.bytes() >= MOST_BYTES) {
@@ -206,6 +207,11 @@ mod tests {
             assert_eq!(transfers.begin(NOW, id(n), "it", 1, version(1), encode), None);
         }
         assert_eq!(transfers.bytes(), MOST_BYTES);
+        let mut transfers_of_one = Transfers::new(8 << 20);
+        for nonce in 1..=3 {
+            let encode = || if nonce == 1 { Bytes::from_static(b"x") } else { panic!("it is there already") };
+            assert_eq!(transfers_of_one.begin(NOW, id(1), "it", nonce, version(1), encode), None);
+        }
         let busy = Some(Answer { nonce: 5, word: Word::Busy });
         assert_eq!(transfers.begin(NOW, id(100), "it", 5, version(2), document(1)), busy);
         parts(&mut transfers);

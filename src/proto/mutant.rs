@@ -30,11 +30,13 @@ pub enum Mutant {
     KeepRights,
     /// A replica takes no notice when the host refuses what it said.
     KeepRefused,
+    /// A keeper on a member stores what comes of a document that it asks for, whatever is missing before it.
+    StoreAhead,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SkipDedupe,
         Self::RingEdge,
         Self::AckBeforeHandling,
@@ -48,6 +50,7 @@ impl Mutant {
         Self::DropTail,
         Self::KeepRights,
         Self::KeepRefused,
+        Self::StoreAhead,
     ];
 
     /// Its name on the command line.
@@ -67,6 +70,7 @@ impl Mutant {
             Self::DropTail => "mutant_drop_tail",
             Self::KeepRights => "mutant_keep_rights",
             Self::KeepRefused => "mutant_keep_refused",
+            Self::StoreAhead => "mutant_store_ahead",
         }
     }
 }

@@ -20,6 +20,7 @@ use super::super::keeper::{self, Output};
 use super::super::outgoing::{Lost, Outgoing, Queue, message, next_lost};
 use super::super::wire::{self, State};
 use super::super::{Access, Malformed};
+use super::folding::Folding;
 use super::rights::{self, Veto};
 use super::storing::{self, Storing, Written};
 use super::{AccessFn, KeeperError};
@@ -170,7 +171,7 @@ pub(super) fn start(
         sender: sender.clone(),
         outgoing,
         storing: storing.map(|storing| storing.run(written.clone())),
-        folded: written,
+        folding: Folding::new(written),
         results,
     };
     tokio::spawn(driver.run(early));
@@ -185,7 +186,7 @@ struct Driver {
     sender: Sender,
     outgoing: Outgoing,
     storing: Option<storing::Writer>,
-    folded: mpsc::UnboundedSender<Done>,
+    folding: Folding,
     results: mpsc::UnboundedReceiver<Done>,
 }
 
@@ -222,10 +223,7 @@ impl Driver {
                         shared.fail(KeeperError::Overrun);
                         break;
                     }
-                    Some(Err(_)) | None => {
-                        shared.fail(KeeperError::Closed);
-                        break;
-                    }
+                    Some(Err(_)) | None => break,
                 },
             }
             lock(&shared.machine).handle_timeout(shared.now());
@@ -239,10 +237,15 @@ impl Driver {
         if let Some(storing) = self.storing.take() {
             storing.end().await;
         }
+        // What the store says of the last of it, before the end is told.
+        while let Ok(done) = self.results.try_recv() {
+            self.on_done(done);
+        }
         // Where it ended by itself, what the application has said goes on to hold.
         if let Some(veto) = shared.veto.as_ref().filter(|_| was_closed) {
             veto.release().await;
         }
+        shared.fail(KeeperError::Closed);
     }
 
     fn take(&self, batch: Batch) {
@@ -268,17 +271,23 @@ impl Driver {
         access
     }
 
-    fn on_done(&self, done: Done) {
+    fn on_done(&mut self, done: Done) {
         let now = self.shared.now();
         let mut machine = lock(&self.shared.machine);
         match done {
-            Done::Folded { name, folded } => machine.on_folded(&name, folded),
+            Done::Folded { name, folded } => {
+                self.folding.on_folded();
+                machine.on_folded(&name, folded);
+            }
             Done::Written(Written { positions, error }) => {
                 for (name, position) in positions {
                     machine.on_stored(now, &name, position);
                 }
                 match error {
-                    Some(error) => self.shared.fail(error),
+                    Some(error) => {
+                        machine.on_store_lost();
+                        self.shared.fail(error);
+                    }
                     None => self.shared.commits.send_modify(|commits| *commits += 1),
                 }
             }
@@ -299,17 +308,10 @@ impl Driver {
                     if self.storing.as_ref().is_some_and(|storing| !storing.store(change)) {
                         self.shared.fail(KeeperError::Store("it is too slow, and was given up".to_owned()));
                         self.storing = None;
+                        lock(&self.shared.machine).on_store_lost();
                     }
                 }
-                Output::Fold { name, state, fold } => {
-                    let folded = self.folded.clone();
-                    tokio::task::spawn_blocking(move || {
-                        let result = std::panic::catch_unwind(|| fold(&state));
-                        let result = result.unwrap_or_else(|_| Err(Malformed::new("its type panicked")));
-                        // The driver is gone: nobody needs it.
-                        let _ = folded.send(Done::Folded { name, folded: result });
-                    });
-                }
+                Output::Fold { name, state, fold } => self.folding.fold(name, state, fold),
             }
         }
         let machine = lock(&self.shared.machine);

@@ -1,12 +1,12 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
 mod driver;
+mod folding;
 mod rights;
 mod storing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use crate::sync::lock;
 
 use super::fold::Folded;
 use super::handle::random;
-use super::keeper::{self, Config, KnownType};
+use super::keeper::{self, Config, KnownType, Limits, Types};
 use super::store::{Store, StoreError};
 use super::{Access, Document};
 use driver::{Shared, meanwhile, stream_options};
@@ -53,6 +53,10 @@ pub struct KeeperStats {
     pub malformed: u64,
     /// Updates of documents that are not kept: there are too many of them, or they are too large.
     pub dropped: u64,
+    /// Documents that were kept, and are not any more: too large, or the largest where all together were, or such that their type cannot read them.
+    pub given_up: u64,
+    /// What all documents take in memory, in bytes, about: what [`KeeperBuilder::max_total`] bounds.
+    pub bytes: u64,
     /// What the keeper did not send: it was asked faster than it can answer, or the cluster's messages are too short for it. Whoever asked asks again.
     pub unsent: u64,
     /// Commits to the store.
@@ -101,9 +105,8 @@ pub struct KeeperBuilder {
     /// `None`: everybody may change everything.
     access: Option<AccessFn>,
     access_lasts: Duration,
-    types: BTreeMap<String, KnownType>,
-    max_document: usize,
-    max_documents: usize,
+    types: Types,
+    limits: Limits,
 }
 
 impl fmt::Debug for KeeperBuilder {
@@ -157,13 +160,23 @@ impl KeeperBuilder {
 
     /// How much may be kept of a document, in bytes. One that is larger is given to nobody any more; others are not concerned. Default: 64 MiB (a guess).
     pub fn max_document(mut self, bytes: usize) -> Self {
-        self.max_document = bytes;
+        self.limits.document = bytes;
         self
     }
 
     /// How many documents may be kept. Default: 10,000 (a guess).
     pub fn max_documents(mut self, documents: usize) -> Self {
-        self.max_documents = documents;
+        self.limits.documents = documents;
+        self
+    }
+
+    /// How much may be kept of all documents together, in bytes, with what is remembered of those that change them: about what the keeper takes in memory, but for
+    /// what is on its way to somebody. A document that does not fit beside the others is not begun, which is counted ([`KeeperStats::dropped`]), and who opens a new one where there
+    /// is no room is told so ([`DocumentError::Refused`](super::DocumentError::Refused)). Where those that there are grow beyond it, the largest of them is given up: whoever has it open is told so in the
+    /// same way, and it is counted ([`KeeperStats::given_up`]). What is stored of it stays as it is. It is the largest so that the others can go on: many that grow by a little would be given up for
+    /// the same room. Default: 1 GiB (a guess).
+    pub fn max_total(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
         self
     }
 
@@ -199,8 +212,7 @@ impl KeeperBuilder {
             is_hosts,
             seed: random(),
             read_only: !endpoint.role().may_send(),
-            max_document: self.max_document,
-            max_documents: self.max_documents,
+            limits: self.limits,
             max_message: sender.max_message(),
             stores: self.store.is_some(),
             types: self.types,
@@ -210,7 +222,7 @@ impl KeeperBuilder {
         let mut machine = keeper::Keeper::new(config);
         let (mut storing, mut early) = (None, Vec::new());
         if let Some(store) = self.store {
-            let loading = Storing::start(store, &mut machine);
+            let loading = Storing::start(store, machine);
             let loaded = if is_hosts {
                 let (loaded, batches) = meanwhile(&mut messages, loading).await?;
                 early = batches;
@@ -221,7 +233,8 @@ impl KeeperBuilder {
                 messages = sender.messages_with(&stream_options(me, is_hosts));
                 loaded
             };
-            storing = Some(loaded?);
+            let (store, loaded) = loaded?;
+            (storing, machine) = (Some(store), loaded);
         }
         if is_hosts {
             // A clock that was set back must not put what is changed now before what is stored.
@@ -297,9 +310,8 @@ impl Keeper {
             store: None,
             access: None,
             access_lasts: Duration::from_secs(30),
-            types: BTreeMap::new(),
-            max_document: 64 << 20,
-            max_documents: 10_000,
+            types: Types::new(),
+            limits: Limits { document: 64 << 20, documents: 10_000, bytes: 1 << 30 },
         };
         #[cfg(feature = "crdt")]
         let builder = builder
@@ -346,6 +358,8 @@ impl Keeper {
             missing: machine.wanted(),
             malformed: machine.malformed(),
             dropped: machine.dropped(),
+            given_up: machine.given_up(),
+            bytes: machine.bytes() as u64,
             unsent: self.guard.0.unsent.load(Ordering::Relaxed),
             commits: *self.guard.0.commits.borrow(),
         }

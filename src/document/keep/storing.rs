@@ -32,26 +32,23 @@ pub(super) struct Written {
 }
 
 impl Storing {
-    /// Loads all that is stored into the machine.
-    pub(super) async fn start(store: Box<dyn Store>, machine: &mut Keeper) -> Result<Self, KeeperError> {
+    /// Loads all that is stored into the machine, on a blocking thread: there may be much of it to be read, and looked at. Dropped before its end, it lets go of the store
+    /// when it has got that far.
+    pub(super) async fn start(
+        mut store: Box<dyn Store>,
+        mut machine: Keeper,
+    ) -> Result<(Self, Keeper), KeeperError> {
         let load = move || {
-            let mut store = store;
-            let mut documents = Vec::new();
             for name in store.names()? {
-                if let Some(stored) = store.load(&name)? {
-                    documents.push((name, stored));
-                }
+                let Some(stored) = store.load(&name)? else { continue };
+                machine
+                    .load(name.clone(), stored)
+                    .map_err(|malformed| KeeperError::Malformed { name, reason: malformed.to_string() })?;
             }
-            Ok::<_, KeeperError>((store, documents))
+            Ok((Self(store), machine))
         };
         let loaded = tokio::task::spawn_blocking(load).await;
-        let (store, documents) = loaded.map_err(|error| KeeperError::Store(error.to_string()))??;
-        for (name, stored) in documents {
-            machine
-                .load(name.clone(), stored)
-                .map_err(|malformed| KeeperError::Malformed { name, reason: malformed.to_string() })?;
-        }
-        Ok(Self(store))
+        loaded.map_err(|error| KeeperError::Store(error.to_string()))?
     }
 
     /// Starts the thread.
@@ -74,12 +71,9 @@ impl Storing {
 }
 
 fn size(change: &StoreChange) -> usize {
-    let (name, bytes) = match change {
-        StoreChange::Append { name, record } => (name, record.bytes.len()),
-        StoreChange::Replace { name, base } => (name, base.bytes.len()),
-        StoreChange::Remove { name } => (name, 0),
-    };
-    size_of::<StoreChange>() + name.len() + bytes
+    let (StoreChange::Append { name, .. } | StoreChange::Replace { name, .. } | StoreChange::Remove { name }) =
+        change;
+    size_of::<StoreChange>() + name.len() + change.bytes()
 }
 
 fn write(
@@ -101,15 +95,9 @@ fn write(
         let failed = error.is_some();
         let mut positions = BTreeMap::new();
         if !failed {
-            for change in changes {
-                match change {
-                    StoreChange::Append { name, record } => _ = positions.insert(name, record.position),
-                    StoreChange::Replace { name, base } => {
-                        let position = positions.entry(name).or_insert(base.position);
-                        *position = base.position.max(*position);
-                    }
-                    StoreChange::Remove { .. } => {}
-                }
+            for (name, up_to) in changes.iter().filter_map(StoreChange::up_to) {
+                let position = positions.entry(name.to_owned()).or_insert(up_to);
+                *position = up_to.max(*position);
             }
         }
         // A driver that is gone needs no word.
@@ -134,7 +122,9 @@ impl Writer {
     /// Whether there was room. Otherwise the store is to be given up: what is behind a hole is of no use.
     pub(super) fn store(&self, change: StoreChange) -> bool {
         let size = size(&change);
-        if self.waiting.load(Ordering::Relaxed) + size > self.most {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        // One document may be larger than that, where it has the store for itself.
+        if waiting > 0 && waiting + size > self.most {
             return false;
         }
         self.waiting.fetch_add(size, Ordering::Relaxed);

@@ -95,6 +95,58 @@ async fn a_store_that_panics_is_told_of() {
     in_time(keeper.close()).await;
 }
 
+/// A store that says when it is to store something, waits until it is told to go on, and fails.
+struct Last(std::sync::mpsc::Receiver<()>, tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Store for Last {
+    fn names(&mut self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn load(&mut self, _: &str) -> Result<Option<Stored>, StoreError> {
+        Ok(None)
+    }
+
+    fn commit(&mut self, _: &[StoreChange]) -> Result<(), StoreError> {
+        // The test waits for it, and tells it in the end.
+        let _ = self.1.send(());
+        let _ = self.0.recv();
+        Err(StoreError::Io { path: "it".to_owned(), reason: "no room".to_owned() })
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_says_of_the_last_of_it_is_told_however_the_keeper_ends() {
+    for closes in [true, false] {
+        let host = host(if closes { "last" } else { "last-of-all" }).await;
+        let (go, told) = std::sync::mpsc::channel();
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let keeper = Keeper::builder().store(Last(told, begun)).start(&host).await.unwrap();
+        let asker = Asker::join(&host).await;
+        asker.say("it", &update(1, 1)).await;
+        in_time(begins.recv()).await.unwrap();
+        let ending = tokio::spawn({
+            let keeper = keeper.clone();
+            async move {
+                match closes {
+                    true => keeper.close().await,
+                    false => _ = host.shutdown().await,
+                }
+            }
+        });
+        // It is on its way to its end before the store is.
+        if closes {
+            in_time(keeper.guard.0.closing.cancelled()).await;
+        }
+        go.send(()).unwrap();
+        assert_eq!(in_time(keeper.failed()).await, KeeperError::Store("it: no room".to_owned()));
+        in_time(ending).await.unwrap();
+    }
+    let keeper = Keeper::builder().start(&host("closed").await).await.unwrap();
+    in_time(keeper.clone().close()).await;
+    assert_eq!(in_time(keeper.failed()).await, KeeperError::Closed);
+}
+
 #[tokio::test]
 async fn what_a_keeper_has_to_say_it_says_in_messages_as_short_as_the_clusters() {
     let host = Host::builder().max_message(64).bind("inproc://keep-short").await.unwrap();

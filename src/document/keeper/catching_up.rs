@@ -12,6 +12,8 @@ use super::super::wire::{self, Answer, Listed, Live, State};
 
 /// How many documents are asked for at once (a guess: each may hold what comes behind its question).
 const MOST_AT_ONCE: usize = 4;
+/// How many bytes of documents may wait for the store before no more are asked for (a guess: a part of what may wait for it at all).
+const MOST_UNSTORED: usize = 32 << 20;
 /// How often the list is asked for before it is clear that nobody has it.
 const TRIES: u32 = 2;
 
@@ -85,6 +87,8 @@ pub(super) struct CatchingUp {
     unanswered: BTreeMap<String, Vec<u64>>,
     /// What the cluster does not take from here.
     refused: BTreeSet<String>,
+    /// What the store was told of documents that came, and has not stored yet: up to where, and how many bytes.
+    unstored: BTreeMap<String, (Position, usize)>,
     /// On which topic, and what.
     pub(super) said: VecDeque<(String, Live)>,
     pub(super) news: VecDeque<News>,
@@ -102,6 +106,7 @@ impl CatchingUp {
             under_way: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             refused: BTreeSet::new(),
+            unstored: BTreeMap::new(),
             said: VecDeque::new(),
             news: VecDeque::new(),
         }
@@ -177,9 +182,27 @@ impl CatchingUp {
         self.under_way.values().any(|under_way| under_way.join.has_asked(nonce))
     }
 
-    /// Asks for as many documents as may be asked for at once.
+    /// The store was told of a document that came.
+    pub(super) fn on_written(&mut self, name: &str, position: Position, bytes: usize) {
+        self.unstored.insert(name.to_owned(), (position, bytes));
+    }
+
+    /// Up to there a document is stored.
+    pub(super) fn on_stored(&mut self, name: &str, position: Position) {
+        if self.unstored.get(name).is_some_and(|(up_to, _)| *up_to <= position) {
+            self.unstored.remove(name);
+        }
+    }
+
+    /// There is no store any more.
+    pub(super) fn on_store_lost(&mut self) {
+        self.unstored.clear();
+    }
+
+    /// Asks for as many documents as may be asked for at once. What comes faster than it is stored would be more than may wait for the store.
     pub(super) fn ask_for_more(&mut self) {
-        while self.under_way.len() < MOST_AT_ONCE {
+        let unstored: usize = self.unstored.values().map(|(_, bytes)| *bytes).sum();
+        while self.under_way.len() < MOST_AT_ONCE && unstored < MOST_UNSTORED {
             let Some(name) = self.waiting.pop_first() else { return };
             let join = Join::new(self.nonce());
             self.said.push_back((wire::live_topic(&name), join.question()));
@@ -268,13 +291,12 @@ impl CatchingUp {
                     self.list = None;
                 }
             }
-        } else if is_the_hosts {
+        } else if is_the_hosts && wire::is_a_keepers(answer.nonce) {
             // It was slow.
             let late = self.unanswered.iter().find(|(_, nonces)| nonces.contains(&answer.nonce));
             match late.map(|(name, _)| name.clone()) {
                 Some(name) if name.is_empty() => self.want_list(),
                 Some(name) => self.want(&name),
-                // A replica's on this endpoint, maybe.
                 None => {}
             }
         }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use crate::message::{MessageKind, Topic};
+use crate::message::{MessageKind, Position, Topic};
 use crate::proto::Instant;
 
 use super::super::join::{Held, Joined};
@@ -12,7 +12,9 @@ use super::super::pieces;
 use super::super::store::{Base, StoreChange};
 use super::super::wire::{self, Live, State, Update};
 use super::catching_up::{Gift, Given, News, Theirs};
-use super::{Keeper, Kept, Output};
+use super::kept::Kept;
+use super::shelf::Change;
+use super::{Keeper, Output};
 
 impl Keeper {
     /// Who the host is, as far as the endpoint knows: what only its keeper may say is taken from no other.
@@ -25,8 +27,25 @@ impl Keeper {
     /// Messages may have been missed: everything is asked for again. What there is stays until then.
     pub(crate) fn on_reset(&mut self) {
         let Some(catching_up) = &mut self.catching_up else { return };
-        catching_up.want_all(self.documents.keys());
+        catching_up.want_all(self.shelf.iter().map(|(name, _)| name));
         self.catch_up();
+    }
+
+    /// Up to there a document is stored: there may be room for more.
+    pub(super) fn on_stored_here(&mut self, name: &str, position: Position) {
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.on_stored(name, position);
+            self.catch_up();
+        }
+    }
+
+    /// The store is given up: the keeper goes on in memory.
+    pub(crate) fn on_store_lost(&mut self) {
+        self.config.stores = false;
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.on_store_lost();
+            self.catch_up();
+        }
     }
 
     /// What was sent may never come: it is sent again.
@@ -53,23 +72,30 @@ impl Keeper {
     /// Whether it has what the cluster has, as far as anybody has told it.
     pub(crate) fn has_caught_up(&self) -> bool {
         let Some(catching_up) = &self.catching_up else { return self.has_begun };
-        self.has_begun && catching_up.is_done() && self.repeats_at().is_none()
+        self.has_begun && catching_up.is_done() && !self.missed.is_pending()
     }
 
     /// A document that is as the host's keeper has it, and where the question stands that it came by.
     #[cfg(any(test, feature = "test-utils"))]
-    pub(crate) fn exact(&self, name: &str) -> Option<(State, crate::Position)> {
-        let is_wanted = self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name));
-        let kept = self.documents.get(name).filter(|kept| !is_wanted && kept.refused.is_none())?;
+    pub(crate) fn exact(&self, name: &str) -> Option<(State, Position)> {
+        let kept = self.shelf.get(name).filter(|kept| !self.asks_for(name) && kept.refused.is_none())?;
         Some((kept.state(), kept.since?))
+    }
+
+    /// Whether a document is being asked for, or is to be.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn asks_for(&self, name: &str) -> bool {
+        self.catching_up.as_ref().is_some_and(|catching_up| catching_up.is_wanted(name))
     }
 
     /// What the host's keeper alone may say.
     pub(super) fn on_hosts(&mut self, name: &str, live: &Live) {
         let Some(catching_up) = &mut self.catching_up else { return };
         match live {
-            Live::AskAgain if name.is_empty() => catching_up.want_all_again(self.documents.keys()),
-            Live::AskAgain if self.documents.contains_key(name) || catching_up.is_wanted(name) => {
+            Live::AskAgain if name.is_empty() => {
+                catching_up.want_all_again(self.shelf.iter().map(|(name, _)| name))
+            }
+            Live::AskAgain if self.shelf.get(name).is_some() || catching_up.is_wanted(name) => {
                 catching_up.want_again(name);
             }
             Live::GivenUp(reason) if !name.is_empty() => self.refuse(name, reason.clone()),
@@ -79,11 +105,9 @@ impl Keeper {
 
     /// The last piece of something came, and others did not.
     pub(super) fn miss_pieces(&mut self, now: Instant, name: &str) {
-        let has_room = self.documents.len() + self.wanted() < self.config.max_documents;
+        let has_room = self.shelf.has_room(self.wanted() + 1);
         match &mut self.catching_up {
-            Some(catching_up) if has_room || self.documents.contains_key(name) => {
-                catching_up.miss_pieces(name)
-            }
+            Some(catching_up) if has_room || self.shelf.get(name).is_some() => catching_up.miss_pieces(name),
             Some(_) => self.dropped += 1,
             None => self.miss(now, name),
         }
@@ -96,10 +120,11 @@ impl Keeper {
             match catching_up.news.pop_front() {
                 Some(News::Listed(list)) => {
                     for listed in list {
-                        let room = self.documents.len() + catching_up.wanted() < self.config.max_documents;
-                        if !self.documents.contains_key(&listed.name) && !catching_up.is_wanted(&listed.name)
-                        {
-                            match room {
+                        let is_there = self.shelf.get(&listed.name).is_some();
+                        if !is_there && !catching_up.is_wanted(&listed.name) {
+                            let size = usize::try_from(listed.size).unwrap_or(usize::MAX);
+                            let has_room = self.shelf.has_room(catching_up.wanted() + 1);
+                            match has_room && self.shelf.full(size).is_none() {
                                 true => catching_up.want(&listed.name),
                                 false => self.dropped += 1,
                             }
@@ -135,19 +160,24 @@ impl Keeper {
                 self.come_to(name, Theirs { state, asked, is_hosts: true }, held, None);
             }
             Joined::Refused(reason) => self.refuse(name, reason),
-            // What there is goes on as it is.
-            Joined::Nobody { .. } => {
-                if let Some(kept) = self.documents.get_mut(name) {
-                    kept.since = None;
-                }
-            }
+            Joined::Nobody { .. } => self.go_on(name),
         }
+    }
+
+    /// Nobody has told what the cluster has: what there is goes on as it is.
+    fn go_on(&mut self, name: &str) {
+        if let Some(kept) = self.shelf.get_mut(name) {
+            kept.since = None;
+        }
+        self.write_all(name);
     }
 
     /// The host does not give it, or keeps it no more: what there is stays as it is, and is not kept on with until the host gives it.
     fn refuse(&mut self, name: &str, reason: String) {
-        if self.documents.contains_key(name) || self.documents.len() < self.config.max_documents {
-            self.documents.entry(name.to_owned()).or_default().refused = Some(reason);
+        if let Some(kept) = self.shelf.get_mut(name) {
+            kept.refused = Some(reason);
+        } else if self.shelf.has_room(1) {
+            self.shelf.put(name, Kept::refused(reason));
         }
     }
 
@@ -155,9 +185,14 @@ impl Keeper {
     fn come_to(&mut self, name: &str, theirs: Theirs, held: Vec<Held>, given: Option<Gift>) {
         let was_refused = self.catching_up.as_ref().is_some_and(|catching_up| catching_up.was_refused(name));
         let read_only = theirs.state.read_only || self.config.read_only || was_refused;
-        let Ok(mut kept) = Kept::of(State { read_only: false, ..theirs.state.clone() }) else {
+        let kept = Kept::of(State { read_only: false, ..theirs.state.clone() }).ok();
+        // Nothing in it can stand behind the question.
+        let Some(mut kept) = kept.filter(|kept| kept.ledger.at <= Some(theirs.asked)) else {
             self.malformed += 1;
-            return self.refuse(name, "what the cluster has of it cannot be read".to_owned());
+            return match theirs.is_hosts {
+                true => self.refuse(name, "what the cluster has of it cannot be read".to_owned()),
+                false => self.go_on(name),
+            };
         };
         kept.ledger.reaches(theirs.asked);
         kept.replay(&held, &self.config.types);
@@ -174,7 +209,7 @@ impl Keeper {
 
     /// What the cluster lacks of what is here, after what it was given already: all of it, or of a commutative document some.
     fn lacking(&mut self, name: &str, theirs: &Kept, given: Option<Gift>) -> Option<(Gift, Bytes)> {
-        let ours = self.documents.get(name).filter(|ours| ours.has_content())?;
+        let ours = self.shelf.get(name).filter(|ours| ours.has_content())?;
         let kind = ours.ledger.kind.as_ref()?;
         let known = self.config.types.get(kind);
         match (&theirs.ledger.kind, given) {
@@ -212,46 +247,56 @@ impl Keeper {
 
     /// In the place of what there is comes what the cluster has.
     fn replace(&mut self, name: &str, mut kept: Kept) {
-        let before = self.documents.get_mut(name);
+        let before = self.shelf.get_mut(name);
         if kept.ledger.kind.is_none() {
             match before {
-                // It may be all there is of it.
-                Some(before) if before.has_content() => {
+                // It may be all there is of it, here or in the store.
+                Some(before) if before.has_content() || before.written.is_some() => {
                     before.refused = Some("the cluster has lost it, and cannot have it from here".to_owned());
                     before.is_lost = true;
+                    self.write_all(name);
                 }
-                _ => _ = self.documents.remove(name),
+                _ => self.shelf.remove(name),
             }
             return;
         }
-        let mut was_at = None;
         if let Some(before) = before {
-            was_at = before.ledger.at;
             // What is being folded is another document.
             (kept.is_folding, kept.is_another) = (before.is_folding, before.is_folding);
-        } else if self.documents.len() >= self.config.max_documents {
+        } else if self.shelf.full(kept.weight()).is_some() {
             self.dropped += 1;
             return;
         }
-        if was_at > kept.ledger.at {
-            // Of a host that did not rise above it.
-            self.store(|| StoreChange::Remove { name: name.to_owned() });
+        if self.config.stores {
+            let changes = kept.written_over(name, self.shelf.get(name));
+            if let (Some(catching_up), Some(written)) = (&mut self.catching_up, kept.written) {
+                match changes.iter().map(StoreChange::bytes).sum() {
+                    0 => {}
+                    bytes => catching_up.on_written(name, written, bytes),
+                }
+            }
+            self.outputs.extend(changes.into_iter().map(Output::Store));
         }
-        if let Some(position) = kept.ledger.at {
-            let base = Base { position, bytes: kept.state().encode() };
-            self.store(|| StoreChange::Replace { name: name.to_owned(), base });
-        }
-        self.documents.insert(name.to_owned(), kept);
+        self.shelf.put(name, kept);
         self.look_after(name);
     }
 
+    /// What came while a document was asked for, which nobody has told, is all there is of it: the store is to have it.
+    fn write_all(&mut self, name: &str) {
+        let Some(kept) = self.shelf.get_mut(name).filter(|kept| kept.is_ahead) else { return };
+        let Some(position) = kept.ledger.at else { return };
+        kept.is_ahead = false;
+        kept.written = Some(position);
+        let base = Base { position, bytes: kept.state().encode() };
+        self.store(|| StoreChange::Replace { name: name.to_owned(), base });
+    }
+
     /// Something came of a document that is not there, or not as the cluster has it.
-    pub(super) fn look_up(&mut self, now: Instant, name: &str, was_there: bool) {
-        let is_lost = self.documents.get(name).is_some_and(|kept| kept.is_lost);
-        let is_new = !was_there && self.documents.contains_key(name);
-        match &mut self.catching_up {
-            Some(catching_up) if is_new && !catching_up.is_wanted(name) => catching_up.want(name),
-            Some(_) if is_lost => self.miss(now, name),
+    pub(super) fn look_up(&mut self, now: Instant, name: &str, change: Change) {
+        let Some(catching_up) = &mut self.catching_up else { return };
+        match change {
+            Change::Made if !catching_up.is_wanted(name) => catching_up.want(name),
+            Change::NotKept if self.shelf.get(name).is_some_and(|kept| kept.is_lost) => self.miss(now, name),
             _ => {}
         }
     }

@@ -89,6 +89,26 @@ pub enum StoreChange {
     },
 }
 
+impl StoreChange {
+    /// Up to where a document is stored with it, at least.
+    pub(crate) fn up_to(&self) -> Option<(&str, Position)> {
+        match self {
+            Self::Append { name, record } => Some((name, record.position)),
+            Self::Replace { name, base } => Some((name, base.position)),
+            Self::Remove { .. } => None,
+        }
+    }
+
+    /// How many bytes of documents it has.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Append { record, .. } => record.bytes.len(),
+            Self::Replace { base, .. } => base.bytes.len(),
+            Self::Remove { .. } => 0,
+        }
+    }
+}
+
 /// Keeps documents. Calls may block; the keeper makes them on a thread of their own.
 pub trait Store: Send + 'static {
     /// The names of all documents there are, in order.

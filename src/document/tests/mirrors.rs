@@ -3,7 +3,7 @@
 use super::*;
 
 /// The first of them is this node.
-const MIRROR: usize = 80;
+pub(super) const MIRROR: usize = 80;
 
 impl<D: Document> Net<D> {
     pub(super) fn tell_mirrors(&mut self, message: &Message) {
@@ -27,8 +27,9 @@ impl<D: Document> Net<D> {
     }
 
     pub(super) fn take_down_mirror(&mut self, index: usize) {
+        let now = self.now;
         let Mirror { node, keeper, store, .. } = &mut self.mirrors[index];
-        let said = perform(keeper, store);
+        let said = perform(keeper, store, Some(now));
         let node = *node;
         self.said.extend(said.into_iter().map(|message| (node, message)));
     }
@@ -70,7 +71,7 @@ impl<D: Document> Net<D> {
     }
 
     /// It has caught up, and has this, and has it stored.
-    fn has(&mut self, index: usize, expected: &[u8]) {
+    pub(super) fn has(&mut self, index: usize, expected: &[u8]) {
         let mirror = &mut self.mirrors[index];
         assert!(mirror.keeper.has_caught_up());
         assert_eq!(content::<D>(&mirror.keeper).as_deref(), Some(expected));
@@ -81,7 +82,7 @@ impl<D: Document> Net<D> {
     }
 }
 
-fn content<D: Document>(keeper: &Keeper) -> Option<Vec<u8>> {
+pub(super) fn content<D: Document>(keeper: &Keeper) -> Option<Vec<u8>> {
     let state = keeper.state(NAME)?;
     Some(super::super::fold::Folded::<D>::of(&state, None).expect("a document").document.snapshot())
 }
@@ -335,7 +336,8 @@ fn a_host_whose_store_is_behind_gets_from_a_keeper_elsewhere_what_a_set_lacks() 
 #[test]
 fn a_few_documents_are_asked_for_at_once() {
     let mut net = Net::<Line>::new();
-    let config = || keeper::Config { max_documents: 1_000, ..keeper_config(true, true) };
+    let limits = keeper::Limits { documents: 1_000, ..keeper_config(true, true).limits };
+    let config = || keeper::Config { limits, ..keeper_config(true, true) };
     net.keeper = Some(Keeper::new(config()));
     for n in 0..100_u64 {
         let update = wire::Update::new(Line::KIND, 5, 1, [&Line::encode(&(vec![b'x'], None))[..]]);

@@ -59,13 +59,10 @@ pub(super) fn keeper(stores: bool, knows: bool) -> Keeper {
 }
 
 /// One that keeps no document larger than the first of these, and sends no message larger than the second.
-pub(super) fn limited_keeper(
-    (max_document, max_message): (usize, usize),
-    stores: bool,
-    knows: bool,
-) -> Keeper {
+pub(super) fn limited_keeper((document, max_message): (usize, usize), stores: bool, knows: bool) -> Keeper {
     let config = keeper_config(stores, knows);
-    Keeper::new(keeper::Config { max_document, max_message, ..config })
+    let limits = keeper::Limits { document, ..config.limits };
+    Keeper::new(keeper::Config { limits, max_message, ..config })
 }
 
 pub(super) fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
@@ -82,8 +79,7 @@ pub(super) fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
         is_hosts: true,
         seed: 1,
         read_only: false,
-        max_document: 64 << 20,
-        max_documents: 3,
+        limits: keeper::Limits { document: 64 << 20, documents: 3, bytes: 1 << 30 },
         max_message: 8 << 20,
         stores,
         types,
@@ -91,8 +87,8 @@ pub(super) fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
     }
 }
 
-/// What a keeper wants done, but for what it has said.
-pub(super) fn perform(keeper: &mut Keeper, store: &mut MemoryStore) -> Vec<Message> {
+/// What a keeper wants done, but for what it has said. Of what is stored it is `told`, if it is.
+pub(super) fn perform(keeper: &mut Keeper, store: &mut MemoryStore, told: Option<Instant>) -> Vec<Message> {
     let mut said = Vec::new();
     while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
         let (topic, kind, payload) = match output {
@@ -101,7 +97,10 @@ pub(super) fn perform(keeper: &mut Keeper, store: &mut MemoryStore) -> Vec<Messa
                 (wire::answer_topic(to), MessageKind::FullDocument, payload)
             }
             keeper::Output::Store(change) => {
-                store.commit(&[change]).expect("in order");
+                store.commit(std::slice::from_ref(&change)).expect("in order");
+                if let (Some(now), Some((name, position))) = (told, change.up_to()) {
+                    keeper.on_stored(now, name, position);
+                }
                 continue;
             }
             keeper::Output::Fold { name, state, fold } => {
@@ -184,7 +183,7 @@ impl<D: Document> Net<D> {
 
     pub(super) fn take_down_keeper(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
-        let said = perform(keeper, &mut self.store);
+        let said = perform(keeper, &mut self.store, None);
         self.said.extend(said.into_iter().map(|message| (HOST, message)));
     }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, KnownType, Output};
+use crate::document::keeper::{Config, Fold, Keeper, KnownType, Limits, Output, Types};
 use crate::document::store::{MemoryStore, Store, StoreChange};
 use crate::document::wire::{self, Live, State};
 use crate::message::{Message, MessageKind, Position};
@@ -76,21 +76,16 @@ impl Keeping {
         let Some(store) = &mut self.store else { return Ok(BTreeMap::new()) };
         store.commit(&changes).map_err(|error| (0, error.to_string()))?;
         let mut stored = BTreeMap::new();
-        for change in changes {
-            let (name, position) = match change {
-                StoreChange::Append { name, record } => (name, record.position),
-                StoreChange::Replace { name, base } => (name, base.position),
-                StoreChange::Remove { .. } => continue,
-            };
-            let last = stored.entry(name).or_insert(position);
+        for (name, position) in changes.iter().filter_map(StoreChange::up_to) {
+            let last = stored.entry(name.to_owned()).or_insert(position);
             *last = position.max(*last);
         }
         Ok(stored)
     }
 
     /// The types that keepers know.
-    pub(super) fn types(&self) -> BTreeMap<String, KnownType> {
-        let mut types = BTreeMap::new();
+    pub(super) fn types(&self) -> Types {
+        let mut types = Types::new();
         if self.knows {
             types.insert("sim.log".into(), KnownType::of::<Log>());
             types.insert("sim.facts".into(), KnownType::of::<Facts>());
@@ -166,8 +161,7 @@ impl World<'_> {
             is_hosts: true,
             seed: 1,
             read_only: false,
-            max_document: keeping.max_document,
-            max_documents: 10,
+            limits: Limits { document: keeping.max_document, documents: 10, bytes: 1 << 30 },
             max_message: 1 << 20,
             stores: keeping.store.is_some(),
             types,
@@ -413,7 +407,7 @@ impl World<'_> {
 }
 
 /// Up to where a state goes.
-fn last_of(state: &State) -> Option<Position> {
+pub(super) fn last_of(state: &State) -> Option<Position> {
     state.tail.last().map(|entry| entry.position).or(state.at)
 }
 

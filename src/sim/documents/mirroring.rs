@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, Output};
+use crate::document::keeper::{Config, Fold, Keeper, Limits, Output, stored_state};
 use crate::document::store::{MemoryStore, Store};
 use crate::document::wire::{self, State};
 use crate::message::{Message, MessageKind, Position};
@@ -11,6 +11,7 @@ use crate::message::{Message, MessageKind, Position};
 use super::super::dice::{Dice, MICRO, MILLI};
 use super::super::oracle::Broken;
 use super::super::world::{Event, World, trace};
+use super::keeping::{Keeping, last_of};
 use super::opening::Outgoing;
 use super::truth::{Known, Truth};
 use super::{Documents, Incoming, NAMES};
@@ -23,6 +24,8 @@ pub(super) struct Mirrors {
     pub(super) member: usize,
     dice: Dice,
     store: MemoryStore,
+    /// By the keeper of which life it has stored each document, where that is known.
+    lives: [Option<u32>; NAMES.len()],
 }
 
 impl Mirrors {
@@ -31,7 +34,19 @@ impl Mirrors {
         let mut dice = Dice::new(Dice::new(seed ^ 0x3177).any());
         let is_there = dice.below(3) == 0;
         let member = dice.below(members as u64) as usize;
-        is_there.then(|| Self { member, dice, store: MemoryStore::new() })
+        is_there.then(|| Self { member, dice, store: MemoryStore::new(), lives: Default::default() })
+    }
+}
+
+impl Mirrors {
+    /// What it stores from now on is of these lives. While it asks for a document, what is stored of that stays what it was.
+    fn note_lives(&mut self, keeper: &Keeper, keeping: &Keeping, host: Option<u32>) {
+        for (name, life) in NAMES.iter().zip(&mut self.lives) {
+            if !keeper.asks_for(name) {
+                let since = keeper.exact(name).map(|(_, since)| since);
+                *life = host.zip(since).and_then(|(host, since)| keeping.life_at(host, Some(since)));
+            }
+        }
     }
 }
 
@@ -64,8 +79,7 @@ impl World<'_> {
             is_hosts: false,
             seed: mirrors.dice.any().max(1),
             read_only: false,
-            max_document: 1 << 20,
-            max_documents: 10,
+            limits: Limits { document: 1 << 20, documents: 10, bytes: 1 << 30 },
             max_message: 1 << 20,
             stores: true,
             types,
@@ -90,7 +104,10 @@ impl World<'_> {
         let answers = wire::answer_topic(self.members[index].id);
         let now = self.members[index].clock.now(self.now);
         let Some(documents) = &mut self.documents else { return };
-        let Some(mirror) = &mut documents.parts[index].mirror else { return };
+        let (Some(mirrors), Some(mirror)) = (&mut documents.mirrors, &mut documents.parts[index].mirror)
+        else {
+            return;
+        };
         for incoming in incoming {
             match incoming {
                 Incoming::Reset => mirror.keeper.on_reset(),
@@ -100,6 +117,8 @@ impl World<'_> {
                         if topic.starts_with(wire::ROOT) || topic == answers {
                             mirror.at = message.position();
                             mirror.keeper.on_message(now, message, |_, _| Access::Write);
+                            let host = message.position().and_then(|at| self.oracle.life_of(at.epoch));
+                            mirrors.note_lives(&mirror.keeper, &documents.keeping, host);
                         }
                     }
                 }
@@ -116,6 +135,8 @@ impl World<'_> {
         };
         let Some(mirror) = &mut part.mirror else { return Ok(()) };
         mirror.keeper.handle_timeout(now);
+        let host = mirror.at.and_then(|at| self.oracle.life_of(at.epoch));
+        mirrors.note_lives(&mirror.keeper, &documents.keeping, host);
         if mirror.at != mirror.checked {
             mirror.checked = mirror.at;
             for (name, truth) in NAMES.iter().zip(&documents.truths) {
@@ -145,7 +166,11 @@ impl World<'_> {
                 Output::Answer { to, payload } => Message::new(wire::answer_topic(to), payload)
                     .map(|message| message.with_kind(MessageKind::FullDocument)),
                 Output::Store(change) => {
-                    mirrors.store.commit(&[change]).map_err(|error| (0, error.to_string()))?;
+                    let stored = mirrors.store.commit(std::slice::from_ref(&change));
+                    stored.map_err(|error| (0, error.to_string()))?;
+                    if let Some((name, position)) = change.up_to() {
+                        mirror.keeper.on_stored(now, name, position);
+                    }
                     continue;
                 }
                 Output::Fold { name, state, fold } => {
@@ -156,6 +181,14 @@ impl World<'_> {
             };
             let message = message.map_err(|error| (0, error.to_string()))?;
             part.outgoing.push_back(Outgoing { opening: MIRROR, message });
+        }
+        for ((name, truth), stored_by) in NAMES.iter().zip(&documents.truths).zip(mirrors.lives) {
+            let stored = mirrors.store.load(name).map_err(|error| (0, error.to_string()))?;
+            let (Some(life), Some(stored)) = (stored_by, stored) else { continue };
+            let state = stored_state(stored).map_err(|malformed| (0, malformed.to_string()))?;
+            let Some(position) = last_of(&state) else { continue };
+            let known = Known { life, position };
+            truth.check(&known, &state, &format!("what the keeper at m{index} has stored"))?;
         }
         for after in folds {
             self.push(after, Event::Documents { member: index, life });

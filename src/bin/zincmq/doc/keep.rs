@@ -19,10 +19,16 @@ pub(super) async fn run(args: KeepArgs, stop: &CancellationToken, mut output: Ou
     let client = join(&args.join, stop).await?;
     let keeper = Keeper::builder().store(store).start(&client).await?;
     let kept = keep(&client, &keeper, &args, stop, &mut output).await;
-    // All that it has seen by now is stored.
+    // All that it has seen by now is stored, or it says why not.
+    let closed = keeper.clone();
     keeper.close().await;
+    let stored = match closed.failed().await {
+        KeeperError::Closed => Ok(()),
+        error => Err(error),
+    };
     let report = client.shutdown().await;
     kept?;
+    stored?;
     output.line_now(&Line::Closed(Closed::new(report, client.stats())))
 }
 
