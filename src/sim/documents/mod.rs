@@ -577,6 +577,7 @@ impl World<'_> {
 
     /// Everybody changes once more what they have open.
     pub(super) fn last_edits(&mut self) -> Result<(), Broken> {
+        self.restrict_somebody()?;
         for index in 0..self.scenario.members {
             for document in 0..NAMES.len() {
                 self.edit(index, document, Edit::MAX)?;

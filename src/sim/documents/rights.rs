@@ -154,6 +154,29 @@ impl World<'_> {
         self.tell_changed(None)
     }
 
+    /// Everybody may do everything by now, but for somebody who may only read a document, maybe: the host knows, and nobody tells them.
+    pub(super) fn restrict_somebody(&mut self) -> Result<(), Broken> {
+        let life = self.host.life;
+        let ids: Vec<EndpointId> =
+            self.members[..self.scenario.members].iter().map(|member| member.id).collect();
+        let rights = self.documents.as_mut().and_then(|documents| documents.rights.as_mut());
+        let Some(rights) = rights.filter(|rights| rights.is_healed) else { return Ok(()) };
+        if !rights.dice.percent(30) {
+            return Ok(());
+        }
+        let whose = (rights.dice.pick(&ids), rights.dice.below(NAMES.len() as u64) as usize);
+        trace!(self, "{} may only read {:?} from now on", whose.0, NAMES[whose.1]);
+        // What was ordered before is out.
+        self.flush()?;
+        let rights = self.documents.as_mut().and_then(|documents| documents.rights.as_mut());
+        let Some(rights) = rights else { return Ok(()) };
+        rights.table.insert(whose, Access::Read);
+        rights.forbidden.insert(whose);
+        rights.generation += 1;
+        let (stamp, name) = (rights.stamp(life), Some(NAMES[whose.1].to_owned()));
+        self.tell_host(Input::ForgetRights { stamp, name })
+    }
+
     /// Something about a document was ordered.
     pub(super) fn may_be_ordered(&self, message: &Message) -> Result<(), Broken> {
         let Some(rights) = self.documents.as_ref().and_then(|documents| documents.rights.as_ref()) else {
