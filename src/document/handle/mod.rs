@@ -1,8 +1,11 @@
 //! What the application holds of an open document.
 
 mod driver;
+mod reader;
+mod shared;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -23,7 +26,7 @@ use crate::sync::lock;
 use super::presence::{Presence, PresenceError};
 use super::wire;
 use super::{Document, DocumentError, DocumentEvent, Draft, UpdateError};
-use driver::Shared;
+use shared::Shared;
 
 pub(super) use driver::random;
 
