@@ -1,6 +1,8 @@
 //! An open document on one node, as a machine: what the application changes goes out, what comes in is applied in order, what was missed is asked for.
 
+mod asking;
 mod own;
+mod taking;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,12 +14,13 @@ use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::proto::Instant;
 
-use super::fold::{Folded, apply_all, decode_all};
-use super::join::{Held, Join, Joined, Step};
+use super::fold::Folded;
+use super::join::Join;
 use super::pieces::{Pieces, Taken};
 use super::transfer::Transfers;
-use super::wire::{self, Answer, Live, Piece, Update, Word};
-use super::{Author, Conflict, Document, DocumentError, DocumentEvent, Draft, Model, UpdateError};
+use super::wire::{self, Answer, Live, Piece};
+use super::{Author, Document, DocumentError, DocumentEvent, Draft, Model, UpdateError};
+use taking::Took;
 
 /// How often in a row the host may refuse what its keeper says is allowed, before the document is of no use (a guess: rights that change just then are asked for once or twice more).
 const MOST_REFUSALS: u32 = 8;
@@ -66,15 +69,6 @@ struct Pending<D: Document> {
     refused: bool,
     fragments: Vec<D::Fragment>,
     payload: Bytes,
-}
-
-/// What something that stands in the order turned out to be.
-enum Took {
-    /// The whole document.
-    Document,
-    Part,
-    /// What of ours was to count next, and does not, here and anywhere: we were forgotten among many others.
-    NotOurs,
 }
 
 /// Updates of one author that stand one behind the other, and are not in the document yet.
@@ -303,15 +297,6 @@ impl<D: Document> Replica<D> {
         }
     }
 
-    fn ask(&mut self) {
-        (self.seeding, self.ask_again) = (false, false);
-        self.unanswered.clear();
-        let join = Join::new(self.nonce());
-        let question = join.question();
-        self.join = Some(join);
-        self.say(MessageKind::FullDocumentRequest, &question);
-    }
-
     /// Messages may have been missed: the document is asked for again. What was changed here stays.
     pub(crate) fn on_reset(&mut self) {
         if self.failed.is_none() {
@@ -350,13 +335,6 @@ impl<D: Document> Replica<D> {
             return self.fail(DocumentError::Refused { name, reason });
         }
         self.ask();
-    }
-
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        let nonce = self.nonce();
-        let Some(join) = &mut self.join else { return };
-        let step = join.on_timeout(now, nonce);
-        self.on_step(step);
     }
 
     /// Who the host is, as far as the endpoint knows: what only a keeper may say is taken from no other.
@@ -402,26 +380,6 @@ impl<D: Document> Replica<D> {
             // The first ones may have come before the document was asked for: then it is in no answer yet.
             Taken::Missed if self.join.as_ref().is_some_and(Join::is_unasked) => {}
             Taken::Missed => self.ask(),
-        }
-    }
-
-    fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer) {
-        let (nonce, host) = (self.nonce(), self.host);
-        let is_foreign = host.is_some_and(|host| host != from);
-        match &mut self.join {
-            // The host has an answer after all, and was slow: what we made of it alone, or had from another, need not be what the others have.
-            _ if self.unanswered.contains(&answer.nonce) && !is_foreign => {
-                if matches!(answer.word, Word::Part { .. } | Word::Empty { .. }) {
-                    self.ask();
-                }
-            }
-            Some(join) if join.may_be_told(from, host, &answer) => {
-                let step = join.on_answer(now, from, answer, nonce);
-                self.on_step(step);
-            }
-            // Nobody asked them.
-            Some(_) => self.malformed += 1,
-            None => {}
         }
     }
 
@@ -491,263 +449,6 @@ impl<D: Document> Replica<D> {
             Live::AskAgain if self.join.as_ref().is_some_and(Join::is_open) => {}
             Live::AskAgain if self.join.is_some() => self.ask_again = true,
             _ => self.on_reset(),
-        }
-    }
-
-    fn on_ask(&mut self, now: Instant, from: EndpointId, nonce: u64, of: Option<EndpointId>, anyone: bool) {
-        if self.config.read_only {
-            return;
-        }
-        self.end_run();
-        let here = self.join.is_none() && self.begun;
-        let say = |word| Some(Answer { nonce, word });
-        let answer = if of == Some(self.config.me) {
-            if !here || (D::MODEL == Model::Commutative && !self.pending.is_empty()) {
-                say(Word::Busy)
-            } else {
-                match self.guarded(|replica| replica.folded.state()) {
-                    Some(state) => self.transfers.begin(now, from, "", nonce, None, || state.encode()),
-                    None => say(Word::Busy),
-                }
-            }
-        } else if anyone && of.is_none() && here {
-            say(Word::Offer)
-        } else {
-            None
-        };
-        if let Some(answer) = answer {
-            self.outputs.push_back(Output::Answer { to: from, payload: answer.encode() });
-        }
-    }
-
-    /// Takes what stands in the order.
-    fn take(&mut self, position: Position, from: EndpointId, live: Live) -> Took {
-        match live {
-            Live::Update(update) => self.take_update(position, from, update),
-            // One that counts comes to those who know that there was nothing before.
-            Live::Seed(seed) if self.folded.ledger.reaches(position) && self.take_seed(&seed) => {
-                Took::Document
-            }
-            _ => Took::Part,
-        }
-    }
-
-    fn take_seed(&mut self, seed: &Bytes) -> bool {
-        let Some(state) = self.folded.ledger.takes_seed(seed, |_| true) else { return false };
-        if state.kind.as_deref() != Some(D::KIND) {
-            self.fail(self.foreign(state.kind));
-            return false;
-        }
-        match self.guarded(|_| D::restore(&state.snapshot)) {
-            Some(Ok(document)) => {
-                match D::MODEL {
-                    Model::Ordered => {
-                        self.folded.document = document;
-                        self.tell_replica();
-                    }
-                    Model::Commutative => self.merge(document),
-                }
-                self.view_is_stale = true;
-                true
-            }
-            Some(Err(malformed)) => {
-                let (name, reason) = (self.config.name.clone(), malformed.to_string());
-                self.fail(DocumentError::Malformed { name, reason });
-                false
-            }
-            None => false,
-        }
-    }
-
-    fn foreign(&self, kind: Option<String>) -> DocumentError {
-        DocumentError::Kind {
-            name: self.config.name.clone(),
-            expected: D::KIND,
-            found: kind.unwrap_or_default(),
-        }
-    }
-
-    fn take_update(&mut self, position: Position, from: EndpointId, update: Update) -> Took {
-        let ledger = &mut self.folded.ledger;
-        if !ledger.reaches(position) {
-            return Took::Part;
-        }
-        let is_pending = from == self.config.me
-            && self
-                .pending
-                .front()
-                .is_some_and(|own| (own.replica, own.number) == (update.replica, update.number));
-        if !(ledger.takes(position, from, &update) || mutant!(self, CountTwice)) {
-            return if is_pending { Took::NotOurs } else { Took::Part };
-        }
-        if update.kind != D::KIND {
-            self.fail(self.foreign(Some(update.kind)));
-        } else if is_pending {
-            self.take_own();
-        } else {
-            self.take_others(position, from, &update);
-        }
-        Took::Part
-    }
-
-    fn take_others(&mut self, position: Position, from: EndpointId, update: &Update) {
-        let local = from == self.config.me && update.replica == self.id;
-        let author = Author { endpoint: from, replica: update.replica, local, position: Some(position) };
-        if D::MODEL == Model::Commutative {
-            return self.add_to_run(author, update);
-        }
-        let taken = self.guarded(|replica| {
-            let fragments =
-                decode_all::<D>(update).map_err(|malformed| Conflict::new(malformed.to_string()))?;
-            apply_all(&mut replica.folded.document, &fragments)
-        });
-        match taken {
-            Some(Ok(changes)) if self.view.is_none() => {
-                self.event(DocumentEvent::Changed { by: author, changes })
-            }
-            Some(Ok(_)) => self.view_is_stale = true,
-            // It has its place and no effect: its sender is told there.
-            Some(Err(_)) => self.folded.ledger.numbers.refuse(from, update.replica),
-            None => {}
-        }
-    }
-
-    /// What one author did is taken in together: a document may have as much to do for many updates as for one.
-    fn add_to_run(&mut self, by: Author, update: &Update) {
-        // What makes no sense has its place and no effect.
-        let Some(Ok(fragments)) = self.guarded(|_| decode_all::<D>(update)) else { return };
-        let same = |run: &Run<D>| (run.by.endpoint, run.by.replica) == (by.endpoint, by.replica);
-        match &mut self.run {
-            Some(run) if same(run) => {
-                run.by = by;
-                run.fragments.extend(fragments);
-            }
-            _ => {
-                self.end_run();
-                self.run = Some(Run { by, fragments });
-            }
-        }
-    }
-
-    fn end_run(&mut self) {
-        let is_useful = self.failed.is_none() && !self.is_broken;
-        let Some(Run { by, fragments }) = self.run.take().filter(|_| is_useful) else { return };
-        let changes = self.guarded(|replica| replica.folded.document.replay(&fragments));
-        self.see_to_breaks();
-        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
-            self.event(DocumentEvent::Changed { by, changes });
-        }
-    }
-
-    fn on_step(&mut self, step: Step) {
-        match step {
-            Step::Wait => {}
-            Step::Say(live) => self.say(MessageKind::FullDocumentRequest, &live),
-            Step::Done(joined) => {
-                self.join = None;
-                self.on_joined(joined);
-                self.settle();
-            }
-        }
-    }
-
-    fn on_joined(&mut self, joined: Joined) {
-        let name = self.config.name.clone();
-        match joined {
-            Joined::State { state, asked, held, others } => {
-                match others {
-                    // What we may do the host alone says.
-                    Some(nonces) => self.unanswered = nonces,
-                    None => self.may_only_read(state.read_only),
-                }
-                let found = state.kind.clone();
-                if found.as_ref().is_some_and(|kind| kind != D::KIND) {
-                    return self.fail(self.foreign(found));
-                }
-                // What there is already takes it in, and has its number.
-                let replica = (!self.begun || self.is_broken).then_some(self.id);
-                match self.guarded(|_| Folded::<D>::of(&state, replica)) {
-                    Some(Ok(folded)) => self.begin(asked, folded, held),
-                    Some(Err(malformed)) => {
-                        self.fail(DocumentError::Malformed { name, reason: malformed.to_string() });
-                    }
-                    None => {}
-                }
-            }
-            Joined::Empty { asked, held, read_only } => {
-                self.may_only_read(read_only);
-                self.begin_anew(asked, held);
-            }
-            Joined::Nobody { asked, held, nonces } if self.begun || self.config.create => {
-                self.unanswered = nonces;
-                self.begin_anew(asked, held);
-            }
-            Joined::Nobody { .. } => self.fail(DocumentError::Unavailable { name }),
-            Joined::Refused(reason) => self.fail(DocumentError::Refused { name, reason }),
-        }
-    }
-
-    /// What we may do, by the host's word.
-    fn may_only_read(&mut self, read_only: bool) {
-        self.read_only = read_only || self.config.read_only;
-        if self.read_only {
-            self.refusals = 0;
-        }
-    }
-
-    /// There is no document in the cluster; maybe we have one.
-    fn begin_anew(&mut self, asked: Position, held: Vec<Held>) {
-        let has_something = self.begun && self.folded.ledger.kind.is_some();
-        let is_seeded = held.iter().any(|held| matches!(held.live, Live::Seed(_)));
-        if D::MODEL == Model::Ordered && has_something && !is_seeded && !self.read_only {
-            // The first that comes to its place is the document.
-            if let Some(state) = self.guarded(|replica| replica.folded.state()) {
-                self.seeding = true;
-                self.join = Some(Join::holding(self.nonce(), asked, held));
-                self.put(Live::Seed(state.encode()).encode());
-            }
-            return;
-        }
-        self.begin_empty(asked, held);
-    }
-
-    fn begin_empty(&mut self, asked: Position, held: Vec<Held>) {
-        if let Some(empty) = self.guarded(|_| Folded::empty()) {
-            self.begin(asked, empty, held);
-        }
-    }
-
-    /// From here on there is a document: this one as it was there, with what came meanwhile, and what is ours.
-    fn begin(&mut self, asked: Position, mut folded: Folded<D>, held: Vec<Held>) {
-        self.end_run();
-        self.since = Some(asked);
-        folded.ledger.reaches(asked);
-        let first = !std::mem::replace(&mut self.begun, true);
-        match D::MODEL {
-            Model::Commutative if std::mem::take(&mut self.is_broken) => self.mend(folded),
-            Model::Commutative if !first => self.come_together(folded),
-            _ => {
-                self.folded = folded;
-                self.tell_replica();
-            }
-        }
-        for Held { position, origin, live } in held {
-            if !mutant!(self, ForgetHeld) {
-                self.take(position, origin, live);
-            }
-        }
-        self.end_run();
-        // Only now is it known what of ours is in it: the whole document may be among what came meanwhile.
-        if D::MODEL == Model::Ordered {
-            self.bring_back_own();
-            self.guarded(Self::rebuild_view);
-            self.view_is_stale = false;
-        }
-        self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
-        if std::mem::take(&mut self.ask_again) {
-            self.on_reset();
-        } else if self.pending.is_empty() {
-            self.event(DocumentEvent::Synced);
         }
     }
 
