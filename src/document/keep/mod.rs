@@ -1,10 +1,10 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
 mod driver;
-mod folding;
 mod storing;
 #[cfg(test)]
 mod tests;
+mod working;
 
 use std::fmt;
 use std::sync::Arc;
