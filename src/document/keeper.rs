@@ -9,6 +9,7 @@ mod missed;
 mod room;
 mod shelf;
 mod types;
+mod waiting;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -29,7 +30,7 @@ use kept::Kept;
 use missed::Missed;
 pub(crate) use shelf::Limits;
 use shelf::{Change, Shelf};
-pub(crate) use types::{Fold, KnownType, Types};
+pub(crate) use types::{Comparison, Fold, KnownType, Lacks, Types};
 
 /// How often it is said up to where a document is stored (a guess).
 const SAY_STORED_EVERY: Duration = Duration::from_millis(100);
@@ -83,6 +84,8 @@ pub(crate) enum Output {
     Store(StoreChange),
     /// Fold this, and answer with [`Keeper::on_folded`].
     Fold { name: String, state: State, fold: Fold },
+    /// Compare these, and answer with [`Keeper::on_compared`].
+    Compare { name: String, nonce: u64, comparison: Comparison },
 }
 
 /// The machine.

@@ -16,13 +16,13 @@ use crate::message::{Message, MessageKind, Topic};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::keeper::{self, Output};
+use super::super::keeper::{self, Lacks, Output};
 use super::super::outgoing::{Lost, Outgoing, Queue, message, next_lost};
 use super::super::wire::{self, State};
 use super::super::{Access, Malformed};
-use super::folding::Folding;
 use super::rights::{self, Veto};
 use super::storing::{self, Storing, Written};
+use super::working::Working;
 use super::{AccessFn, KeeperError};
 
 /// How much may come while the store is being loaded, in bytes (a guess, as for what waits for a store).
@@ -152,6 +152,7 @@ pub(super) async fn meanwhile<T>(
 pub(super) enum Done {
     Written(Written),
     Folded { name: String, folded: Result<State, Malformed> },
+    Compared { name: String, nonce: u64, lacks: Lacks },
 }
 
 /// Starts the tasks: they end with the endpoint, or when the keeper is closed. `early` came before.
@@ -171,7 +172,7 @@ pub(super) fn start(
         sender: sender.clone(),
         outgoing,
         storing: storing.map(|storing| storing.run(written.clone())),
-        folding: Folding::new(written),
+        working: Working::new(written),
         results,
     };
     tokio::spawn(driver.run(early));
@@ -186,7 +187,7 @@ struct Driver {
     sender: Sender,
     outgoing: Outgoing,
     storing: Option<storing::Writer>,
-    folding: Folding,
+    working: Working,
     results: mpsc::UnboundedReceiver<Done>,
 }
 
@@ -276,8 +277,12 @@ impl Driver {
         let mut machine = lock(&self.shared.machine);
         match done {
             Done::Folded { name, folded } => {
-                self.folding.on_folded();
+                self.working.on_done();
                 machine.on_folded(&name, folded);
+            }
+            Done::Compared { name, nonce, lacks } => {
+                self.working.on_done();
+                machine.on_compared(&name, nonce, lacks);
             }
             Done::Written(Written { positions, error }) => {
                 for (name, position) in positions {
@@ -311,7 +316,14 @@ impl Driver {
                         lock(&self.shared.machine).on_store_lost();
                     }
                 }
-                Output::Fold { name, state, fold } => self.folding.fold(name, state, fold),
+                Output::Fold { name, state, fold } => self.working.put(move || {
+                    let folded = std::panic::catch_unwind(|| fold(&state));
+                    let folded = folded.unwrap_or_else(|_| Err(Malformed::new("its type panicked")));
+                    Done::Folded { name, folded }
+                }),
+                Output::Compare { name, nonce, comparison } => {
+                    self.working.put(move || Done::Compared { name, nonce, lacks: comparison.run() });
+                }
             }
         }
         let machine = lock(&self.shared.machine);
@@ -330,7 +342,7 @@ fn sent(output: Output) -> Option<Message> {
     match output {
         Output::Say { topic, kind, payload } => message(topic, kind, payload),
         Output::Answer { to, payload } => message(wire::answer_topic(to), MessageKind::FullDocument, payload),
-        Output::Store(_) | Output::Fold { .. } => None,
+        Output::Store(_) | Output::Fold { .. } | Output::Compare { .. } => None,
     }
 }
 

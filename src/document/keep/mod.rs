@@ -1,11 +1,11 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
 mod driver;
-mod folding;
 mod rights;
 mod storing;
 #[cfg(test)]
 mod tests;
+mod working;
 
 use std::fmt;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use crate::proto::Instant;
 use super::super::gathering::{ANSWER_TIME, Gathering, Step as ListStep};
 use super::super::join::{Held, Join, Joined, Step};
 use super::super::wire::{self, Answer, Listed, Live, State};
+use super::waiting::Waiting;
 
 /// How many documents are asked for at once (a guess: each may hold what comes behind its question).
 const MOST_AT_ONCE: usize = 4;
@@ -51,6 +52,8 @@ pub(super) struct Theirs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gift {
+    /// It is not known yet what, or it is nothing: by the number of the comparison.
+    Compared(u64),
     Seed,
     /// As this replica's first update.
     Update(u64),
@@ -81,7 +84,7 @@ pub(super) struct CatchingUp {
     nonce: u64,
     pub(super) host: Option<EndpointId>,
     list: Option<Listing>,
-    waiting: BTreeSet<String>,
+    waiting: Waiting,
     under_way: BTreeMap<String, UnderWay>,
     /// Of what the host was asked in vain, by which questions; without a name it is the list. An answer may yet come.
     unanswered: BTreeMap<String, Vec<u64>>,
@@ -102,7 +105,7 @@ impl CatchingUp {
             nonce: seed,
             host: None,
             list: None,
-            waiting: BTreeSet::new(),
+            waiting: Waiting::default(),
             under_way: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             refused: BTreeSet::new(),
@@ -231,14 +234,8 @@ impl CatchingUp {
             // More than there is room for came behind the question.
             return self.want(name);
         }
-        if came
-            && let Some(UnderWay { join, again: false, given: Some(given), .. }) = self.under_way.remove(name)
-        {
-            if let Some((_, held)) = join.into_held() {
-                self.news.push_back(News::Given { name: name.to_owned(), given, held });
-            }
-        } else if came {
-            self.want(name);
+        if came {
+            self.end_giving(name);
         }
     }
 
@@ -329,6 +326,31 @@ impl CatchingUp {
         let join = Join::holding(self.nonce(), given.theirs.asked, held);
         let again = self.waiting.remove(name);
         self.under_way.insert(name.to_owned(), UnderWay { join, again, is_late: false, given: Some(given) });
+    }
+
+    /// A comparison has come to its end: whether it is still of use. Nothing is, where the document is asked for anew.
+    pub(super) fn is_compared(&self, name: &str, nonce: u64) -> bool {
+        let given = self.under_way.get(name).and_then(|under_way| under_way.given.as_ref());
+        given.is_some_and(|given| given.gift == Gift::Compared(nonce))
+    }
+
+    /// This is given.
+    pub(super) fn say_gift(&mut self, name: &str, gift: Gift) {
+        if let Some(given) = self.under_way.get_mut(name).and_then(|under_way| under_way.given.as_mut()) {
+            given.gift = gift;
+        }
+    }
+
+    /// Nothing is to be given, or what was has its place.
+    pub(super) fn end_giving(&mut self, name: &str) {
+        match self.under_way.remove(name) {
+            Some(UnderWay { join, again: false, given: Some(given), .. }) => {
+                if let Some((_, held)) = join.into_held() {
+                    self.news.push_back(News::Given { name: name.to_owned(), given, held });
+                }
+            }
+            _ => self.want(name),
+        }
     }
 
     /// What was said may have no place: it is said again.

@@ -1,7 +1,5 @@
 //! A keeper that is not the host's: it comes to have what the cluster has, and gives the cluster back what that has lost.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use bytes::Bytes;
 
 use crate::message::{MessageKind, Position, Topic};
@@ -14,6 +12,7 @@ use super::super::wire::{self, Live, State, Update};
 use super::catching_up::{Gift, Given, News, Theirs};
 use super::kept::Kept;
 use super::shelf::Change;
+use super::types::{Comparison, Lacks};
 use super::{Keeper, Output};
 
 impl Keeper {
@@ -197,43 +196,52 @@ impl Keeper {
         kept.ledger.reaches(theirs.asked);
         kept.replay(&held, &self.config.types);
         kept.since = Some(theirs.asked).filter(|_| theirs.is_hosts);
-        let lacking = if read_only { None } else { self.lacking(name, &kept, given) };
-        match (lacking, &mut self.catching_up) {
-            (Some((gift, payload)), Some(catching_up)) => {
-                catching_up.give(name, held, Given { gift, theirs });
-                self.put(name, payload);
+        let comparison = if read_only { None } else { self.comparison(name, &kept, given) };
+        match (comparison, &mut self.catching_up) {
+            (Some(comparison), Some(catching_up)) => {
+                let nonce = catching_up.nonce();
+                catching_up.give(name, held, Given { gift: Gift::Compared(nonce), theirs });
+                self.outputs.push_back(Output::Compare { name: name.to_owned(), nonce, comparison });
             }
             _ => self.replace(name, kept),
         }
     }
 
-    /// What the cluster lacks of what is here, after what it was given already: all of it, or of a commutative document some.
-    fn lacking(&mut self, name: &str, theirs: &Kept, given: Option<Gift>) -> Option<(Gift, Bytes)> {
+    /// How to find out what the cluster lacks of what is here, after what it was given already: all of it, or of a commutative document some. `None` where that is nothing.
+    fn comparison(&self, name: &str, theirs: &Kept, given: Option<Gift>) -> Option<Comparison> {
         let ours = self.shelf.get(name).filter(|ours| ours.has_content())?;
         let kind = ours.ledger.kind.as_ref()?;
-        let known = self.config.types.get(kind);
-        match (&theirs.ledger.kind, given) {
-            (None, None) => {
-                let mut state = ours.state();
-                if !state.tail.is_empty() {
-                    state = catch_unwind(AssertUnwindSafe(|| (known?.fold)(&state).ok())).ok()??;
-                }
-                Some((Gift::Seed, Live::Seed(State { read_only: false, ..state }.encode()).encode()))
-            }
+        let known = self.config.types.get(kind).copied();
+        let theirs = match (&theirs.ledger.kind, given) {
+            (None, None) if known.is_some() || ours.state.tail.is_empty() => None,
             (Some(same), None | Some(Gift::Seed)) if same == kind && ours.has_more_than(theirs) => {
-                let lacking = known?.lacking;
-                let fragments =
-                    catch_unwind(AssertUnwindSafe(|| lacking(&ours.state(), &theirs.state()).ok()))
-                        .ok()??;
-                if fragments.is_empty() {
-                    return None;
-                }
-                let replica = self.catching_up.as_mut()?.nonce();
-                let update = Update::new(kind, replica, 1, fragments.iter().map(|fragment| &fragment[..]));
-                Some((Gift::Update(replica), update.encode()))
+                known.is_some().then(|| Some(theirs.state()))?
             }
-            _ => None,
+            _ => return None,
+        };
+        Some(Comparison { ours: ours.state(), theirs, known })
+    }
+
+    /// A comparison has come to its end. What the cluster lacks is given to it, and what is here waits until that has its place.
+    pub(crate) fn on_compared(&mut self, name: &str, nonce: u64, lacks: Lacks) {
+        let Some(catching_up) = self.catching_up.as_mut().filter(|own| own.is_compared(name, nonce)) else {
+            return;
+        };
+        let kind = self.shelf.get(name).and_then(|kept| kept.ledger.kind.as_ref());
+        match (lacks, kind) {
+            (Lacks::All(state), _) => {
+                catching_up.say_gift(name, Gift::Seed);
+                self.put(name, Live::Seed(State { read_only: false, ..state }.encode()).encode());
+            }
+            (Lacks::Some(fragments), Some(kind)) => {
+                let replica = catching_up.nonce();
+                let update = Update::new(kind, replica, 1, fragments.iter().map(|fragment| &fragment[..]));
+                catching_up.say_gift(name, Gift::Update(replica));
+                self.put(name, update.encode());
+            }
+            _ => catching_up.end_giving(name),
         }
+        self.catch_up();
     }
 
     /// Says an update or a seed, in pieces where messages may not be so large.

@@ -298,29 +298,14 @@ fn a_keeper_elsewhere_asks_for_no_more_than_its_store_can_take() {
     }
     net.place_all();
     // Its store takes nothing for now.
-    let node = MIRROR;
-    let mut mirror = Keeper::new(keeper::Config { me: id(node), is_hosts: false, ..config() });
+    let mut mirror = Keeper::new(keeper::Config { me: id(MIRROR), is_hosts: false, ..config() });
     mirror.begin(true);
     let mut unstored = VecDeque::new();
-    let run = |net: &mut Net<Line>, mirror: &mut Keeper, unstored: &mut VecDeque<StoreChange>| loop {
-        while let Some(output) = mirror.poll_output() {
-            match output {
-                keeper::Output::Say { topic, kind, payload } => {
-                    net.said
-                        .push_back((node, Message::new(topic, payload).expect("a topic").with_kind(kind)));
-                }
-                keeper::Output::Store(change) => unstored.push_back(change),
-                output => panic!("{output:?}"),
-            }
-        }
-        let Some((from, mut message)) = net.said.front().cloned() else { return };
-        net.place();
-        let topic = message.topic().as_str();
-        if topic.starts_with(wire::ROOT) || topic == wire::answer_topic(id(node)) {
-            message.origin = id(from);
-            message.position = Some(Position { epoch: net.epoch, seq: net.seq });
-            mirror.on_message(net.now, &message, |_, _| Access::Write);
-        }
+    let run = |net: &mut Net<Line>, mirror: &mut Keeper, unstored: &mut VecDeque<StoreChange>| {
+        drive(net, mirror, |output| match output {
+            keeper::Output::Store(change) => unstored.push_back(change),
+            output => panic!("{output:?}"),
+        });
     };
     let (mut rounds, mut most) = (0, 0);
     loop {
@@ -337,11 +322,71 @@ fn a_keeper_elsewhere_asks_for_no_more_than_its_store_can_take() {
     mirror.on_reset();
     run(&mut net, &mut mirror, &mut unstored);
     assert!(mirror.has_caught_up());
-    let mut mirror = Keeper::new(keeper::Config { me: id(node), is_hosts: false, ..config() });
+    let mut mirror = Keeper::new(keeper::Config { me: id(MIRROR), is_hosts: false, ..config() });
     mirror.begin(true);
     run(&mut net, &mut mirror, &mut unstored);
     assert!(!mirror.has_caught_up());
     mirror.on_store_lost();
     run(&mut net, &mut mirror, &mut unstored);
     assert!(mirror.has_caught_up());
+}
+
+/// Tells a keeper elsewhere, which is none of the net's, what has its place, and gives what it says a place, until there is no more. What else it wants is left to the test.
+fn drive<D: Document>(net: &mut Net<D>, mirror: &mut Keeper, mut wants: impl FnMut(keeper::Output)) {
+    loop {
+        while let Some(output) = mirror.poll_output() {
+            match output {
+                keeper::Output::Say { topic, kind, payload } => {
+                    let message = Message::new(topic, payload).expect("a topic").with_kind(kind);
+                    net.said.push_back((MIRROR, message));
+                }
+                output => wants(output),
+            }
+        }
+        let Some((from, mut message)) = net.said.front().cloned() else { return };
+        net.place();
+        let topic = message.topic().as_str();
+        if topic.starts_with(wire::ROOT) || topic == wire::answer_topic(id(MIRROR)) {
+            message.origin = id(from);
+            message.position = Some(Position { epoch: net.epoch, seq: net.seq });
+            mirror.on_message(net.now, &message, |_, _| Access::Write);
+        }
+    }
+}
+
+#[test]
+fn what_takes_long_to_compare_is_held_meanwhile_and_of_no_use_once_it_is_asked_for_anew() {
+    let (mut net, _) = mirrors::lost(Net::<Set>::new(), vec![vec![1], vec![2]]);
+    let mut mirror = net.mirrors.remove(0).keeper;
+    let mut comparisons = Vec::new();
+    let mut run = |net: &mut Net<Set>, mirror: &mut Keeper| {
+        drive(net, mirror, |output| {
+            if let keeper::Output::Compare { name, nonce, comparison } = output {
+                comparisons.push((name, nonce, comparison));
+            }
+        });
+        std::mem::take(&mut comparisons)
+    };
+    mirror.on_reset();
+    let first = run(&mut net, &mut mirror);
+    mirror.on_reset();
+    let second = run(&mut net, &mut mirror);
+    assert_eq!((first.len(), second.len(), mirror.has_caught_up()), (1, 1, false));
+    let mut compared =
+        |net: &mut Net<Set>, mirror: &mut Keeper, comparisons: Vec<(String, u64, keeper::Comparison)>| {
+            for (name, nonce, comparison) in comparisons {
+                mirror.on_compared(&name, nonce, comparison.run());
+            }
+            run(net, mirror)
+        };
+    assert!(compared(&mut net, &mut mirror, first).is_empty());
+    assert!(net.keeper.as_ref().and_then(|keeper| keeper.state(NAME)).is_none());
+    // Somebody begins it anew meanwhile: the offer comes too late, and what is lacking is given.
+    net.say_as(77, 5, 1, &vec![3]);
+    let third = compared(&mut net, &mut mirror, second);
+    assert_eq!((third.len(), mirror.has_caught_up()), (1, false));
+    assert!(compared(&mut net, &mut mirror, third).is_empty());
+    assert!(mirror.has_caught_up());
+    let hosts = content::<Set>(net.keeper.as_ref().expect("it is there"));
+    assert_eq!((hosts.as_deref(), content::<Set>(&mirror)), (Some(&[1, 2, 3][..]), hosts.clone()));
 }

@@ -183,7 +183,7 @@ fn a_keeper_elsewhere_that_missed_something_asks_again() {
 }
 
 /// A document, a keeper elsewhere that has it, and a host that forgets it; nobody has it open.
-fn lost<D: Document>(mut net: Net<D>, fragments: Vec<D::Fragment>) -> (Net<D>, Vec<u8>) {
+pub(super) fn lost<D: Document>(mut net: Net<D>, fragments: Vec<D::Fragment>) -> (Net<D>, Vec<u8>) {
     let first = net.open();
     net.mirror();
     net.place_all();

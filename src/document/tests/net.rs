@@ -103,6 +103,10 @@ pub(super) fn perform(keeper: &mut Keeper, store: &mut MemoryStore, told: Option
                 }
                 continue;
             }
+            keeper::Output::Compare { name, nonce, comparison } => {
+                keeper.on_compared(&name, nonce, comparison.run());
+                continue;
+            }
             keeper::Output::Fold { name, state, fold } => {
                 keeper.on_folded(&name, fold(&state));
                 continue;

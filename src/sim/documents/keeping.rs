@@ -326,6 +326,9 @@ impl World<'_> {
                     events.push((documents.dice.scale(10 * MICRO, 200 * MILLI), Event::Stored { life }));
                     continue;
                 }
+                Output::Compare { .. } => {
+                    return Err((0, "the host's keeper has nobody to compare with".to_owned()));
+                }
                 Output::Fold { name, state, fold } => {
                     keeping.folding.push_back((name, state, fold));
                     events.push((documents.dice.scale(10 * MICRO, 50 * MILLI), Event::Folded { life }));

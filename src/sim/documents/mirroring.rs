@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, Limits, Output, stored_state};
+use crate::document::keeper::{Comparison, Config, Fold, Keeper, Limits, Output, stored_state};
 use crate::document::store::{MemoryStore, Store};
 use crate::document::wire::{self, State};
 use crate::message::{Message, MessageKind, Position};
@@ -56,6 +56,7 @@ pub(super) struct Mirroring {
     /// It does not begin before this subscription is in force.
     pub(super) waits_for: Option<u64>,
     folding: VecDeque<(String, State, Fold)>,
+    comparing: VecDeque<(String, u64, Comparison)>,
     /// Up to where it has taken in the order.
     at: Option<Position>,
     checked: Option<Position>,
@@ -92,8 +93,14 @@ impl World<'_> {
             }
         }
         let waits_for = Some(self.members[index].ticket + 1);
-        part.mirror =
-            Some(Mirroring { keeper, waits_for, folding: VecDeque::new(), at: None, checked: None });
+        part.mirror = Some(Mirroring {
+            keeper,
+            waits_for,
+            folding: VecDeque::new(),
+            comparing: VecDeque::new(),
+            at: None,
+            checked: None,
+        });
         part.answers = true;
         trace!(self, "m{index} keeps the documents, too");
         self.subscribe_again(index)
@@ -158,6 +165,10 @@ impl World<'_> {
         while let Some((name, state, fold)) = mirror.folding.pop_front() {
             mirror.keeper.on_folded(&name, fold(&state));
         }
+        while let Some((name, nonce, comparison)) = mirror.comparing.pop_front() {
+            mirror.keeper.on_compared(&name, nonce, comparison.run());
+        }
+        mirrors.note_lives(&mirror.keeper, &documents.keeping, host);
         while let Some(output) = mirror.keeper.poll_output().or_else(|| mirror.keeper.poll_part()) {
             let message = match output {
                 Output::Say { topic, kind, payload } => {
@@ -171,6 +182,11 @@ impl World<'_> {
                     if let Some((name, position)) = change.up_to() {
                         mirror.keeper.on_stored(now, name, position);
                     }
+                    continue;
+                }
+                Output::Compare { name, nonce, comparison } => {
+                    mirror.comparing.push_back((name, nonce, comparison));
+                    folds.push(mirrors.dice.scale(10 * MICRO, 50 * MILLI));
                     continue;
                 }
                 Output::Fold { name, state, fold } => {
