@@ -27,6 +27,9 @@ use driver::{Shared, meanwhile, stream_options};
 use rights::Veto;
 use storing::Storing;
 
+/// An answer of `access` counts at least for so long (a guess: far above what a member takes to send something again).
+const SHORTEST_ACCESS: Duration = Duration::from_secs(1);
+
 type AccessFn = Arc<dyn Fn(EndpointId, &str) -> Access + Send + Sync>;
 
 /// A document that is kept.
@@ -144,10 +147,11 @@ impl KeeperBuilder {
         self
     }
 
-    /// For how long an answer of [`access`](Self::access) counts at the host: nothing is ordered by one that is older. Default: 30 s (a guess). Shorter costs as many more calls, for each member and
+    /// For how long an answer of [`access`](Self::access) counts at the host: nothing is ordered by one that is older. At least 1 s. Default: 30 s (a guess). Shorter costs as many more calls, for each member and
     /// each document that it changes.
     pub fn access_lasts(mut self, time: Duration) -> Self {
-        self.access_lasts = time;
+        // What waited for an answer is to come again while that counts.
+        self.access_lasts = time.max(SHORTEST_ACCESS);
         self
     }
 
