@@ -7,6 +7,7 @@ mod taking;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -24,6 +25,9 @@ use taking::Took;
 
 /// How often in a row the host may refuse what its keeper says is allowed, before the document is of no use (a guess: rights that change just then are asked for once or twice more).
 const MOST_REFUSALS: u32 = 8;
+
+/// How often it is asked for again because somebody's pieces were missed (a guess: who may write can say the last piece alone as often as they like).
+const ASK_FOR_MISSED_EVERY: Duration = Duration::from_secs(1);
 
 /// What a replica is told at its start.
 #[derive(Debug, Clone)]
@@ -104,6 +108,10 @@ pub(crate) struct Replica<D: Document> {
     join: Option<Join>,
     /// Whether it has to be asked for once more when it is there.
     ask_again: bool,
+    /// Whether pieces were missed that no question so far stands behind.
+    has_missed: bool,
+    /// Until when that is no reason to ask.
+    quiet_until: Option<Instant>,
     /// Whether the document is offered to a cluster that has lost it.
     seeding: bool,
     /// The questions that the host did not answer, where we went on without.
@@ -154,6 +162,8 @@ impl<D: Document> Replica<D> {
             read_only: config.read_only,
             join: None,
             ask_again: false,
+            has_missed: false,
+            quiet_until: None,
             seeding: false,
             unanswered: Vec::new(),
             pending: VecDeque::new(),
@@ -188,7 +198,10 @@ impl<D: Document> Replica<D> {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.join.as_ref().and_then(Join::poll_timeout)
+        match &self.join {
+            Some(join) => join.poll_timeout(),
+            None => self.quiet_until.filter(|_| self.has_missed),
+        }
     }
 
     /// The document as the application sees it.
@@ -217,7 +230,12 @@ impl<D: Document> Replica<D> {
 
     /// Whether all is in place, and nothing is being asked for.
     pub(crate) fn is_synced(&self) -> bool {
-        self.pending.is_empty() && self.join.is_none() && self.begun
+        self.pending.is_empty() && self.is_here()
+    }
+
+    /// Whether there is a document, and nothing of it is being asked for, or has to be.
+    fn is_here(&self) -> bool {
+        self.begun && self.join.is_none() && !self.has_missed
     }
 
     /// Up to where a keeper says it has the document where it survives the keeper.
@@ -239,8 +257,7 @@ impl<D: Document> Replica<D> {
     /// answer (then it is right if the host has nothing to say), and for a commutative document that holds what is not in order yet.
     #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn state(&self) -> Option<wire::State> {
-        let exact = self.begun
-            && self.join.is_none()
+        let exact = self.is_here()
             && self.unanswered.is_empty()
             && (D::MODEL == Model::Ordered || self.pending.is_empty());
         exact.then(|| self.folded.state())
@@ -368,6 +385,7 @@ impl<D: Document> Replica<D> {
         } else {
             self.malformed += 1;
         }
+        self.ask_for_missed(now);
     }
 
     fn on_piece(&mut self, now: Instant, position: Position, from: EndpointId, piece: Piece) {
@@ -379,7 +397,7 @@ impl<D: Document> Replica<D> {
             },
             // The first ones may have come before the document was asked for: then it is in no answer yet.
             Taken::Missed if self.join.as_ref().is_some_and(Join::is_unasked) => {}
-            Taken::Missed => self.ask(),
+            Taken::Missed => self.has_missed = true,
         }
     }
 

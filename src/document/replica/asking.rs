@@ -8,11 +8,11 @@ use super::super::fold::Folded;
 use super::super::join::{Held, Join, Joined, Step};
 use super::super::wire::{Answer, Live, Word};
 use super::super::{Document, DocumentError, DocumentEvent, Model};
-use super::{Output, Replica};
+use super::{ASK_FOR_MISSED_EVERY, Output, Replica};
 
 impl<D: Document> Replica<D> {
     pub(super) fn ask(&mut self) {
-        (self.seeding, self.ask_again) = (false, false);
+        (self.seeding, self.ask_again, self.has_missed) = (false, false, false);
         self.unanswered.clear();
         let join = Join::new(self.nonce());
         let question = join.question();
@@ -22,9 +22,20 @@ impl<D: Document> Replica<D> {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let nonce = self.nonce();
-        let Some(join) = &mut self.join else { return };
-        let step = join.on_timeout(now, nonce);
-        self.on_step(step);
+        if let Some(join) = &mut self.join {
+            let step = join.on_timeout(now, nonce);
+            self.on_step(step);
+        }
+        self.ask_for_missed(now);
+    }
+
+    /// Asks for what was missed in pieces, when the answer is there that is under way: that does not have it.
+    pub(super) fn ask_for_missed(&mut self, now: Instant) {
+        let is_due = self.has_missed && self.quiet_until.is_none_or(|until| until <= now);
+        if is_due && self.join.is_none() && self.failed.is_none() {
+            self.quiet_until = Some(now + ASK_FOR_MISSED_EVERY);
+            self.ask();
+        }
     }
 
     pub(super) fn on_answer(&mut self, now: Instant, from: EndpointId, answer: Answer) {
@@ -59,7 +70,7 @@ impl<D: Document> Replica<D> {
             return;
         }
         self.end_run();
-        let here = self.join.is_none() && self.begun;
+        let here = self.is_here();
         let say = |word| Some(Answer { nonce, word });
         let answer = if of == Some(self.config.me) {
             if !here || (D::MODEL == Model::Commutative && !self.pending.is_empty()) {

@@ -75,6 +75,39 @@ fn a_name_that_another_used_first_is_as_good_as_any() {
 }
 
 #[test]
+fn who_says_last_pieces_alone_has_the_others_ask_once_in_a_while() {
+    let (mut net, first, _) = Net::<Line>::of_two();
+    net.write(first, "a");
+    net.place_all();
+    let say_ends = |net: &mut Net<Line>| {
+        for nonce in 1..=50 {
+            let bytes = Bytes::from_static(b"end");
+            net.say(77, Live::Piece(wire::Piece { nonce, index: 1, of: 2, bytes }).encode());
+        }
+    };
+    // How many questions they have asked by the time that nothing is to be said.
+    let place_all = |net: &mut Net<Line>| {
+        let mut asked = 0;
+        while let Some((node, message)) = net.said.front() {
+            asked += usize::from(*node <= 2 && message.kind() == MessageKind::FullDocumentRequest);
+            net.place();
+        }
+        asked
+    };
+    // The keeper's own way of asking for what it has missed is not meant here: it is not there when they come.
+    let keeper = net.keeper.take();
+    say_ends(&mut net);
+    (0..50).for_each(|_| _ = net.place());
+    say_ends(&mut net);
+    assert_eq!(place_all(&mut net), 2);
+    net.keeper = keeper;
+    net.pass(Duration::from_secs(1));
+    assert_eq!(place_all(&mut net), 4, "that are not answered, and once more for what came behind them");
+    net.place_all();
+    net.all_have(b"a");
+}
+
+#[test]
 fn numbers_that_cannot_be_are_no_state() {
     let mut net = Net::<Line>::new();
     let first = net.open();
