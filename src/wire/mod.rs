@@ -17,8 +17,8 @@ mod window;
 
 pub(crate) use batch::{Batch, BatchBuilder, SubmitHead};
 pub(crate) use control::{
-    Ack, ChildMessage, CloseReason, FloorCharBoundary, Hello, MAX_EPOCH, MAX_ORIGIN_SEQ, MAX_TOKEN,
-    MemberEntry, Ordered, OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
+    Ack, ChildMessage, CloseReason, Hello, MAX_EPOCH, MAX_ORIGIN_SEQ, MAX_TOKEN, MemberEntry, Ordered,
+    OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
 };
 pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart};
 pub(crate) use reader::{Malformed, Reader};
@@ -102,6 +102,17 @@ pub(crate) fn decode_everything(frame: &bytes::Bytes) {
     }
     if let Ok(batch) = Batch::decode(frame.clone(), MAX_MESSAGE) {
         assert_eq!(batch.records().count(), batch.len());
+    }
+}
+
+/// `str::floor_char_boundary`, which is newer than the MSRV.
+pub(crate) trait FloorCharBoundary {
+    fn floor_char_boundary_at(&self, index: usize) -> usize;
+}
+
+impl FloorCharBoundary for str {
+    fn floor_char_boundary_at(&self, index: usize) -> usize {
+        (0..=index.min(self.len())).rev().find(|at| self.is_char_boundary(*at)).unwrap_or(0)
     }
 }
 
