@@ -49,6 +49,7 @@ fn what_was_found_of_documents_stays_fixed() {
     for seed in [
         16, 29_335, 431, 289, 189, 42_060, 12_848, 62_477, 278_409, 2_624, 37_632, 4_563, 12_177, 622,
         34_229, 12_805, 1_000_452, 1_033_515, 2_180_253, 3_077_731, 3_410_267, 3_349_586, 3_392_660,
+        5_052_013,
     ] {
         let report = sim::run(seed, None);
         assert!(report.documents.edits > 0, "{report}");

@@ -121,9 +121,14 @@ impl Join {
         Self { asks_nobody: true, asked: Some(asked), held, ..Self::new(nonce) }
     }
 
-    /// Whether it waits for an answer, of which nothing has come yet.
-    pub(super) fn is_open(&self) -> bool {
-        self.next == 0 && !self.asks_nobody
+    /// The host's keeper says that it is to be asked again. Whether it is being asked and has not begun to answer: where it came after the question, and does not know of it,
+    /// that is asked again in time.
+    pub(super) fn hear_of_keeper(&mut self) -> bool {
+        let is_asked = self.next == 0 && !self.asks_nobody && self.asks_the_host;
+        if is_asked {
+            self.tries = 1;
+        }
+        is_asked
     }
 
     pub(super) fn into_held(self) -> Option<(Position, Vec<Held>)> {
@@ -325,6 +330,22 @@ mod tests {
             let done = join.on_answer(Instant::START, HOST, empty(5), 6);
             assert!(matches!(done, Step::Done(Joined::Empty { .. })), "{done:?}");
         }
+    }
+
+    #[test]
+    fn a_keeper_that_came_after_the_question_is_asked_again() {
+        let mut join = Join::new(1);
+        for nonce in 2..=4 {
+            place(&mut join, nonce);
+            let late = join.poll_timeout().expect("it has its place");
+            ask(join.on_timeout(late, nonce));
+        }
+        place(&mut join, 5);
+        assert!(join.hear_of_keeper());
+        let late = join.poll_timeout().expect("it has its place");
+        assert_eq!(ask(join.on_timeout(late, 5)), (5, None), "it is not the last time");
+        // Another's answer is none of the keeper's.
+        assert!(!ask_another().hear_of_keeper());
     }
 
     #[test]

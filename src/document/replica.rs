@@ -464,7 +464,7 @@ impl<D: Document> Replica<D> {
                 self.fail(DocumentError::Refused { name, reason });
             }
             // An answer that is still to begin comes from this keeper, as it is now.
-            Live::AskAgain if self.join.as_ref().is_some_and(Join::is_open) => {}
+            Live::AskAgain if self.join.as_mut().is_some_and(Join::hear_of_keeper) => {}
             Live::AskAgain if self.join.is_some() => self.ask_again = true,
             _ => self.on_reset(),
         }

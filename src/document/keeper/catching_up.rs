@@ -131,8 +131,7 @@ impl CatchingUp {
     pub(super) fn want_again(&mut self, name: &str) {
         self.refused.remove(name);
         match self.under_way.get_mut(name) {
-            Some(under_way) if under_way.join.is_open() => {}
-            Some(under_way) => under_way.again = true,
+            Some(under_way) => under_way.again |= !under_way.join.hear_of_keeper(),
             None => self.want(name),
         }
     }
