@@ -95,9 +95,9 @@ impl Outbox {
         self.next_origin_seq
     }
 
-    /// The origin_seq that the first batch begins with; `None` without any.
+    /// The first message whose fate is not known, which may stand in the middle of a batch; `None` without any.
     pub(super) fn first_open(&self) -> Option<u64> {
-        self.batches.front().map(|batch| batch.first_origin_seq)
+        self.batches.front().map(|batch| batch.first_origin_seq.max(self.open_from))
     }
 
     /// The fate of all messages up to here is known.

@@ -275,3 +275,19 @@ fn a_refusal_that_was_not_heard_is_told_in_the_next_session() {
     assert_eq!(world.children[a].unknown, [0; 0]);
     assert_eq!(world.host.counters().refused, 1);
 }
+
+#[test]
+fn what_was_refused_is_not_ordered_by_the_next_host_with_the_rest_of_its_batch() {
+    let (mut world, a) = guarded();
+    world.tell(1, "closed", Rights::Nothing, 0);
+    world.submit_messages(a, &[update("closed", "1"), update("unknown", "2")]);
+    world.run();
+    assert_eq!(world.take_asked(), [(id(1), "unknown".to_owned())]);
+    assert_eq!(world.fates(a), [(1, false)]);
+    // One without memory, in which nobody says who may do what.
+    world.host = Host::new(host::Config { incarnation: 78, epoch: 2000, ..host_config() }, world.now);
+    world.cut(a);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.fates(a), [(1, false), (2, true)]);
+    assert_eq!(world.host.counters().ordered, 1);
+}
