@@ -85,14 +85,6 @@ impl Shared {
         Instant::since_start(self.clock.elapsed())
     }
 
-    /// The application's mind has changed.
-    pub(super) async fn access_changed(&self, name: Option<&str>) {
-        let Some(veto) = &self.veto else { return };
-        veto.forget(name.map(ToOwned::to_owned)).await;
-        lock(&self.machine).on_access_changed(name);
-        self.wake.notify_one();
-    }
-
     fn fail(&self, error: KeeperError) {
         if error != KeeperError::Closed {
             tracing::error!(%error, "the keeper of documents");
@@ -103,6 +95,19 @@ impl Shared {
             first
         });
     }
+}
+
+/// The application's mind has changed. All of that is done, or nothing: the host goes by it, and takes no answer from before, and whoever has a document open is told.
+pub(super) async fn access_changed(shared: &Arc<Shared>, name: Option<String>) {
+    let Some(veto) = shared.veto.clone() else { return };
+    let shared = Arc::clone(shared);
+    // Not given up where the caller does.
+    let changing = tokio::spawn(async move {
+        veto.forget(name.clone()).await;
+        lock(&shared.machine).on_access_changed(name.as_deref());
+        shared.wake.notify_one();
+    });
+    let _ = changing.await;
 }
 
 /// Each task has one: where it ends and the keeper was not closed, by a panic say, the keeper ends with it, and whoever waits is told.

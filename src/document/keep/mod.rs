@@ -140,6 +140,9 @@ impl KeeperBuilder {
     /// [`access_changed`](Keeper::access_changed) is called. It must not block for long: an answer takes part in opening a document, and a member's messages wait for it, those about other
     /// things, too. It may be called on several threads at once. A panic in it is a denial, and so is an answer that the host waits for longer than 5 s for.
     ///
+    /// It is told the member's id, which is as good as whoever admits members makes it: without an [authenticator](crate::Authenticator) that checks which id belongs to whom, a member takes any that
+    /// is not in use, and what that one may do with it.
+    ///
     /// Not asked: about the host's own application, which may do everything, nor about what was ordered before this keeper started. A keeper that is not at the host goes by it in its answers alone.
     /// Who may read in the whole cluster and write nowhere the [authenticator](crate::Authenticator) says by its role.
     pub fn access(mut self, access: impl Fn(EndpointId, &str) -> Access + Send + Sync + 'static) -> Self {
@@ -375,12 +378,12 @@ impl Keeper {
     ///
     /// Cancel safe: when cancelled, it comes into force all the same, or not at all.
     pub async fn access_changed(&self) {
-        self.guard.0.access_changed(None).await;
+        driver::access_changed(&self.guard.0, None).await;
     }
 
     /// As [`access_changed`](Self::access_changed), about one document.
     pub async fn access_changed_for(&self, name: &str) {
-        self.guard.0.access_changed(Some(name)).await;
+        driver::access_changed(&self.guard.0, Some(name.to_owned())).await;
     }
 
     /// Waits until the keeper has what the cluster has, as far as anybody has told it: that of the host has from the beginning. Another has not after a loss, until

@@ -278,9 +278,10 @@ impl Driver {
                 }
                 Output::AskRights { guard, id, name } => {
                     // Where it is another's, or gone, so is the question: that is told on its own.
-                    if let Some(current) = self.guard.as_ref().filter(|current| current.stamp.guard == guard)
-                    {
-                        let _ = current.asks.send((id, name));
+                    let current = self.guard.as_ref().filter(|current| current.stamp.guard == guard);
+                    if current.is_some_and(|current| current.asks.send((id, name)).is_err()) {
+                        // Its runtime has ended, say: it answers nothing any more.
+                        self.on_told(None);
                     }
                 }
                 Output::Event(event) => self.on_machine_event(event),

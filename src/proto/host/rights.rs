@@ -20,6 +20,9 @@ const MOST_OF_ONE: usize = 1_024;
 const MOST: usize = 65_536;
 /// How many answers about a member may be outstanding (a guess).
 const MOST_ASKED: usize = 64;
+/// Of how many documents it is remembered of a member, beyond, for nothing but the questions that others ask of it (a guess). Others choose these: they take the room of none of its own, nor does it
+/// wait for an answer about them.
+const MOST_FOR_OTHERS: usize = 16;
 /// How often it is told, for each member, that something of it was refused (a guess).
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,13 +61,17 @@ struct Told {
     rights: Option<Rights>,
     at: Instant,
     is_asked: bool,
+    /// Whether nobody needed it so far but who asked this member.
+    is_for_others: bool,
 }
 
 /// What is known of what one member may do.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     told: BTreeMap<String, Told>,
-    /// How many answers are outstanding.
+    /// How many are for others.
+    for_others: usize,
+    /// How many answers are outstanding, those for others left out.
     asked: usize,
     /// Whether something it sent was not taken for want of an answer.
     waits: bool,
@@ -80,6 +87,16 @@ impl Known {
 
     pub(super) fn len(&self) -> usize {
         self.told.len()
+    }
+
+    /// Makes room: whether there was anything to forget.
+    fn forget_oldest(&mut self, is_for_others: bool) -> bool {
+        let may_go = |told: &Told| !told.is_asked && told.is_for_others == is_for_others;
+        let oldest = self.told.iter().filter(|(_, told)| may_go(told)).min_by_key(|(_, told)| told.at);
+        let Some(name) = oldest.map(|(name, _)| name.clone()) else { return false };
+        self.told.remove(&name);
+        self.for_others -= usize::from(is_for_others);
+        true
     }
 }
 
@@ -145,6 +162,7 @@ impl Host {
             forget(&mut session.known);
             session.known.asked = 0;
             session.known.told.values_mut().for_each(|told| told.is_asked = false);
+            session.known.for_others = session.known.told.values().filter(|told| told.is_for_others).count();
             self.rights += session.known.told.len();
             if std::mem::take(&mut session.known.waits) {
                 waiting.push(*token);
@@ -167,38 +185,51 @@ impl Host {
             return;
         }
         let Some(token) = self.by_id.get(&id).copied() else { return };
-        self.make_room(token, &name);
+        if !self.sessions.get(&token).is_some_and(|session| session.known.told.contains_key(&name)) {
+            self.make_room(token);
+        }
         let Some(session) = self.sessions.get_mut(&token) else { return };
-        let before = session.known.told.insert(name, Told { rights: Some(rights), at: now, is_asked: false });
-        self.rights += usize::from(before.is_none());
-        session.known.asked -= usize::from(before.is_some_and(|told| told.is_asked));
+        let known = &mut session.known;
+        if let Some(told) = known.told.get_mut(&name) {
+            (told.rights, told.at) = (Some(rights), now);
+            let was_asked = std::mem::take(&mut told.is_asked);
+            known.asked -= usize::from(was_asked && !told.is_for_others);
+        } else {
+            let told = Told { rights: Some(rights), at: now, is_asked: false, is_for_others: false };
+            known.told.insert(name, told);
+            self.rights += 1;
+        }
         if session.known.waits && session.known.asked == 0 {
             session.known.waits = false;
             self.ask_to_send_again(now, token);
         }
     }
 
-    /// Sees to it that there is room for one more.
-    fn make_room(&mut self, token: SessionToken, name: &str) {
+    /// Sees to it that there is room for one more of a member's own.
+    fn make_room(&mut self, token: SessionToken) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
-        let told = &mut session.known.told;
-        if told.contains_key(name) {
-            return;
-        }
-        if told.len() >= MOST_OF_ONE {
-            let oldest = told.iter().filter(|(_, told)| !told.is_asked).min_by_key(|(_, told)| told.at);
-            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
-                told.remove(&name);
-                self.rights -= 1;
-            }
+        if session.known.told.len() - session.known.for_others >= MOST_OF_ONE {
+            self.rights -= usize::from(session.known.forget_oldest(false));
         } else if self.rights >= MOST
             && let Some(most) = self.sessions.values_mut().max_by_key(|session| session.known.len())
         {
             // Whoever speaks of most documents pays for it.
             let before = most.known.len();
             most.known.told.retain(|_, told| told.is_asked);
+            most.known.for_others = most.known.told.values().filter(|told| told.is_for_others).count();
             self.rights -= before - most.known.len();
         }
+    }
+
+    /// Whether there is room for one more of those that others ask a member about: nothing but such a one makes it.
+    fn has_room_for_others(&mut self, token: SessionToken) -> bool {
+        let Some(session) = self.sessions.get_mut(&token) else { return false };
+        if session.known.for_others >= MOST_FOR_OTHERS {
+            let is_forgotten = session.known.forget_oldest(true);
+            self.rights -= usize::from(is_forgotten);
+            return is_forgotten;
+        }
+        self.rights < MOST
     }
 
     /// It is known by now what its sender may say: what was not taken is to come again.
@@ -210,8 +241,8 @@ impl Host {
         self.send(now, token, &ParentMessage::Resend { from: last + 1 });
     }
 
-    /// What a member may say on a topic; asks for what is not known, and in good time for what soon is not.
-    fn may(&mut self, now: Instant, token: SessionToken, topic: &Topic) -> May {
+    /// What a member may say on a topic; asks for what is not known, and in good time for what soon is not. It may be others who want to know.
+    fn may(&mut self, now: Instant, token: SessionToken, topic: &Topic, for_others: bool) -> May {
         let Some(guard) = self.guard else { return May::Say };
         let Some((name, is_presence)) = topic.document() else { return May::Say };
         if name.is_empty() {
@@ -225,6 +256,13 @@ impl Host {
             Rights::Read | Rights::Nothing => May::Ask,
         };
         let known = &mut session.known;
+        if !for_others
+            && let Some(told) = known.told.get_mut(name)
+            && std::mem::take(&mut told.is_for_others)
+        {
+            known.for_others -= 1;
+            known.asked += usize::from(told.is_asked);
+        }
         let result = match known.told.get_mut(name) {
             Some(told) if guard.is_deaf => return told.rights.map_or(May::Ask, may),
             None if guard.is_deaf => return May::Ask,
@@ -239,10 +277,20 @@ impl Host {
             }
             None => May::Unknown,
         };
-        if known.asked < MOST_ASKED {
-            let id = session.id;
-            self.make_room(token, name);
-            self.expect(now, token, name);
+        let id = session.id;
+        let is_new = !known.told.contains_key(name);
+        let may_be_asked = if for_others && is_new {
+            self.has_room_for_others(token)
+        } else {
+            // Who waits does so for what it has asked itself: others, who ask about the same, wait with it.
+            let may_be_asked = known.asked < MOST_ASKED && !(for_others && known.waits);
+            if may_be_asked && is_new {
+                self.make_room(token);
+            }
+            may_be_asked
+        };
+        if may_be_asked {
+            self.expect(now, token, name, for_others);
             let name = name.to_owned();
             self.outputs.push_back(Output::AskRights { guard: guard.stamp.guard, id, name });
         }
@@ -250,14 +298,17 @@ impl Host {
     }
 
     /// An answer is going to come.
-    fn expect(&mut self, now: Instant, token: SessionToken, name: &str) {
+    fn expect(&mut self, now: Instant, token: SessionToken, name: &str, for_others: bool) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
-        session.known.asked += 1;
-        if let Some(told) = session.known.told.get_mut(name) {
+        let known = &mut session.known;
+        if let Some(told) = known.told.get_mut(name) {
             told.is_asked = true;
+            known.asked += usize::from(!told.is_for_others);
         } else {
-            let told = Told { rights: None, at: now, is_asked: true };
-            session.known.told.insert(name.to_owned(), told);
+            let told = Told { rights: None, at: now, is_asked: true, is_for_others: for_others };
+            known.told.insert(name.to_owned(), told);
+            known.for_others += usize::from(for_others);
+            known.asked += usize::from(!for_others);
             self.rights += 1;
         }
     }
@@ -268,9 +319,9 @@ impl Host {
         if of.is_nil() || of == self.config.id {
             return May::Say;
         }
-        // Who is not there does not answer.
-        let Some(token) = self.by_id.get(&of).copied() else { return May::Say };
-        match self.may(now, token, topic) {
+        // Who is not there could come, and answer.
+        let Some(token) = self.by_id.get(&of).copied() else { return May::Ask };
+        match self.may(now, token, topic, true) {
             May::Say => May::Say,
             // Whoever asks asks again, and by then it is known.
             May::Ask | May::Unknown => May::Ask,
@@ -295,7 +346,7 @@ impl Host {
                 Some(of) => self.may_be_asked(now, of, topic),
                 None => match looked_up[place] {
                     Some(may) => may,
-                    None => *looked_up[place].insert(self.may(now, token, topic)),
+                    None => *looked_up[place].insert(self.may(now, token, topic, false)),
                 },
             };
             match may {
@@ -309,7 +360,7 @@ impl Host {
                             && looked_up[place].is_none()
                             && !(may_ask && batch.asked_of(later).is_some())
                         {
-                            looked_up[place] = Some(self.may(now, token, &batch.topics[place]));
+                            looked_up[place] = Some(self.may(now, token, &batch.topics[place], false));
                         }
                     }
                     if let Some(session) = self.sessions.get_mut(&token) {

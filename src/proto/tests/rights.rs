@@ -215,7 +215,7 @@ fn who_may_not_change_a_document_gives_it_to_nobody() {
     };
     assert!(ask(&mut world, EndpointId::NIL));
     assert!(ask(&mut world, id(100)), "the host");
-    assert!(ask(&mut world, id(9)), "nobody is there");
+    assert!(!ask(&mut world, id(9)), "it could come, and answer");
     assert!(!ask(&mut world, id(2)), "who knows");
     assert_eq!(world.take_asked(), [(id(2), "it".to_owned())]);
     world.tell(2, "it", Rights::Read, 0);
@@ -290,4 +290,38 @@ fn what_was_refused_is_not_ordered_by_the_next_host_with_the_rest_of_its_batch()
     world.run_for(Duration::from_secs(5));
     assert_eq!(world.fates(a), [(1, false), (2, true)]);
     assert_eq!(world.host.counters().ordered, 1);
+}
+
+#[test]
+fn what_others_ask_of_a_member_does_not_keep_it_waiting() {
+    let (mut world, a) = guarded();
+    let b = world.join(2, &[""]);
+    world.tell(1, "known", Rights::Write, 0);
+    // Somebody asks it, again and again, for documents that nobody ever heard of; and nothing of that is ever answered.
+    let mut asked = 0;
+    let mut bother = |world: &mut World, round: u32| {
+        let questions: Vec<Message> = (0..800).map(|n| question(&format!("{round}-{n}"), id(1))).collect();
+        world.submit_messages(b, &questions);
+        world.run();
+        asked += world.take_asked().iter().filter(|(_, name)| name.starts_with(char::is_numeric)).count();
+    };
+    bother(&mut world, 0);
+    world.submit_messages(a, &[update("it", "1")]);
+    world.run();
+    assert_eq!(world.take_asked(), [(id(1), "it".to_owned())]);
+    bother(&mut world, 1);
+    world.tell(1, "it", Rights::Write, 0);
+    world.run();
+    bother(&mut world, 2);
+    world.submit_messages(a, &[update("known", "2"), update("it", "3")]);
+    world.run();
+    assert_eq!(world.fates(a), [(1, true), (2, true), (3, true)]);
+    assert_eq!((world.host.rights_known(), asked), (2 + 16, 16));
+    // What it says itself about one of these is its own, and waits for an answer.
+    world.submit_messages(a, &[update("0-3", "4")]);
+    world.run();
+    assert_eq!(world.fates(a).len(), 3);
+    world.tell(1, "0-3", Rights::Nothing, 0);
+    world.run();
+    assert_eq!(world.fates(a)[3..], [(4, false)]);
 }
