@@ -94,10 +94,8 @@ impl Numbers {
 
     /// Whether the same updates were the last ones that were taken, at the same places. What did not apply may be known of one of the two alone.
     pub(super) fn is_as_far_as(&self, other: &Self) -> bool {
-        let of = |numbers: &Self| -> Vec<_> {
-            numbers.0.iter().map(|(whose, taken)| (*whose, taken.number, taken.position)).collect()
-        };
-        self.len() == other.len() && of(self) == of(other)
+        let last = |(whose, taken): (&(u64, EndpointId), &Taken)| (*whose, taken.number, taken.position);
+        self.0.iter().map(last).eq(other.0.iter().map(last))
     }
 
     pub(crate) fn set(&mut self, origin: EndpointId, replica: u64, taken: Taken) {

@@ -16,6 +16,7 @@ mod listener;
 mod node;
 mod outbound;
 mod queue;
+mod receipt;
 mod sender;
 mod stats;
 
@@ -28,7 +29,8 @@ pub use extensions::Extensions;
 pub use handler::{HandlerError, HandlerHandle, HandlerOptions, HandlerOutcome, MessageHandler, OrderKey};
 pub use host::{Host, HostBuilder};
 pub(crate) use node::{Guard, Told};
-pub use outbound::{Receipt, Reservation};
+pub use outbound::Reservation;
+pub use receipt::Receipt;
 pub use sender::Sender;
 pub use stats::{MemberLag, Stats};
 

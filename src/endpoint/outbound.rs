@@ -1,4 +1,4 @@
-//! The way out: what the application sends, collected into batches until the driver takes them, and the receipts for it.
+//! The way out: what the application sends, collected into batches until the driver takes them, and where its receipts are told.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -7,10 +7,12 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::error::{ReceiptError, ReserveError, SendError};
-use crate::message::{DOCUMENTS, Message, MessageKind, Position};
+use crate::error::{ReserveError, SendError};
+use crate::message::{DOCUMENTS, Message, MessageKind};
 use crate::sync::lock;
 use crate::wire::{BatchBuilder, MAX_QUESTION, Ordered};
+
+use super::receipt::{Fates, Receipt};
 
 /// Collects an endpoint's messages into batches. Shared by all its [`Sender`](super::Sender)s and its driver.
 ///
@@ -357,7 +359,7 @@ impl State {
         };
         self.messages += 1;
         self.next_origin_seq += 1;
-        Ok((Receipt { fates, origin_seq: next }, was_idle))
+        Ok((Receipt::new(fates, next), was_idle))
     }
 
     /// Forgets batches of which every message has its fate.
@@ -417,96 +419,11 @@ impl Drop for Reservation {
     }
 }
 
-/// What became of the messages of one batch; shared by their receipts.
-#[derive(Debug)]
-struct Fates {
-    first: u64,
-    known: Mutex<Known>,
-    changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// Runs that rise.
-    runs: Vec<Ordered>,
-    /// Without a place up to here means unknown.
-    unknown_to: u64,
-    never_sent: bool,
-}
-
-impl Known {
-    fn open_from(&self, first: u64) -> u64 {
-        let placed = self.runs.last().map_or(0, Ordered::last_origin_seq);
-        (placed + 1).max(self.unknown_to.saturating_add(1)).max(first)
-    }
-
-    fn fate(&self, origin_seq: u64) -> Option<Result<Position, ReceiptError>> {
-        let run =
-            self.runs.iter().find(|run| (run.first_origin_seq..=run.last_origin_seq()).contains(&origin_seq));
-        match run {
-            Some(run) if run.is_refused() => Some(Err(ReceiptError::Refused)),
-            Some(run) => Some(Ok(Position {
-                epoch: run.epoch,
-                seq: run.first_seq + (origin_seq - run.first_origin_seq),
-            })),
-            None if self.never_sent => Some(Err(ReceiptError::NeverSent)),
-            None if origin_seq <= self.unknown_to => Some(Err(ReceiptError::Unknown)),
-            None => None,
-        }
-    }
-}
-
-impl Fates {
-    fn new(first: u64) -> Self {
-        Self { first, known: Mutex::new(Known::default()), changed: Notify::new() }
-    }
-
-    fn update<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
-        let result = change(&mut lock(&self.known));
-        self.changed.notify_waiters();
-        result
-    }
-}
-
-/// Tells what became of a message that `send` accepted. Dropping it changes nothing.
-#[derive(Debug, Clone)]
-pub struct Receipt {
-    fates: Arc<Fates>,
-    origin_seq: u64,
-}
-
-impl Receipt {
-    /// The number of the message among those of its origin.
-    #[must_use]
-    pub fn origin_seq(&self) -> u64 {
-        self.origin_seq
-    }
-
-    /// Waits until the message has its place in the order. Cancel safe: ask again at any time.
-    ///
-    /// # Errors
-    /// [`ReceiptError::Unknown`] when the host's word will never come: the message may or may not have been ordered. A lost connection alone
-    /// is no reason: the message is sent again.
-    /// [`ReceiptError::Refused`] when the host does not order it, since this endpoint may not say that.
-    /// [`ReceiptError::NeverSent`] when the endpoint ended first.
-    pub async fn ordered(&self) -> Result<Position, ReceiptError> {
-        loop {
-            let changed = self.fates.changed.notified();
-            tokio::pin!(changed);
-            // Registered before the look, so that no change falls between.
-            changed.as_mut().enable();
-            let fate = lock(&self.fates.known).fate(self.origin_seq);
-            match fate {
-                Some(fate) => return fate,
-                None => changed.await,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ReceiptError;
+    use crate::message::Position;
 
     fn outbound(messages: usize) -> Outbound {
         Outbound::new(QueueLimit { messages, bytes: 1 << 20 }, 1 << 20, 1)

@@ -14,7 +14,8 @@ use crate::role::Role;
 use super::consumer::{Messages, StreamOptions};
 use super::handler::in_handler;
 use super::node::{Guard, Node};
-use super::outbound::{Receipt, Reservation};
+use super::outbound::Reservation;
+use super::receipt::Receipt;
 
 /// Sends messages of one endpoint. Cloning is cheap; clones share the endpoint's send queue and its order.
 ///

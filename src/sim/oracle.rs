@@ -381,7 +381,6 @@ impl Oracle {
         Ok(())
     }
 
-    /// A member is told the places of messages of its own.
     /// The host tells that it does not order these, now or later.
     pub(super) fn on_refused(&mut self, seen: &mut Seen, life: u32, id: EndpointId, run: Ordered) -> Check {
         for origin_seq in run.first_origin_seq..=run.last_origin_seq() {
@@ -395,6 +394,7 @@ impl Oracle {
         Ok(())
     }
 
+    /// A member is told the places of messages of its own.
     pub(super) fn on_ordered(&self, seen: &mut Seen, id: EndpointId, run: Ordered) -> Check {
         let life = self.epochs.get(&run.epoch);
         let log = life.and_then(|life| self.logs.get(life));

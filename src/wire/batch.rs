@@ -158,6 +158,11 @@ impl Batch {
 
     /// The records in order: the topic's place in `topics`, and the tail's bytes.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        self.records.iter().map(|(topic, tail)| (*topic, &self.body[tail.clone()]))
+        self.records_in(0..self.len())
+    }
+
+    /// Some of them. A range that is not in the batch is a bug of the caller's.
+    pub(crate) fn records_in(&self, range: Range<usize>) -> impl Iterator<Item = (u16, &[u8])> {
+        self.records[range].iter().map(|(topic, tail)| (*topic, &self.body[tail.clone()]))
     }
 }

@@ -12,7 +12,6 @@ use crate::message::{Message, MessageKind};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::presence;
 use super::super::replica::Replica;
 use super::super::wire;
 use super::super::{Document, DocumentEvent};
@@ -170,7 +169,7 @@ impl<D: Document> Reader<D> {
         if first {
             let mut own = lock(&self.shared.presence);
             if own.state.is_some() {
-                let soon = own.told.map_or(now, |told| (told + presence::TELL_AT_MOST_EVERY).max(now));
+                let soon = own.soonest(now);
                 own.due = Some(own.due.map_or(soon, |due| due.min(soon)));
             }
         }

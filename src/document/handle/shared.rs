@@ -66,6 +66,13 @@ pub(super) struct OwnPresence {
     pub(super) told: Option<Instant>,
 }
 
+impl OwnPresence {
+    /// When it may be told next.
+    pub(super) fn soonest(&self, now: Instant) -> Instant {
+        self.told.map_or(now, |told| (told + presence::TELL_AT_MOST_EVERY).max(now))
+    }
+}
+
 impl<D: Document> Shared<D> {
     pub(super) fn new(config: Config, outgoing: Outgoing) -> Arc<Self> {
         Arc::new(Self {
@@ -231,7 +238,7 @@ impl<D: Document> Shared<D> {
         let now = self.now();
         let mut own = lock(&self.presence);
         own.state = Some(state);
-        own.due = Some(own.told.map_or(now, |told| (told + presence::TELL_AT_MOST_EVERY).max(now)));
+        own.due = Some(own.soonest(now));
         drop(own);
         self.wake.notify_one();
     }

@@ -137,8 +137,8 @@ impl KeeperBuilder {
     /// topics, and read along what is changed. Keep what not everybody may read on a host, a cluster, of its own, which admits who may.
     ///
     /// Called when an endpoint asks this keeper for a document, and at a host before something of a member's is ordered; each answer counts for [a while](Self::access_lasts), or until
-    /// [`access_changed`](Keeper::access_changed) is called. It must not block for long: an answer takes part in opening a document, and a member's messages wait for it, those about other
-    /// things, too. It may be called on several threads at once. A panic in it is a denial, and so is an answer that the host waits for longer than 5 s for.
+    /// [`access_changed`](Keeper::access_changed) is called. It must not block for long: the keeper does nothing else meanwhile where it is asked for a document, a member's messages wait for
+    /// it, those about other things, too, and others wait where many answers are outstanding. One that never returns keeps its thread. It must not call this keeper, which waits for it. It may be called on several threads at once. A panic in it is a denial, and so is an answer that the host waits for longer than 5 s for.
     ///
     /// It is told the member's id, which is as good as whoever admits members makes it: without an [authenticator](crate::Authenticator) that checks which id belongs to whom, a member takes any that
     /// is not in use, and what that one may do with it.
@@ -412,7 +412,7 @@ impl Keeper {
     }
 
     /// Ends the keeper, when all that is in order by now is stored, and with it that the host goes by its [`access`](KeeperBuilder::access): that outlives a keeper which ends by itself, since it fell behind
-    /// say, until another one starts at the host. When the host is to end, too, let it end first: then nothing is in order that is not stored.
+    /// say, until another one starts at the host, with an `access` or without, or fails to start. When the host is to end, too, let it end first: then nothing is in order that is not stored.
     pub async fn close(self) {
         self.guard.0.closing.cancel();
         self.guard.0.done.cancelled().await;

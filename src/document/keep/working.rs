@@ -59,35 +59,45 @@ impl Working {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use super::super::super::keeper::Lacks;
     use super::*;
+    use crate::sync::lock;
 
     #[tokio::test]
     async fn of_much_that_is_to_be_done_little_is_at_once() {
         let (results, mut done) = mpsc::unbounded_channel();
         let mut working = Working { most: 2, ..Working::new(results) };
-        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (begins, mut begun) = mpsc::unbounded_channel();
+        let (go, may_go) = std::sync::mpsc::channel();
+        let may_go = Arc::new(Mutex::new(may_go));
         for nonce in 0..50 {
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            let (begins, may_go) = (begins.clone(), Arc::clone(&may_go));
             working.put(move || {
-                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                // Others have time to begin.
-                std::thread::sleep(std::time::Duration::from_millis(2));
-                running.fetch_sub(1, Ordering::SeqCst);
+                begins.send(()).expect("the test waits for it");
+                lock(&may_go).recv().expect("the test lets it go on");
                 Done::Compared { name: "it".to_owned(), nonce, lacks: Lacks::Nothing }
             });
         }
+        for _ in 0..2 {
+            begun.recv().await.expect("it begins");
+        }
         let mut nonces = Vec::new();
         while nonces.len() < 50 {
+            // Nobody else began before one was done, and told.
+            assert_eq!((begun.try_recv().is_err(), working.running), (true, 2.min(50 - nonces.len())));
+            go.send(()).expect("somebody waits");
             let Some(Done::Compared { nonce, .. }) = done.recv().await else { panic!("it is done") };
+            assert!(begun.try_recv().is_err());
             working.on_done();
             nonces.push(nonce);
+            if nonces.len() <= 48 {
+                begun.recv().await.expect("the next one begins");
+            }
         }
         nonces.sort_unstable();
         assert_eq!(nonces, (0..50).collect::<Vec<_>>());
-        assert_eq!((most.load(Ordering::SeqCst) <= 2, working.running), (true, 0));
+        assert_eq!(working.running, 0);
     }
 }

@@ -106,8 +106,7 @@ impl Host {
             first_seq: self.order.last_seq() + 1,
             count: records.len() as u32,
         };
-        let given = batch.records().skip(records.start).take(records.len());
-        for (origin_seq, (topic, tail)) in (first_origin_seq..).zip(given) {
+        for (origin_seq, (topic, tail)) in (first_origin_seq..).zip(batch.records_in(records)) {
             let topic = &batch.topics[usize::from(topic)];
             if !self.order.push(origin, origin_seq, topic, tail) {
                 self.cut_window(self.now);

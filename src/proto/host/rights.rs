@@ -1,7 +1,7 @@
 //! Who may say what about documents, before it is ordered: as a keeper at this host tells, for each member and document, for a while.
 //!
-//! What is not known is asked for, and the batch that it stands in is not taken: its sender is asked to send it again when the answer is there. So nothing waits here, and
-//! nobody else waits for whoever decides.
+//! What is not known is asked for, and the batch that it stands in is not taken: its sender is asked to send it again when the answer is there. So nothing waits here; others
+//! wait for whoever decides only where what is to be known of them stands behind that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -89,6 +89,11 @@ impl Known {
         self.told.len()
     }
 
+    /// To be called when some of them, whoever they are for, may have been forgotten.
+    fn count_for_others(&mut self) {
+        self.for_others = self.told.values().filter(|told| told.is_for_others).count();
+    }
+
     /// Makes room: whether there was anything to forget.
     fn forget_oldest(&mut self, is_for_others: bool) -> bool {
         let may_go = |told: &Told| !told.is_asked && told.is_for_others == is_for_others;
@@ -162,7 +167,7 @@ impl Host {
             forget(&mut session.known);
             session.known.asked = 0;
             session.known.told.values_mut().for_each(|told| told.is_asked = false);
-            session.known.for_others = session.known.told.values().filter(|told| told.is_for_others).count();
+            session.known.count_for_others();
             self.rights += session.known.told.len();
             if std::mem::take(&mut session.known.waits) {
                 waiting.push(*token);
@@ -216,7 +221,7 @@ impl Host {
             // Whoever speaks of most documents pays for it.
             let before = most.known.len();
             most.known.told.retain(|_, told| told.is_asked);
-            most.known.for_others = most.known.told.values().filter(|told| told.is_for_others).count();
+            most.known.count_for_others();
             self.rights -= before - most.known.len();
         }
     }

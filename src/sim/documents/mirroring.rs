@@ -36,9 +36,7 @@ impl Mirrors {
         let member = dice.below(members as u64) as usize;
         is_there.then(|| Self { member, dice, store: MemoryStore::new(), lives: Default::default() })
     }
-}
 
-impl Mirrors {
     /// What it stores from now on is of these lives. While it asks for a document, what is stored of that stays what it was.
     fn note_lives(&mut self, keeper: &Keeper, keeping: &Keeping, host: Option<u32>) {
         for (name, life) in NAMES.iter().zip(&mut self.lives) {
