@@ -156,12 +156,8 @@ impl Batch {
             .any(|(_, tail)| self.body.get(tail.start).is_some_and(|tag| tag & 0x0f == REQUEST))
     }
 
-    /// The records in order: the topic's place in `topics`, and the tail's bytes.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        self.records_in(0..self.len())
-    }
-
-    /// Some of them. A range that is not in the batch is a bug of the caller's.
+    /// Some records in order: the topic's place in `topics`, and the tail's bytes. A range that is not in the batch is a
+    /// bug of the caller's.
     pub(crate) fn records_in(&self, range: Range<usize>) -> impl Iterator<Item = (u16, &[u8])> {
         self.records[range].iter().map(|(topic, tail)| (*topic, &self.body[tail.clone()]))
     }

@@ -115,11 +115,11 @@ fn the_documents_window_is_what_a_host_publishes() {
     let (mut batch, mut window) = (BatchBuilder::new(9), WindowBuilder::new());
     assert!(batch.push(&own));
     let batch = Batch::decode(batch.finish(), MAX_MESSAGE).unwrap();
-    for (topic, tail) in batch.records() {
+    for (topic, tail) in batch.records_in(0..batch.len()) {
         window.push(&batch.topics[usize::from(topic)], host(), 9, tail);
     }
     let batch = Batch::decode(shown("submit frame 2"), MAX_MESSAGE).unwrap();
-    for ((topic, tail), origin_seq) in batch.records().zip(1..) {
+    for ((topic, tail), origin_seq) in batch.records_in(0..batch.len()).zip(1..) {
         window.push(&batch.topics[usize::from(topic)], child(), origin_seq, tail);
     }
     assert_shown("window frame 1", &Lane::Whole.encode());

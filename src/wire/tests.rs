@@ -51,7 +51,7 @@ fn through_the_host(messages: &[Message], origin: EndpointId, first_origin_seq: 
         rest = &rest[taken..];
         let batch = Batch::decode(batch.finish(), MAX).unwrap();
         assert_eq!((batch.first_origin_seq, batch.len()), (origin_seq, taken));
-        for (place, tail) in batch.records() {
+        for (place, tail) in batch.records_in(0..batch.len()) {
             let topic = &batch.topics[usize::from(place)];
             if !builder.push(topic, origin, origin_seq, tail) {
                 let full = std::mem::replace(&mut builder, WindowBuilder::new());

@@ -254,7 +254,7 @@ fn a_parent_that_counts_to_the_end_again_and_again_overflows_nothing() {
     assert!(batch.push(&other));
     let batch = Batch::decode(batch.finish(), 1 << 20).unwrap();
     let mut window = WindowBuilder::new();
-    assert!(batch.records().all(|(_, tail)| window.push(&other.topic, id(9), 1, tail)));
+    assert!(batch.records_in(0..batch.len()).all(|(_, tail)| window.push(&other.topic, id(9), 1, tail)));
     let body = window.finish(1000, u64::MAX - 1, u64::MAX - 2);
     let missed = ParentMessage::Missed(Barrier { epoch: 1000, number: u64::MAX - 2, last_seq: u64::MAX - 3 });
     for _ in 0..3 {

@@ -3,6 +3,8 @@
 //! Their machines are driven as the crate's own tasks do it. All that is drawn for them comes from dice of their own, so that runs without documents are
 //! what they were before there were any.
 
+mod applications;
+mod ending;
 mod keeping;
 mod mirroring;
 mod opening;
@@ -14,11 +16,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::document::replica::Config;
 use crate::document::wire::{self, Live};
 use crate::document::{DocumentError, Model};
 use crate::id::EndpointId;
-use crate::message::{Message, MessageKind, Position, Topic};
+use crate::message::{Message, MessageKind, Topic};
 use crate::proto::member;
 use crate::wire::BatchBuilder;
 
@@ -163,145 +164,6 @@ impl World<'_> {
             filter.insert(wire::KEEPER_TOPIC.to_owned());
         }
         filter
-    }
-
-    /// A member's process begins: its application may do something.
-    pub(super) fn start_documents(&mut self, index: usize) {
-        if self.documents.is_some() && index < self.scenario.members {
-            let life = self.members[index].life;
-            self.push(0, Event::Edit { member: index, life });
-        }
-    }
-
-    /// A member's process is gone, and with it what it had open.
-    pub(super) fn end_documents(&mut self, index: usize) {
-        let Some(documents) = &mut self.documents else { return };
-        let Some(part) = documents.parts.get_mut(index) else { return };
-        let wanted = std::mem::take(&mut part.wanted);
-        let part = std::mem::replace(part, Part { wanted, ..Part::default() });
-        for (document, opening) in part.openings {
-            documents.truths[document].on_ended(opening.number);
-        }
-    }
-
-    /// An application does something to a document, or not.
-    pub(super) fn on_edit_tick(&mut self, index: usize) -> Result<(), Broken> {
-        let life = self.members[index].life;
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        let next = documents.dice.scale(documents.edit_every / 4, documents.edit_every * 2);
-        let document = documents.dice.below(NAMES.len() as u64) as usize;
-        let (what, is_open) =
-            (documents.dice.below(100), documents.parts[index].openings.contains_key(&document));
-        if !self.in_faults() || self.members[index].machine.is_none() {
-            return Ok(());
-        }
-        self.push(next, Event::Edit { member: index, life });
-        self.start_mirror(index)?;
-        self.change_rights(index, document)?;
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        if documents.chaos.below(1_000) < documents.replaces {
-            self.replace_keeper()?;
-        } else if documents.chaos.below(1_000) < documents.forges {
-            self.forge(index, document)?;
-        }
-        match (is_open, what) {
-            (false, 0..60) => self.open(index, document),
-            (true, 0..80) => self.edit(index, document, MOST_EDITS),
-            (true, 90..) => self.close_document(index, document),
-            _ => Ok(()),
-        }
-    }
-
-    fn open(&mut self, index: usize, document: usize) -> Result<(), Broken> {
-        let (me, host, mutant) = (self.members[index].id, self.host.id, self.mutant);
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        documents.openings += 1;
-        documents.counts.opened += 1;
-        let config = Config {
-            name: NAMES[document].to_owned(),
-            me,
-            seed: documents.dice.any().max(1),
-            create: false,
-            max_unsynced: (8, 1 << 16),
-            max_update: 1_000,
-            max_message: 1 << 20,
-            read_only: false,
-            recent: documents.recent,
-            mutant,
-        };
-        let mut opening = Opening::new(documents.openings, MODELS[document], host, config);
-        let number = opening.number;
-        let ticket = self.members[index].ticket + 1;
-        opening.waits_for = Some(ticket);
-        let part = &mut documents.parts[index];
-        part.openings.insert(document, opening);
-        part.wanted.insert(document);
-        part.answers = true;
-        trace!(self, "m{index} opens {:?} (opening {number})", NAMES[document]);
-        self.subscribe_again(index)?;
-        self.on_documents(index)
-    }
-
-    /// A member says something in the name of another that has the document open.
-    fn forge(&mut self, index: usize, document: usize) -> Result<(), Broken> {
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        let others: Vec<usize> = (0..documents.parts.len())
-            .filter(|other| *other != index && documents.parts[*other].openings.contains_key(&document))
-            .collect();
-        if others.is_empty() || documents.edits >= MOST_EDITS {
-            return Ok(());
-        }
-        let other = documents.chaos.pick(&others);
-        let Some(opening) = documents.parts[other].openings.get(&document) else { return Ok(()) };
-        documents.edits += 1;
-        documents.counts.forged += 1;
-        let payload = opening.replica.forge(documents.edits);
-        // Nobody cares what becomes of it.
-        documents.truths[document].on_edit(NOBODY, &[documents.edits]);
-        documents.truths[document].on_ended(NOBODY);
-        let message = Message::new(wire::live_topic(NAMES[document]), payload);
-        let message =
-            message.map_err(|error| (0, error.to_string()))?.with_kind(MessageKind::DocumentFragment);
-        documents.parts[index].outgoing.push_back(Outgoing { opening: NOBODY, message });
-        let edit = documents.edits;
-        trace!(self, "m{index} makes edit {edit} of {:?} in the name of m{other}", NAMES[document]);
-        self.submit_of_documents(index)
-    }
-
-    fn close_document(&mut self, index: usize, document: usize) -> Result<(), Broken> {
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        let part = &mut documents.parts[index];
-        let Some(opening) = part.openings.remove(&document) else { return Ok(()) };
-        part.outgoing.extend(opening.said);
-        part.wanted.remove(&document);
-        documents.truths[document].on_ended(opening.number);
-        trace!(self, "m{index} closes {:?} (opening {})", NAMES[document], opening.number);
-        self.subscribe_again(index)?;
-        self.submit_of_documents(index)
-    }
-
-    fn edit(&mut self, index: usize, document: usize, most: Edit) -> Result<(), Broken> {
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        if documents.edits >= most {
-            return Ok(());
-        }
-        let first = documents.edits + 1;
-        let last = if documents.dice.percent(30) { first + 1 } else { first };
-        let strict = documents.dice.percent(50);
-        let edits: Vec<Edit> = (first..=last).collect();
-        let Some(opening) = documents.parts[index].openings.get_mut(&document) else { return Ok(()) };
-        if !opening.replica.edit(&edits, strict) {
-            return Ok(());
-        }
-        let number = opening.number;
-        documents.counts.edits += u64::from(last - documents.edits);
-        documents.edits = last;
-        documents.truths[document].on_edit(number, &edits);
-        trace!(
-            self,
-            "m{index} makes edits {edits:?} of {:?} (opening {number}), strict: {strict}", NAMES[document]
-        );
-        self.on_documents(index)
     }
 
     /// A member was delivered something.
@@ -527,117 +389,6 @@ impl World<'_> {
                 documents.parts[index].submitting = false;
             }
         }
-    }
-
-    // --- The end of the faults -----------------------------------------------------------------------------------
-
-    /// So that there is something to compare.
-    pub(super) fn heal_documents(&mut self) -> Result<(), Broken> {
-        let Some(documents) = &mut self.documents else { return Ok(()) };
-        for part in &mut documents.parts {
-            for document in 0..NAMES.len() {
-                if documents.dice.percent(50) {
-                    part.wanted.insert(document);
-                }
-            }
-        }
-        for index in 0..self.scenario.members {
-            self.documents_moved(index)?;
-        }
-        if let Some(documents) = &mut self.documents {
-            documents.keeping.forget_timer();
-        }
-        let life = self.host.life;
-        self.push(0, Event::Keeper { life });
-        Ok(())
-    }
-
-    /// What applications want open and is not, is opened again.
-    pub(super) fn reopen_documents(&mut self) -> Result<(), Broken> {
-        self.heal_rights()?;
-        for index in 0..self.scenario.members {
-            if self.members[index].machine.is_none() || !self.members[index].joined_once {
-                continue;
-            }
-            self.start_mirror(index)?;
-            let Some(documents) = &self.documents else { return Ok(()) };
-            let part = &documents.parts[index];
-            let missing: Vec<usize> = part
-                .wanted
-                .iter()
-                .filter(|document| !part.openings.contains_key(document))
-                .copied()
-                .collect();
-            for document in missing {
-                self.open(index, document)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Everybody changes once more what they have open.
-    pub(super) fn last_edits(&mut self) -> Result<(), Broken> {
-        self.restrict_somebody()?;
-        for index in 0..self.scenario.members {
-            for document in 0..NAMES.len() {
-                self.edit(index, document, Edit::MAX)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What of documents keeps the cluster from being at rest.
-    pub(super) fn documents_restless(&self) -> Option<String> {
-        let documents = self.documents.as_ref()?;
-        if !documents.keeping.is_at_rest() {
-            return Some("the keeper has something to do".to_owned());
-        }
-        if let Some(restless) = documents.mirror_restless() {
-            return Some(restless);
-        }
-        for (index, part) in documents.parts.iter().enumerate() {
-            if !part.incoming.is_empty() || !part.outgoing.is_empty() || !part.flying.is_empty() {
-                return Some(format!("documents of m{index} have something to take in, or to say"));
-            }
-            for document in &part.wanted {
-                let name = NAMES[*document];
-                let Some(opening) = part.openings.get(document) else {
-                    return Some(format!("m{index} has not opened {name:?}"));
-                };
-                if opening.waits_for.is_some() || !opening.replica.is_synced() {
-                    let number = opening.number;
-                    return Some(format!("{name:?} is not in sync at m{index} (opening {number})"));
-                }
-            }
-        }
-        None
-    }
-
-    /// All have come together, and nothing is missing.
-    pub(super) fn check_documents(&self) -> Result<(), Broken> {
-        let Some(documents) = &self.documents else { return Ok(()) };
-        let life = documents.keeping.life();
-        for (document, (name, truth)) in NAMES.iter().zip(&documents.truths).enumerate() {
-            let last = truth.last(life);
-            for (index, part) in documents.parts.iter().enumerate() {
-                let Some(opening) = part.openings.get(&document) else { continue };
-                let edits = opening.replica.edits();
-                if edits != last.edits {
-                    let expected = &last.edits;
-                    return Err((17, format!("{name:?} is {edits:?} at m{index}, and not {expected:?}")));
-                }
-            }
-            let end = Position { epoch: u64::MAX, seq: u64::MAX };
-            if let Some(state) = documents.keeping.state(name) {
-                truth.check(&Known { life, position: end }, &state, "what the keeper has in the end")?;
-            } else if !last.edits.is_empty() {
-                return Err((17, format!("the keeper does not have {name:?}")));
-            }
-            documents.check_mirror(life, name, truth)?;
-            let remembers = documents.recent > MOST_EDITS as usize;
-            truth.check_fates(life, remembers, documents.rights.is_none())?;
-        }
-        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ impl World<'_> {
     }
 
     /// Closes one direction. What was in it may be lost from some point on.
-    pub(in super::super) fn close(&mut self, link: usize, pipe: Pipe, lossy: bool) {
+    pub(in crate::sim) fn close(&mut self, link: usize, pipe: Pipe, lossy: bool) {
         if self.links[link].line(pipe).closed {
             return;
         }
@@ -42,14 +42,14 @@ impl World<'_> {
     }
 
     /// Nobody listens at this end any more.
-    pub(in super::super) fn forsake(&mut self, link: usize, pipe: Pipe) {
+    pub(in crate::sim) fn forsake(&mut self, link: usize, pipe: Pipe) {
         let line = self.links[link].line(pipe);
         line.items.clear();
         line.closed = true;
     }
 
     /// One side of a connection is gone: it hears nothing more, and the other side is told.
-    pub(in super::super) fn hang_up(&mut self, link: usize, by_host: bool, lossy: bool) {
+    pub(in crate::sim) fn hang_up(&mut self, link: usize, by_host: bool, lossy: bool) {
         for pipe in Pipe::ALL {
             if pipe.is_up() == by_host {
                 self.forsake(link, pipe);

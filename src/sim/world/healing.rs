@@ -6,7 +6,7 @@ use super::super::oracle::Broken;
 use super::{Event, LAST_MESSAGES, Phase, REST_WITHIN, World, trace};
 
 impl World<'_> {
-    pub(in super::super) fn recover(&mut self, member: Option<usize>) -> Result<(), Broken> {
+    pub(in crate::sim) fn recover(&mut self, member: Option<usize>) -> Result<(), Broken> {
         let Some(index) = member else {
             self.host.consumer.stalled = false;
             if !self.host.consumer.busy && !self.host.consumer.queue.is_empty() {

@@ -77,7 +77,7 @@ impl World<'_> {
     }
 
     /// The host is gone. Its machine may be gone with it, so that nobody is told.
-    pub(in super::super) fn kill_host(&mut self, silently: bool) {
+    pub(in crate::sim) fn kill_host(&mut self, silently: bool) {
         if self.host.machine.take().is_none() {
             return;
         }
@@ -125,7 +125,7 @@ impl World<'_> {
         }
     }
 
-    pub(in super::super) fn tell_host(&mut self, input: host::Input) -> Result<(), Broken> {
+    pub(in crate::sim) fn tell_host(&mut self, input: host::Input) -> Result<(), Broken> {
         let now = self.host.clock.now(self.now);
         let Some(machine) = &mut self.host.machine else { return Ok(()) };
         machine.handle_input(now, input);
@@ -146,7 +146,7 @@ impl World<'_> {
     }
 
     /// Its clock is not what it was: timers are to be set anew.
-    pub(in super::super) fn host_moved(&mut self) -> Result<(), Broken> {
+    pub(in crate::sim) fn host_moved(&mut self) -> Result<(), Broken> {
         self.host.timer_at = None;
         self.flush()
     }
@@ -201,7 +201,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(in super::super) fn flush(&mut self) -> Result<(), Broken> {
+    pub(in crate::sim) fn flush(&mut self) -> Result<(), Broken> {
         const AT_ONCE: usize = 8;
         self.host.flush_due = false;
         let now = self.host.clock.now(self.now);
@@ -254,7 +254,7 @@ impl World<'_> {
     }
 
     /// A machine whose deadline is not served by serving it would run for ever.
-    pub(in super::super) fn spin(&mut self, at: Nanos) -> Result<(), Broken> {
+    pub(in crate::sim) fn spin(&mut self, at: Nanos) -> Result<(), Broken> {
         if at > self.now {
             return Ok(());
         }

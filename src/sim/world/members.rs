@@ -56,7 +56,7 @@ impl World<'_> {
     }
 
     /// A member's process is gone. It comes back after a while.
-    pub(in super::super) fn kill_member(&mut self, index: usize, silently: bool) {
+    pub(in crate::sim) fn kill_member(&mut self, index: usize, silently: bool) {
         self.members[index].machine = None;
         self.members[index].asleep_until = 0;
         self.end_documents(index);
@@ -79,7 +79,7 @@ impl World<'_> {
         }
     }
 
-    pub(in super::super) fn tell_member(&mut self, index: usize, input: member::Input) -> Result<(), Broken> {
+    pub(in crate::sim) fn tell_member(&mut self, index: usize, input: member::Input) -> Result<(), Broken> {
         let member = &mut self.members[index];
         let now = member.clock.now(self.now);
         let Some(machine) = &mut member.machine else { return Ok(()) };
@@ -100,7 +100,7 @@ impl World<'_> {
     }
 
     /// As [`host_moved`](Self::host_moved).
-    pub(in super::super) fn member_moved(&mut self, index: usize) -> Result<(), Broken> {
+    pub(in crate::sim) fn member_moved(&mut self, index: usize) -> Result<(), Broken> {
         self.members[index].timer_at = None;
         self.documents_moved(index)?;
         self.member_stepped(index)
@@ -421,13 +421,13 @@ impl World<'_> {
         self.tell_member(index, input)
     }
 
-    pub(in super::super) fn resubscribe(&mut self, index: usize) -> Result<(), Broken> {
+    pub(in crate::sim) fn resubscribe(&mut self, index: usize) -> Result<(), Broken> {
         self.members[index].filter = draw_filter(&mut self.dice);
         self.subscribe_again(index)
     }
 
     /// A member subscribes to what it and its documents want now.
-    pub(in super::super) fn subscribe_again(&mut self, index: usize) -> Result<(), Broken> {
+    pub(in crate::sim) fn subscribe_again(&mut self, index: usize) -> Result<(), Broken> {
         let filter = self.with_documents(index, self.members[index].filter.clone());
         let member = &mut self.members[index];
         member.ticket += 1;
@@ -437,7 +437,7 @@ impl World<'_> {
     }
 
     /// Another process comes up under a member's id.
-    pub(in super::super) fn add_twin(&mut self, of: usize) {
+    pub(in crate::sim) fn add_twin(&mut self, of: usize) {
         let original = &self.members[of];
         let twin = MemberNode {
             id: original.id,
