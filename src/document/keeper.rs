@@ -1,6 +1,7 @@
 //! What keeps all documents of a cluster, without knowing their types, as a machine: so that whoever asks for one gets it, and so that they survive. The host's
 //! is the one that everybody asks; another comes to have what that one has.
 
+mod asked;
 mod catching_up;
 mod giving;
 mod kept;
@@ -25,6 +26,8 @@ use super::pieces::{self, Pieces};
 use super::store::{Base, Record, StoreChange, Stored};
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Entry, Live, State, Update};
+use asked::Asked;
+pub(crate) use asked::{Decision, Question};
 use catching_up::CatchingUp;
 use kept::Kept;
 use missed::Missed;
@@ -55,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) is_hosts: bool,
     /// A random number, not 0.
     pub(crate) seed: u64,
+    /// Whether somebody is to be asked who may have what: see [`Output::Ask`]. Otherwise everybody may change everything.
+    pub(crate) restricts: bool,
     /// Whether this endpoint may ask, and say nothing else.
     pub(crate) read_only: bool,
     pub(crate) limits: Limits,
@@ -86,6 +91,8 @@ pub(crate) enum Output {
     Fold { name: String, state: State, fold: Fold },
     /// Compare these, and answer with [`Keeper::on_compared`].
     Compare { name: String, nonce: u64, comparison: Comparison },
+    /// Find out who may have what, and answer with [`Keeper::on_decided`].
+    Ask(Question),
 }
 
 /// The machine.
@@ -98,6 +105,7 @@ pub(crate) struct Keeper {
     /// Of one that is not the host's.
     catching_up: Option<CatchingUp>,
     shelf: Shelf,
+    asked: Asked,
     transfers: Transfers,
     pieces: Pieces,
     /// Whose stored positions are to be told.
@@ -114,6 +122,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(config: Config) -> Self {
         Self {
+            asked: Asked::default(),
             transfers: Transfers::new(config.max_message),
             pieces: Pieces::default(),
             answers: wire::answer_topic(config.me),
@@ -159,11 +168,13 @@ impl Keeper {
         });
     }
 
-    /// The host's: who may do what with this document, or with all, is another thing by now. Who has it open is to ask again.
+    /// Who may do what with this document, or with all, is another thing by now. At the host's, who has it open is to ask again.
     pub(crate) fn on_access_changed(&mut self, name: Option<&str>) {
-        if self.config.is_hosts {
+        if self.config.is_hosts && self.config.restricts {
             self.ask_again(name.map_or_else(|| wire::KEEPER_TOPIC.to_owned(), wire::live_topic));
         }
+        // What was thought about before counts no more.
+        self.find_out_again(name);
     }
 
     /// Updates of this document must have passed this keeper by: whoever has it open gives what is missing when it asks for it; and the host's has it.
@@ -230,19 +241,14 @@ impl Keeper {
         self.shelf.bytes()
     }
 
-    /// A message on a document's topic of changes, or a question for the list of documents, or an answer. `access` says what an endpoint may do with a document.
-    pub(crate) fn on_message(
-        &mut self,
-        now: Instant,
-        message: &Message,
-        access: impl Fn(EndpointId, &str) -> Access,
-    ) {
+    /// A message on a document's topic of changes, or a question for the list of documents, or an answer.
+    pub(crate) fn on_message(&mut self, now: Instant, message: &Message) {
         match message.topic().as_str() {
-            wire::LIST_TOPIC => self.on_list(now, message, access),
+            wire::LIST_TOPIC => self.on_list(now, message),
             wire::KEEPER_TOPIC => self.on_keeper(message.origin(), "", &Live::decode(message.payload())),
             topic if topic == self.answers => self.on_answer(now, message),
             _ => match wire::name_of(message.topic()) {
-                Some((name, true)) => self.on_document(now, name, message, access),
+                Some((name, true)) => self.on_document(now, name, message),
                 Some((_, false)) => {}
                 None => self.malformed += 1,
             },
@@ -267,13 +273,7 @@ impl Keeper {
         }
     }
 
-    fn on_document(
-        &mut self,
-        now: Instant,
-        name: &str,
-        message: &Message,
-        access: impl Fn(EndpointId, &str) -> Access,
-    ) {
+    fn on_document(&mut self, now: Instant, name: &str, message: &Message) {
         let Some(position) = message.position() else { return };
         let from = message.origin();
         let mut payload = message.payload().clone();
@@ -301,7 +301,7 @@ impl Keeper {
             catching_up.on_live(now, position, from, name, live);
         }
         match live {
-            Ok(Live::Ask { nonce, of, anyone }) => self.on_ask(now, from, name, (nonce, of, anyone), access),
+            Ok(Live::Ask { nonce, of, anyone }) => self.on_ask(now, from, name, (nonce, of, anyone)),
             Ok(Live::More { nonce, of, next }) if of == self.config.me => {
                 self.transfers.more(now, from, name, nonce, next);
             }

@@ -37,7 +37,7 @@ pub(crate) struct Guard {
     pub(crate) lasts: Duration,
     /// Of whom, and about which document, something is to be told. The host asks about each member a bounded number at a time.
     pub(crate) asks: mpsc::UnboundedSender<(EndpointId, String)>,
-    pub(crate) told: mpsc::Receiver<Told>,
+    pub(crate) told: mpsc::UnboundedReceiver<Told>,
 }
 
 /// What a guard tells its host. Where it ends without a word, what is not known by then is not allowed.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant as TokioInstant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
 use crate::endpoint::{Batch, Messages, Receipt, Sender, StreamOptions};
 use crate::error::{RecvError, SendError};
@@ -16,14 +16,15 @@ use crate::message::{Message, MessageKind, Topic};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::keeper::{self, Lacks, Output};
+use super::super::Malformed;
+use super::super::keeper::{self, Decision, Lacks, Output, Question};
 use super::super::outgoing::{Lost, Outgoing, Queue, message, next_lost};
 use super::super::wire::{self, State};
-use super::super::{Access, Malformed};
-use super::rights::{self, Veto};
+use super::KeeperError;
+use super::place::Life;
+use super::rights::Veto;
 use super::storing::{self, Storing, Written};
 use super::working::Working;
-use super::{AccessFn, KeeperError};
 
 /// How much may come while the store is being loaded, in bytes (a guess, as for what waits for a store).
 const MOST_EARLY: usize = 256 << 20;
@@ -53,8 +54,7 @@ pub(super) struct Shared {
     pub(super) commits: watch::Sender<u64>,
     pub(super) has_caught_up: watch::Sender<bool>,
     pub(super) failed: watch::Sender<Option<KeeperError>>,
-    pub(super) closing: CancellationToken,
-    pub(super) done: CancellationToken,
+    pub(super) life: Life,
 }
 
 impl Shared {
@@ -63,6 +63,7 @@ impl Shared {
         is_hosts: bool,
         machine: keeper::Keeper,
         veto: Option<Arc<Veto>>,
+        life: Life,
     ) -> Self {
         Self {
             me,
@@ -76,8 +77,7 @@ impl Shared {
             commits: watch::Sender::new(0),
             has_caught_up: watch::Sender::new(false),
             failed: watch::Sender::new(None),
-            closing: CancellationToken::new(),
-            done: CancellationToken::new(),
+            life,
         }
     }
 
@@ -99,11 +99,12 @@ impl Shared {
 
 /// The application's mind has changed. All of that is done, or nothing: the host goes by it, and takes no answer from before, and whoever has a document open is told.
 pub(super) async fn access_changed(shared: &Arc<Shared>, name: Option<String>) {
-    let Some(veto) = shared.veto.clone() else { return };
     let shared = Arc::clone(shared);
     // Not given up where the caller does.
     let changing = tokio::spawn(async move {
-        veto.forget(name.clone()).await;
+        if let Some(veto) = &shared.veto {
+            veto.forget(name.clone()).await;
+        }
         lock(&shared.machine).on_access_changed(name.as_deref());
         shared.wake.notify_one();
     });
@@ -115,10 +116,10 @@ struct Alive(Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        if !self.0.closing.is_cancelled() {
+        if !self.0.life.closing.is_cancelled() {
             let panicked = std::thread::panicking();
             self.0.fail(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
-            self.0.closing.cancel();
+            self.0.life.closing.cancel();
         }
     }
 }
@@ -158,27 +159,30 @@ pub(super) enum Done {
     Written(Written),
     Folded { name: String, folded: Result<State, Malformed> },
     Compared { name: String, nonce: u64, lacks: Lacks },
+    Decided(Decision),
 }
 
-/// Starts the tasks: they end with the endpoint, or when the keeper is closed. `early` came before.
+/// Starts the tasks: they end with the endpoint, or when the keeper is closed. `early` came before, and who may do what is asked there.
 pub(super) fn start(
     shared: &Arc<Shared>,
-    access: Option<AccessFn>,
     (messages, early): (Messages, Vec<Batch>),
     sender: Sender,
     storing: Option<Storing>,
+    asking: Option<mpsc::UnboundedSender<Question>>,
+    (results, done): (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
+    ends: DropGuard,
 ) {
     let (outgoing, queue) = Queue::new();
-    let (written, results) = mpsc::unbounded_channel();
     let driver = Driver {
         shared: Arc::clone(shared),
-        access,
         messages,
         sender: sender.clone(),
         outgoing,
-        storing: storing.map(|storing| storing.run(written.clone())),
-        working: Working::new(written),
-        results,
+        storing: storing.map(|storing| storing.run(results.clone())),
+        working: Working::new(results),
+        asking,
+        done,
+        _ends: ends,
     };
     tokio::spawn(driver.run(early));
     tokio::spawn(write(Arc::clone(shared), sender, queue));
@@ -187,20 +191,21 @@ pub(super) fn start(
 /// Tells the machine what happens, and does what it wants done.
 struct Driver {
     shared: Arc<Shared>,
-    access: Option<AccessFn>,
     messages: Messages,
     sender: Sender,
     outgoing: Outgoing,
     storing: Option<storing::Writer>,
     working: Working,
-    results: mpsc::UnboundedReceiver<Done>,
+    asking: Option<mpsc::UnboundedSender<Question>>,
+    done: mpsc::UnboundedReceiver<Done>,
+    /// Last of all.
+    _ends: DropGuard,
 }
 
 impl Driver {
     async fn run(mut self, early: Vec<Batch>) {
         let shared = Arc::clone(&self.shared);
         let _alive = Alive(Arc::clone(&shared));
-        let _done = shared.done.clone().drop_guard();
         early.into_iter().for_each(|batch| self.take(batch));
         // What it has to say from the beginning.
         self.perform();
@@ -209,11 +214,11 @@ impl Driver {
             let deadline = lock(&shared.machine).poll_timeout();
             tokio::select! {
                 biased;
-                () = shared.closing.cancelled() => {
+                () = shared.life.closing.cancelled() => {
                     was_closed = true;
                     break;
                 }
-                Some(done) = self.results.recv() => self.on_done(done),
+                Some(done) = self.done.recv() => self.on_done(done),
                 () = sleep_until(&shared, deadline) => {}
                 () = shared.wake.notified() => {}
                 item = self.messages.next_batch() => match item {
@@ -244,12 +249,12 @@ impl Driver {
             storing.end().await;
         }
         // What the store says of the last of it, before the end is told.
-        while let Ok(done) = self.results.try_recv() {
+        while let Ok(done) = self.done.try_recv() {
             self.on_done(done);
         }
         // Where it ended by itself, what the application has said goes on to hold.
         if let Some(veto) = shared.veto.as_ref().filter(|_| was_closed) {
-            veto.release().await;
+            veto.release();
         }
         shared.fail(KeeperError::Closed);
     }
@@ -261,20 +266,8 @@ impl Driver {
             machine.set_host(self.sender.host());
         }
         for message in batch {
-            let is_of_one = message.topic().as_str() != wire::LIST_TOPIC;
-            machine.on_message(now, &message, |who, name| self.access(who, name, is_of_one));
+            machine.on_message(now, &message);
         }
-    }
-
-    /// What the application says. As it is asked anyway, the host is told, too.
-    fn access(&self, who: EndpointId, name: &str, is_of_one: bool) -> Access {
-        let Some(access) = &self.access else { return Access::Write };
-        let told = self.shared.veto.as_ref().filter(|_| is_of_one).map(|veto| (veto, veto.stamp()));
-        let access = rights::ask(access, who, name);
-        if let Some((veto, stamp)) = told {
-            veto.tell(stamp, who, name, &access);
-        }
-        access
     }
 
     fn on_done(&mut self, done: Done) {
@@ -289,6 +282,7 @@ impl Driver {
                 self.working.on_done();
                 machine.on_compared(&name, nonce, lacks);
             }
+            Done::Decided(decision) => machine.on_decided(now, decision),
             Done::Written(Written { positions, error }) => {
                 for (name, position) in positions {
                     machine.on_stored(now, &name, position);
@@ -329,6 +323,10 @@ impl Driver {
                 Output::Compare { name, nonce, comparison } => {
                     self.working.put(move || Done::Compared { name, nonce, lacks: comparison.run() });
                 }
+                Output::Ask(question) => {
+                    // It has ended with its runtime: so has this.
+                    let _ = self.asking.as_ref().map(|asking| asking.send(question));
+                }
             }
         }
         let machine = lock(&self.shared.machine);
@@ -347,7 +345,7 @@ fn sent(output: Output) -> Option<Message> {
     match output {
         Output::Say { topic, kind, payload } => message(topic, kind, payload),
         Output::Answer { to, payload } => message(wire::answer_topic(to), MessageKind::FullDocument, payload),
-        Output::Store(_) | Output::Fold { .. } | Output::Compare { .. } => None,
+        Output::Store(_) | Output::Fold { .. } | Output::Compare { .. } | Output::Ask(_) => None,
     }
 }
 
@@ -373,7 +371,7 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
             }
             Err(error) => {
                 shared.fail(KeeperError::Subscribe(error.to_string()));
-                shared.closing.cancel();
+                shared.life.closing.cancel();
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Keeps the documents of a cluster: at its host, or on another node as well.
 
+mod asking;
 mod driver;
+mod place;
 mod rights;
 mod storing;
 #[cfg(test)]
@@ -11,6 +13,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use crate::endpoint::Endpoint;
 use crate::id::EndpointId;
@@ -23,7 +27,9 @@ use super::handle::random;
 use super::keeper::{self, Config, KnownType, Limits, Types};
 use super::store::{Store, StoreError};
 use super::{Access, Document};
+use asking::Asking;
 use driver::{Shared, meanwhile, stream_options};
+use place::{Life, Place};
 use rights::Veto;
 use storing::Storing;
 
@@ -87,6 +93,9 @@ pub enum KeeperError {
     /// The endpoint cannot subscribe to documents.
     #[error("{0}")]
     Subscribe(String),
+    /// A host has one keeper at a time, and there is one: close it first.
+    #[error("there is a keeper at this host already: close it first")]
+    Occupied,
     /// A task of the keeper panicked, which is a mistake of this crate: start a new one.
     #[error("the keeper panicked")]
     Panicked,
@@ -137,13 +146,17 @@ impl KeeperBuilder {
     /// topics, and read along what is changed. Keep what not everybody may read on a host, a cluster, of its own, which admits who may.
     ///
     /// Called when an endpoint asks this keeper for a document, and at a host before something of a member's is ordered; each answer counts for [a while](Self::access_lasts), or until
-    /// [`access_changed`](Keeper::access_changed) is called. It must not block for long: the keeper does nothing else meanwhile where it is asked for a document, a member's messages wait for
-    /// it, those about other things, too, and others wait where many answers are outstanding. One that never returns keeps its thread. It must not call this keeper, which waits for it. It may be called on several threads at once. A panic in it is a denial, and so is an answer that the host waits for longer than 5 s for.
+    /// [`access_changed`](Keeper::access_changed) is called. It may block, to look something up say: it is called on threads for that, up to 16 at once, and up to 4 of them about one member, so that
+    /// what takes long about one keeps no other waiting. Whoever asks for a document waits for it; and where the host has to know, so do the member's messages, those about other things, too. What it has not said
+    /// within 5 s the host takes for a denial, as it does a panic; a call that never returns keeps its thread. It may call this keeper: who opens a document gets it as it was when it asked.
     ///
     /// It is told the member's id, which is as good as whoever admits members makes it: without an [authenticator](crate::Authenticator) that checks which id belongs to whom, a member takes any that
     /// is not in use, and what that one may do with it.
     ///
-    /// Not asked: about the host's own application, which may do everything, nor about what was ordered before this keeper started. A keeper that is not at the host goes by it in its answers alone.
+    /// It holds from when [`start`](Self::start) is called, whether that succeeds or not, until the keeper is closed or another one has started there. Where the keeper ends by itself, or never
+    /// started, it is asked as before: nothing becomes allowed because something has failed.
+    ///
+    /// Not asked: about the application of the keeper's own endpoint, which may do everything, nor about what was ordered before this keeper started. A keeper that is not at the host goes by it in its answers alone.
     /// Who may read in the whole cluster and write nowhere the [authenticator](crate::Authenticator) says by its role.
     pub fn access(mut self, access: impl Fn(EndpointId, &str) -> Access + Send + Sync + 'static) -> Self {
         self.access = Some(Arc::new(access));
@@ -189,6 +202,8 @@ impl KeeperBuilder {
 
     /// Loads what is stored, and starts.
     ///
+    /// At a host there is one keeper. Where there is one already that is about to end, this waits for that.
+    ///
     /// At a host it is to be called right after that was bound: what is changed before, the keeper has not seen. It asks those that have documents open by then, and
     /// other keepers, to give them, so that what they know is not lost; of an ordered document that is the state of one of them, and what each of the others
     /// has done itself. What was changed before by documents that are closed by now, and is in no open one, is gone.
@@ -200,24 +215,32 @@ impl KeeperBuilder {
     pub async fn start<E: Endpoint + ?Sized>(self, endpoint: &E) -> Result<Keeper, KeeperError> {
         let (me, sender) = (endpoint.id(), endpoint.sender());
         let is_hosts = endpoint.role() == Role::Host;
+        let life = Life::default();
+        let ends = life.ends_with();
+        if is_hosts {
+            endpoint.extensions().get_or_insert_with(Place::default).take(&life).await?;
+        }
         // First of all: nothing is to be missed.
         let mut messages = sender.messages_with(&stream_options(me, is_hosts));
-        // Nor is anything to come from here on that may not.
-        let veto = match &self.access {
-            Some(access) if is_hosts => {
-                Some(Veto::start(&sender, Arc::clone(access), self.access_lasts).await)
+        // Nor is anything to come from here on that may not, whatever comes of the rest.
+        let restricts = self.access.is_some();
+        let (results, done) = mpsc::unbounded_channel();
+        let (mut veto, mut asking) = (None, None);
+        if let Some(access) = self.access {
+            let (questions, asked) = mpsc::unbounded_channel();
+            let mut hosts = mpsc::unbounded_channel().1;
+            if is_hosts {
+                let (started, asks) = Veto::start(&sender, self.access_lasts).await;
+                (veto, hosts) = (Some(started), asks);
             }
-            None if is_hosts => {
-                // One that has failed may have left its own.
-                sender.set_guard(None).await;
-                None
-            }
-            _ => None,
-        };
+            tokio::spawn(Asking::new(access, veto.clone(), results.clone()).run(hosts, asked));
+            asking = Some(questions);
+        }
         let config = Config {
             me,
             is_hosts,
             seed: random(),
+            restricts,
             read_only: !endpoint.role().may_send(),
             limits: self.limits,
             max_message: sender.max_message(),
@@ -250,10 +273,14 @@ impl KeeperBuilder {
             // the above. Where that is nothing there is nobody to ask, and nothing is said.
             machine.begin(endpoint.stats().received > 0);
         }
-        let veto = veto.and_then(rights::Starting::has_started);
-        let shared = Arc::new(Shared::new(me, is_hosts, machine, veto));
-        driver::start(&shared, self.access, (messages, early), sender, storing);
-        Ok(Keeper { guard: Arc::new(Guard(shared)) })
+        let shared = Arc::new(Shared::new(me, is_hosts, machine, veto, life));
+        driver::start(&shared, (messages, early), sender.clone(), storing, asking, (results, done), ends);
+        let keeper = Keeper { guard: Arc::new(Guard(shared)) };
+        if is_hosts && !restricts {
+            // One before it may have left its own.
+            sender.set_guard(None).await;
+        }
+        Ok(keeper)
     }
 }
 
@@ -306,7 +333,7 @@ struct Guard(Arc<Shared>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.closing.cancel();
+        self.0.life.closing.cancel();
     }
 }
 
@@ -374,7 +401,7 @@ impl Keeper {
 
     /// Says that [`access`](KeeperBuilder::access) may give other answers than before, about whomever and whatever. From when this returns on, nothing is ordered by an earlier one; and who has a document
     /// open asks for it again, and so learns what it may do. Each of them asks for all of its document: where one has changed, say [which](Self::access_changed_for). At a keeper
-    /// that is not the host's nothing happens: it asks each time.
+    /// that is not the host's this concerns what is being found out just now alone: it asks each time.
     ///
     /// Cancel safe: when cancelled, it comes into force all the same, or not at all.
     pub async fn access_changed(&self) {
@@ -398,7 +425,7 @@ impl Keeper {
             biased;
             // The sender lives as long as we do.
             _ = has.wait_for(|has| *has) => Ok(()),
-            () = shared.closing.cancelled() => Err(shared.failed.borrow().clone().unwrap_or(KeeperError::Closed)),
+            () = shared.life.closing.cancelled() => Err(shared.failed.borrow().clone().unwrap_or(KeeperError::Closed)),
         }
     }
 
@@ -412,9 +439,9 @@ impl Keeper {
     }
 
     /// Ends the keeper, when all that is in order by now is stored, and with it that the host goes by its [`access`](KeeperBuilder::access): that outlives a keeper which ends by itself, since it fell behind
-    /// say, until another one starts at the host, with an `access` or without, or fails to start. When the host is to end, too, let it end first: then nothing is in order that is not stored.
+    /// say, until another one has started at the host, with an `access` or without. When the host is to end, too, let it end first: then nothing is in order that is not stored.
     pub async fn close(self) {
-        self.guard.0.closing.cancel();
-        self.guard.0.done.cancelled().await;
+        self.guard.0.life.closing.cancel();
+        self.guard.0.life.done.cancelled().await;
     }
 }

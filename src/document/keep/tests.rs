@@ -96,7 +96,7 @@ async fn a_store_that_panics_is_told_of() {
 }
 
 /// A store that says when it is to store something, waits until it is told to go on, and fails.
-struct Last(std::sync::mpsc::Receiver<()>, tokio::sync::mpsc::UnboundedSender<()>);
+struct Last(std::sync::mpsc::Receiver<()>, mpsc::UnboundedSender<()>);
 
 impl Store for Last {
     fn names(&mut self) -> Result<Vec<String>, StoreError> {
@@ -120,7 +120,7 @@ async fn what_the_store_says_of_the_last_of_it_is_told_however_the_keeper_ends()
     for closes in [true, false] {
         let host = host(if closes { "last" } else { "last-of-all" }).await;
         let (go, told) = std::sync::mpsc::channel();
-        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let (begun, mut begins) = mpsc::unbounded_channel();
         let keeper = Keeper::builder().store(Last(told, begun)).start(&host).await.unwrap();
         let asker = Asker::join(&host).await;
         asker.say("it", &update(1, 1)).await;
@@ -136,7 +136,7 @@ async fn what_the_store_says_of_the_last_of_it_is_told_however_the_keeper_ends()
         });
         // It is on its way to its end before the store is.
         if closes {
-            in_time(keeper.guard.0.closing.cancelled()).await;
+            in_time(keeper.guard.0.life.closing.cancelled()).await;
         }
         go.send(()).unwrap();
         assert_eq!(in_time(keeper.failed()).await, KeeperError::Store("it: no room".to_owned()));

@@ -198,7 +198,7 @@ fn a_document_that_is_too_large_is_given_up_though_there_is_always_more_of_it() 
         let mut message = message.with_kind(MessageKind::DocumentFragment);
         message.position = Some(Position { epoch: 1, seq: number });
         message.origin = id(77);
-        keeper.on_message(net.now, &message, |_, _| Access::Write);
+        keeper.on_message(net.now, &message);
         // What was to be folded is, and something has come meanwhile.
         if number % 4 == 0
             && let Some((name, folded)) = folds.pop_front()
@@ -349,7 +349,7 @@ fn drive<D: Document>(net: &mut Net<D>, mirror: &mut Keeper, mut wants: impl FnM
         if topic.starts_with(wire::ROOT) || topic == wire::answer_topic(id(MIRROR)) {
             message.origin = id(from);
             message.position = Some(Position { epoch: net.epoch, seq: net.seq });
-            mirror.on_message(net.now, &message, |_, _| Access::Write);
+            mirror.on_message(net.now, &message);
         }
     }
 }

@@ -9,11 +9,11 @@ impl<D: Document> Net<D> {
     pub(super) fn tell_mirrors(&mut self, message: &Message) {
         let topic = message.topic().as_str();
         for index in 0..self.mirrors.len() {
-            let (access, mirror) = (self.access.clone(), &mut self.mirrors[index]);
+            let mirror = &mut self.mirrors[index];
             let concerns = topic.starts_with(wire::ROOT) || topic == wire::answer_topic(id(mirror.node));
             if !mirror.is_deaf && concerns {
                 mirror.keeper.set_host(Some(id(HOST)));
-                mirror.keeper.on_message(self.now, message, |_, _| access.clone());
+                mirror.keeper.on_message(self.now, message);
                 self.take_down_mirror(index);
             }
         }
@@ -27,9 +27,8 @@ impl<D: Document> Net<D> {
     }
 
     pub(super) fn take_down_mirror(&mut self, index: usize) {
-        let now = self.now;
         let Mirror { node, keeper, store, .. } = &mut self.mirrors[index];
-        let said = perform(keeper, store, Some(now));
+        let said = perform(keeper, store, self.now, true, &self.access);
         let node = *node;
         self.said.extend(said.into_iter().map(|message| (node, message)));
     }

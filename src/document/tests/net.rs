@@ -81,14 +81,21 @@ pub(super) fn keeper_config(stores: bool, knows: bool) -> keeper::Config {
         read_only: false,
         limits: keeper::Limits { document: 64 << 20, documents: 3, bytes: 1 << 30 },
         max_message: 8 << 20,
+        restricts: true,
         stores,
         types,
         mutant: None,
     }
 }
 
-/// What a keeper wants done, but for what it has said. Of what is stored it is `told`, if it is.
-pub(super) fn perform(keeper: &mut Keeper, store: &mut MemoryStore, told: Option<Instant>) -> Vec<Message> {
+/// What a keeper wants done, but for what it has said. Of what is stored it is told, if it is, and of what everybody may do.
+pub(super) fn perform(
+    keeper: &mut Keeper,
+    store: &mut MemoryStore,
+    now: Instant,
+    is_told: bool,
+    access: &Access,
+) -> Vec<Message> {
     let mut said = Vec::new();
     while let Some(output) = keeper.poll_output().or_else(|| keeper.poll_part()) {
         let (topic, kind, payload) = match output {
@@ -98,13 +105,19 @@ pub(super) fn perform(keeper: &mut Keeper, store: &mut MemoryStore, told: Option
             }
             keeper::Output::Store(change) => {
                 store.commit(std::slice::from_ref(&change)).expect("in order");
-                if let (Some(now), Some((name, position))) = (told, change.up_to()) {
+                if let Some((name, position)) = change.up_to()
+                    && is_told
+                {
                     keeper.on_stored(now, name, position);
                 }
                 continue;
             }
             keeper::Output::Compare { name, nonce, comparison } => {
                 keeper.on_compared(&name, nonce, comparison.run());
+                continue;
+            }
+            keeper::Output::Ask(question) => {
+                keeper.on_decided(now, question.put_to(|_, _| access.clone()));
                 continue;
             }
             keeper::Output::Fold { name, state, fold } => {
@@ -187,7 +200,7 @@ impl<D: Document> Net<D> {
 
     pub(super) fn take_down_keeper(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
-        let said = perform(keeper, &mut self.store, None);
+        let said = perform(keeper, &mut self.store, self.now, false, &self.access);
         self.said.extend(said.into_iter().map(|message| (HOST, message)));
     }
 
@@ -201,8 +214,7 @@ impl<D: Document> Net<D> {
         if let Some(keeper) =
             self.keeper.as_mut().filter(|_| message.topic().as_str().starts_with(wire::ROOT))
         {
-            let access = self.access.clone();
-            keeper.on_message(self.now, &message, |_, _| access.clone());
+            keeper.on_message(self.now, &message);
         }
         self.take_down_keeper();
         for index in 0..self.ones.len() {

@@ -176,3 +176,61 @@ fn the_host_reads_of_whom_a_question_is_asked() {
     let more = Live::More { nonce: 3, of: id(7), next: 8 };
     assert_eq!(of(&more, MessageKind::FullDocumentRequest), Some(EndpointId::NIL));
 }
+
+#[test]
+fn what_the_application_thinks_about_for_long_is_given_as_it_was_where_the_question_stands() {
+    let (mut net, first, second) = Net::<Line>::of_two();
+    net.write(first, "a");
+    net.place_all();
+    let mut keeper = net.keeper.take().expect("a keeper");
+    let mut positions = 100..;
+    let mut say = |keeper: &mut Keeper, from: usize, live: Live, kind| {
+        let mut message =
+            Message::new(wire::live_topic(NAME), live.encode()).expect("a topic").with_kind(kind);
+        message.origin = id(from);
+        message.position = Some(Position { epoch: 1, seq: positions.next().expect("for ever") });
+        keeper.on_message(net.now, &message);
+    };
+    let question = |nonce| Live::Ask { nonce, of: None, anyone: false };
+    let update = |number, text: &str| {
+        let fragment = Line::encode(&(text.as_bytes().to_vec(), None));
+        Live::Update(wire::Update::new(Line::KIND, 5, number, [&fragment[..]]))
+    };
+    let asks = |keeper: &mut Keeper| {
+        std::iter::from_fn(|| keeper.poll_output()).find_map(|output| match output {
+            keeper::Output::Ask(question) => Some(question),
+            _ => None,
+        })
+    };
+    let given = |keeper: &mut Keeper| {
+        let Some(keeper::Output::Answer { payload, .. }) = keeper.poll_part() else { panic!("an answer") };
+        let Ok(Answer { nonce, word: Word::Part { bytes, .. } }) = Answer::decode(&payload) else {
+            panic!("a part")
+        };
+        (nonce, wire::State::decode(&bytes).expect("a document").tail.len())
+    };
+    say(&mut keeper, second, question(1), MessageKind::FullDocumentRequest);
+    let asked = asks(&mut keeper).expect("it has to be found out");
+    say(&mut keeper, 77, update(1, "b"), MessageKind::DocumentFragment);
+    keeper.on_decided(net.now, asked.put_to(|_, _| Access::Write));
+    assert_eq!(given(&mut keeper), (1, 1), "without what came behind it");
+    // Who asks again is answered as it is where that stands, and nobody thinks about it once more.
+    say(&mut keeper, second, question(2), MessageKind::FullDocumentRequest);
+    let asked = asks(&mut keeper).expect("it has to be found out");
+    say(&mut keeper, 77, update(2, "c"), MessageKind::DocumentFragment);
+    say(&mut keeper, second, question(3), MessageKind::FullDocumentRequest);
+    assert!(asks(&mut keeper).is_none());
+    say(&mut keeper, 77, update(3, "d"), MessageKind::DocumentFragment);
+    keeper.on_decided(net.now, asked.clone().put_to(|_, _| Access::Write));
+    assert_eq!(given(&mut keeper), (3, 3));
+    // What was said before it changed counts no more.
+    say(&mut keeper, second, question(4), MessageKind::FullDocumentRequest);
+    let before = asks(&mut keeper).expect("it has to be found out");
+    keeper.on_access_changed(Some(NAME));
+    let after = asks(&mut keeper).expect("it has to be found out again");
+    keeper.on_decided(net.now, before.put_to(|_, _| Access::Write));
+    assert!(keeper.poll_part().is_none());
+    keeper.on_decided(net.now, after.put_to(|_, _| Access::Denied("not any more".to_owned())));
+    assert!(keeper.poll_part().is_none());
+    assert!(matches!(keeper.poll_output(), Some(keeper::Output::Answer { .. })));
+}

@@ -1,18 +1,18 @@
 //! The keeper at the host, and its store.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::document::Access;
-use crate::document::keeper::{Config, Fold, Keeper, KnownType, Limits, Output, Types};
+use crate::document::keeper::{Config, Decision, Fold, Keeper, KnownType, Limits, Output, Types};
 use crate::document::store::{MemoryStore, Store, StoreChange};
 use crate::document::wire::{self, Live, State};
 use crate::message::{Message, MessageKind, Position};
+use crate::proto::Instant;
 use crate::wire::Window;
 
 use super::super::dice::{MICRO, MILLI, Nanos, SECOND};
 use super::super::oracle::Broken;
 use super::super::world::{Event, World, trace};
+use super::rights::Thought;
 use super::truth::Known;
 use super::types::{Facts, Log};
 use super::{Documents, NAMES};
@@ -32,6 +32,8 @@ pub(super) struct Keeping {
     /// What it said and was not published yet.
     flying: BTreeSet<u64>,
     folding: VecDeque<(String, State, Fold)>,
+    /// What the application thinks about, by number.
+    pub(super) thinking: BTreeMap<u64, Thought>,
     timer_at: Option<Nanos>,
     /// It does nothing until then.
     stalled_until: Nanos,
@@ -53,6 +55,7 @@ impl Keeping {
             outgoing: VecDeque::new(),
             flying: BTreeSet::new(),
             folding: VecDeque::new(),
+            thinking: BTreeMap::new(),
             timer_at: None,
             stalled_until: 0,
             at: None,
@@ -68,6 +71,7 @@ impl Keeping {
             && self.outgoing.is_empty()
             && self.flying.is_empty()
             && self.folding.is_empty()
+            && self.thinking.is_empty()
     }
 
     /// Stores what comes first of what is to be stored: up to where each document is stored then.
@@ -118,6 +122,13 @@ impl Keeping {
         }
     }
 
+    /// The application has said who may have what.
+    pub(super) fn on_decided(&mut self, now: Instant, decision: Decision) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.on_decided(now, decision);
+        }
+    }
+
     pub(super) fn state(&self, name: &str) -> Option<State> {
         self.keeper.as_ref().and_then(|keeper| keeper.state(name))
     }
@@ -160,6 +171,7 @@ impl World<'_> {
             me: id,
             is_hosts: true,
             seed: 1,
+            restricts: documents.rights.is_some(),
             read_only: false,
             limits: Limits { document: keeping.max_document, documents: 10, bytes: 1 << 30 },
             max_message: 1 << 20,
@@ -188,6 +200,7 @@ impl World<'_> {
         keeping.outgoing.clear();
         keeping.flying.clear();
         keeping.folding.clear();
+        keeping.thinking.clear();
         keeping.timer_at = None;
         keeping.stalled_until = 0;
         keeping.at = None;
@@ -265,23 +278,14 @@ impl World<'_> {
         }
         let Some(keeper) = &mut keeping.keeper else { return Ok(()) };
         let news = !keeping.incoming.is_empty();
-        let rights = documents.rights.as_ref();
-        let told = RefCell::new(Vec::new());
         for message in keeping.incoming.drain(..) {
             keeping.at = message.position();
-            keeper.on_message(now, &message, |id, name| {
-                let Some(rights) = rights else { return Access::Write };
-                told.borrow_mut().push(rights.answer(life, id, name));
-                rights.access(id, name)
-            });
+            keeper.on_message(now, &message);
         }
         if keeping.timer_at.is_some_and(|at| at <= self.now) {
             keeping.timer_at = None;
         }
         keeper.handle_timeout(now);
-        for answer in told.into_inner() {
-            self.tell_host(answer)?;
-        }
         if news {
             self.check_keeper()?;
         }
@@ -302,8 +306,8 @@ impl World<'_> {
         Ok(())
     }
 
-    fn perform_keeper(&mut self, life: u32) -> Result<(), Broken> {
-        let mut events = Vec::new();
+    pub(super) fn perform_keeper(&mut self, life: u32) -> Result<(), Broken> {
+        let (mut events, mut questions) = (Vec::new(), Vec::new());
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let keeping = &mut documents.keeping;
         let keeper_life = keeping.life();
@@ -324,6 +328,10 @@ impl World<'_> {
                 Output::Store(change) => {
                     keeping.uncommitted.push_back(change);
                     events.push((documents.dice.scale(10 * MICRO, 200 * MILLI), Event::Stored { life }));
+                    continue;
+                }
+                Output::Ask(question) => {
+                    questions.push(question);
                     continue;
                 }
                 Output::Compare { .. } => {
@@ -347,10 +355,10 @@ impl World<'_> {
         for (after, event) in events {
             self.push(after, event);
         }
-        Ok(())
+        questions.into_iter().try_for_each(|question| self.put_to_application(question))
     }
 
-    fn submit_of_keeper(&mut self) -> Result<(), Broken> {
+    pub(super) fn submit_of_keeper(&mut self) -> Result<(), Broken> {
         let (life, id) = (self.host.life, self.host.id);
         loop {
             let Some(machine) = &self.host.machine else { return Ok(()) };

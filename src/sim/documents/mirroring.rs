@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use crate::document::Access;
 use crate::document::keeper::{Comparison, Config, Fold, Keeper, Limits, Output, stored_state};
 use crate::document::store::{MemoryStore, Store};
 use crate::document::wire::{self, State};
@@ -80,6 +79,7 @@ impl World<'_> {
             read_only: false,
             limits: Limits { document: 1 << 20, documents: 10, bytes: 1 << 30 },
             max_message: 1 << 20,
+            restricts: false,
             stores: true,
             types,
             mutant,
@@ -121,7 +121,7 @@ impl World<'_> {
                         let topic = message.topic().as_str();
                         if topic.starts_with(wire::ROOT) || topic == answers {
                             mirror.at = message.position();
-                            mirror.keeper.on_message(now, message, |_, _| Access::Write);
+                            mirror.keeper.on_message(now, message);
                             let host = message.position().and_then(|at| self.oracle.life_of(at.epoch));
                             mirrors.note_lives(&mirror.keeper, &documents.keeping, host);
                         }
@@ -182,6 +182,7 @@ impl World<'_> {
                     }
                     continue;
                 }
+                Output::Ask(_) => return Err((0, "the keeper on a member asks nobody".to_owned())),
                 Output::Compare { name, nonce, comparison } => {
                     mirror.comparing.push_back((name, nonce, comparison));
                     folds.push(mirrors.dice.scale(10 * MICRO, 50 * MILLI));

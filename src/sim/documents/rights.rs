@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::document::Access;
+use crate::document::keeper::{Decision, Question};
 use crate::document::wire;
 use crate::id::EndpointId;
 use crate::message::{Message, MessageKind};
@@ -12,7 +13,7 @@ use crate::proto::host::{Input, Rights as Right, Stamp};
 use super::super::dice::{Dice, MICRO, MILLI, SECOND};
 use super::super::oracle::Broken;
 use super::super::world::{Event, World, trace};
-use super::NAMES;
+use super::{Documents, NAMES};
 
 /// What keeps to it in a run.
 pub(super) struct Rights {
@@ -27,6 +28,18 @@ pub(super) struct Rights {
     /// Who may not change which document, as the host has been told.
     forbidden: BTreeSet<(EndpointId, usize)>,
     is_healed: bool,
+    /// What the keeper asks is answered at once, or else when these say.
+    slow: Option<Dice>,
+    /// How much was asked.
+    asked: u64,
+}
+
+/// What the keeper has asked.
+pub(super) enum Thought {
+    /// The application says it in the end, to the host as well, going by this.
+    Open(Question, Stamp),
+    /// It has said it, and that is on its way.
+    Said(Decision, Option<Input>),
 }
 
 impl Rights {
@@ -36,6 +49,7 @@ impl Rights {
         if dice.below(3) != 0 {
             return None;
         }
+        let mut slow = Dice::new(seed ^ 0x510e);
         Some(Self {
             changes: dice.pick(&[20, 100]),
             lasts: Duration::from_secs(dice.between(1, 10)),
@@ -44,6 +58,8 @@ impl Rights {
             generation: 0,
             forbidden: BTreeSet::new(),
             is_healed: false,
+            slow: slow.percent(50).then_some(slow),
+            asked: 0,
         })
     }
 
@@ -53,14 +69,19 @@ impl Rights {
         document.and_then(|document| self.table.get(&(id, document)).cloned()).unwrap_or(Access::Write)
     }
 
-    /// It has told the host as well.
-    pub(super) fn answer(&self, life: u32, id: EndpointId, name: &str) -> Input {
+    /// It tells the host, going by what it has said of changes so far.
+    fn answer(&self, stamp: Stamp, id: EndpointId, name: &str) -> Input {
         let rights = match self.access(id, name) {
             Access::Write => Right::Write,
             Access::Read => Right::Read,
             Access::Denied(_) => Right::Nothing,
         };
-        Input::Rights { stamp: self.stamp(life), id, name: name.to_owned(), rights }
+        Input::Rights { stamp, id, name: name.to_owned(), rights }
+    }
+
+    fn think(&self, question: Question, stamp: Stamp) -> (Decision, Option<Input>) {
+        let told = question.document().map(|name| self.answer(stamp, question.who, name));
+        (question.put_to(|id, name| self.access(id, name)), told)
     }
 
     fn stamp(&self, life: u32) -> Stamp {
@@ -94,8 +115,56 @@ impl World<'_> {
         let Some(rights) = self.documents.as_ref().and_then(|documents| documents.rights.as_ref()) else {
             return Ok(());
         };
-        let answer = rights.answer(life, id, name);
+        let answer = rights.answer(rights.stamp(life), id, name);
         self.tell_host(answer)
+    }
+
+    /// The keeper wants to know.
+    pub(super) fn put_to_application(&mut self, question: Question) -> Result<(), Broken> {
+        let life = self.host.life;
+        let Some(Documents { rights: Some(rights), keeping, .. }) = &mut self.documents else {
+            return Err((0, "the keeper asks who may do what, and everybody may do everything".to_owned()));
+        };
+        let stamp = rights.stamp(life);
+        rights.asked += 1;
+        let number = rights.asked;
+        let (mut after, mut is_said) = (0, false);
+        if let Some(slow) = &mut rights.slow {
+            let slowest = if slow.percent(5) { 3 * SECOND } else { 50 * MILLI };
+            (after, is_said) = (slow.scale(10 * MICRO, slowest), slow.percent(50));
+        }
+        let thought = if is_said {
+            let (decision, told) = rights.think(question, stamp);
+            Thought::Said(decision, told)
+        } else {
+            Thought::Open(question, stamp)
+        };
+        keeping.thinking.insert(number, thought);
+        if after == 0 {
+            return self.on_decided(number);
+        }
+        self.push(after, Event::Decided { life, number });
+        Ok(())
+    }
+
+    /// The application has said what it was asked.
+    pub(in crate::sim) fn on_decided(&mut self, number: u64) -> Result<(), Broken> {
+        let (life, now) = (self.host.life, self.host.clock.now(self.now));
+        let Some(Documents { rights: Some(rights), keeping, .. }) = &mut self.documents else {
+            return Ok(());
+        };
+        let (decision, told) = match keeping.thinking.remove(&number) {
+            Some(Thought::Said(decision, told)) => (decision, told),
+            Some(Thought::Open(question, stamp)) => rights.think(question, stamp),
+            // It was another keeper's.
+            None => return Ok(()),
+        };
+        keeping.on_decided(now, decision);
+        if let Some(told) = told {
+            self.tell_host(told)?;
+        }
+        self.perform_keeper(life)?;
+        self.submit_of_keeper()
     }
 
     /// Somebody's rights change, or not.

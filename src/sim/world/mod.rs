@@ -116,6 +116,11 @@ pub(super) enum Event {
     Stored {
         life: u32,
     },
+    /// The application has said what it was asked by it.
+    Decided {
+        life: u32,
+        number: u64,
+    },
     /// It has folded a document.
     Folded {
         life: u32,
@@ -369,6 +374,7 @@ impl<'a> World<'a> {
             | Event::Rights { .. }
             | Event::Keeper { .. }
             | Event::Stored { .. }
+            | Event::Decided { .. }
             | Event::Folded { .. } => self.host.asleep_until,
             Event::MemberTimer { member, .. }
             | Event::Dialled { member, .. }
@@ -445,6 +451,7 @@ impl<'a> World<'a> {
             Event::Rights { life, id, name } if life == self.host.life => self.on_rights(id, &name)?,
             Event::Keeper { life } if life == self.host.life => self.on_keeper()?,
             Event::Stored { life } if life == self.host.life => self.on_stored()?,
+            Event::Decided { life, number } if life == self.host.life => self.on_decided(number)?,
             Event::Folded { life } if life == self.host.life => self.on_folded()?,
             Event::Fault if self.phase == Phase::Faults => {
                 self.inject()?;
