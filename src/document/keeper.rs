@@ -157,7 +157,7 @@ impl Keeper {
         if self.config.is_hosts && is_late {
             self.ask_again(wire::KEEPER_TOPIC.to_owned());
         }
-        self.on_reset();
+        self.want_all();
     }
 
     fn ask_again(&mut self, topic: String) {

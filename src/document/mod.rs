@@ -50,6 +50,7 @@ mod outgoing;
 mod pieces;
 mod presence;
 pub(crate) mod replica;
+mod resets;
 pub mod store;
 #[cfg(test)]
 mod tests;

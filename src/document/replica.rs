@@ -18,6 +18,7 @@ use crate::proto::Instant;
 use super::fold::Folded;
 use super::join::Join;
 use super::pieces::{Pieces, Taken};
+use super::resets::Resets;
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Live, Piece};
 use super::{Author, Document, DocumentError, DocumentEvent, Draft, Model, UpdateError};
@@ -106,6 +107,8 @@ pub(crate) struct Replica<D: Document> {
     is_broken: bool,
     read_only: bool,
     join: Option<Join>,
+    /// What its question waits for, where messages are missed again and again.
+    resets: Resets,
     /// Whether it has to be asked for once more when it is there.
     ask_again: bool,
     /// Whether pieces were missed that no question so far stands behind.
@@ -161,6 +164,7 @@ impl<D: Document> Replica<D> {
             is_broken: false,
             read_only: config.read_only,
             join: None,
+            resets: Resets::new(config.seed),
             ask_again: false,
             has_missed: false,
             quiet_until: None,
@@ -199,7 +203,7 @@ impl<D: Document> Replica<D> {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match &self.join {
-            Some(join) => join.poll_timeout(),
+            Some(join) => join.poll_timeout().or(self.resets.poll_timeout()),
             None => self.quiet_until.filter(|_| self.has_missed),
         }
     }
@@ -314,8 +318,17 @@ impl<D: Document> Replica<D> {
         }
     }
 
-    /// Messages may have been missed: the document is asked for again. What was changed here stays.
-    pub(crate) fn on_reset(&mut self) {
+    /// Messages may have been missed: the document is asked for again, more slowly where that happens again and again. What was changed here stays.
+    pub(crate) fn on_reset(&mut self, now: Instant) {
+        if self.failed.is_none() {
+            // Whether it is said now or later.
+            self.resets.on_reset(now);
+            self.ask();
+        }
+    }
+
+    /// What is here need not be what the cluster has.
+    fn ask_anew(&mut self) {
         if self.failed.is_none() {
             self.ask();
         }
@@ -466,7 +479,7 @@ impl<D: Document> Replica<D> {
             // An answer that is still to begin comes from this keeper, as it is now.
             Live::AskAgain if self.join.as_mut().is_some_and(Join::hear_of_keeper) => {}
             Live::AskAgain if self.join.is_some() => self.ask_again = true,
-            _ => self.on_reset(),
+            _ => self.ask_anew(),
         }
     }
 

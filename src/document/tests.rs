@@ -20,6 +20,7 @@ mod keeping;
 mod mirrors;
 mod net;
 mod refusals;
+mod resets;
 mod trouble;
 mod types;
 

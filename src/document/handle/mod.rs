@@ -186,6 +186,9 @@ impl<D: Document> Drop for Open<D> {
 }
 
 /// An open document. Clones are the same document; it is closed when the last one goes, or by [`close`](Self::close).
+///
+/// Where this node misses messages, the document is asked for again, at once; where it misses some again and again, soon after it has asked, only after a while, up to 6.4 s (a guess), so that
+/// questions and answers are not what makes others miss something. Until it is there again, the document is what it was, but for own changes, and [`synced`](Self::synced) waits.
 pub struct DocumentHandle<D: Document> {
     open: Arc<Open<D>>,
 }

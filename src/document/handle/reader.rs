@@ -12,7 +12,6 @@ use crate::message::{Message, MessageKind};
 use crate::proto::Instant;
 use crate::sync::lock;
 
-use super::super::replica::Replica;
 use super::super::wire;
 use super::super::{Document, DocumentEvent};
 use super::shared::{Alive, Shared};
@@ -55,9 +54,9 @@ impl<D: Document> Reader<D> {
                     Some(Err(RecvError::Overrun)) => {
                         // What waited is lost, but not what is in order: begin again.
                         self.messages = self.sender.messages_with(&stream_options(shared.me, &shared.name));
-                        shared.with(Replica::on_reset);
+                        self.on_reset();
                     }
-                    Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) => shared.with(Replica::on_reset),
+                    Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) => self.on_reset(),
                     Some(Err(_)) | None => break Some(shared.closed_error()),
                 },
             }
@@ -73,6 +72,11 @@ impl<D: Document> Reader<D> {
             shared.with(|replica| replica.fail(error));
             shared.closing.cancel();
         }
+    }
+
+    fn on_reset(&self) {
+        let now = self.shared.now();
+        self.shared.with(|replica| replica.on_reset(now));
     }
 
     fn deadline(&self) -> Option<Instant> {

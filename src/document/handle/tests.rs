@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
+
 use super::*;
 use crate::document::tests::Set;
 use crate::document::{Conflict, Keeper, Malformed, Model};
@@ -64,6 +66,38 @@ async fn what_the_application_subscribed_to_stays_when_a_document_is_closed() {
     one.unsubscribe("doc/it/").await.unwrap();
     add(&again, b"b").unwrap();
     in_time(again.synced()).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_to_ask_again_works_on_and_closes_at_once() {
+    let (host, _keeper) = host("waits").await;
+    let (one, other) = (client(&host).await, client(&host).await);
+    let document = in_time(one.document::<Set>("it")).await.unwrap();
+    let others = in_time(other.document::<Set>("it")).await.unwrap();
+    let miss = |time: Duration| {
+        let shared = document.shared();
+        let now = shared.now() + time;
+        shared.with(|replica| replica.on_reset(now));
+        shared.wake.notify_one();
+        assert!(document.synced().now_or_never().is_none());
+    };
+    miss(Duration::ZERO);
+    // This one waits a little.
+    miss(Duration::ZERO);
+    add(&document, b"a").unwrap();
+    in_time(document.synced()).await.unwrap();
+    // And this one for longer than anybody does here.
+    let long = Duration::from_secs(3_600);
+    miss(long);
+    miss(long);
+    let mut changes = others.changes();
+    in_time(document.update(|set| set.push(b"b".to_vec()))).await.unwrap().unwrap();
+    assert!(document.synced().now_or_never().is_none());
+    assert_eq!(document.read(|set| set.0.len()), 2);
+    while others.read(|set| set.0.len()) < 2 {
+        in_time(changes.next()).await.unwrap();
+    }
+    in_time(document.close()).await;
 }
 
 /// Panics when its replica is told to it a second time, as when it is begun.

@@ -225,10 +225,10 @@ impl Driver {
                     Some(Ok(batch)) => self.take(batch),
                     Some(Err(RecvError::Overrun)) if !shared.is_hosts => {
                         self.messages = self.sender.messages_with(&stream_options(shared.me, false));
-                        lock(&shared.machine).on_reset();
+                        lock(&shared.machine).on_reset(shared.now());
                     }
                     Some(Err(RecvError::Reset { .. } | RecvError::Lagged(_))) if !shared.is_hosts => {
-                        lock(&shared.machine).on_reset();
+                        lock(&shared.machine).on_reset(shared.now());
                     }
                     Some(Err(RecvError::Overrun | RecvError::Reset { .. } | RecvError::Lagged(_))) => {
                         shared.fail(KeeperError::Overrun);

@@ -8,6 +8,7 @@ use crate::proto::Instant;
 
 use super::super::gathering::{ANSWER_TIME, Gathering, Step as ListStep};
 use super::super::join::{Held, Join, Joined, Step};
+use super::super::resets::Resets;
 use super::super::wire::{self, Answer, Listed, Live, State};
 use super::waiting::Waiting;
 
@@ -83,6 +84,8 @@ pub(super) struct CatchingUp {
     me: EndpointId,
     nonce: u64,
     pub(super) host: Option<EndpointId>,
+    /// What all questions wait for, where messages are missed again and again.
+    pub(super) resets: Resets,
     list: Option<Listing>,
     waiting: Waiting,
     under_way: BTreeMap<String, UnderWay>,
@@ -104,6 +107,7 @@ impl CatchingUp {
             me,
             nonce: seed,
             host: None,
+            resets: Resets::new(seed),
             list: None,
             waiting: Waiting::default(),
             under_way: BTreeMap::new(),
@@ -159,6 +163,11 @@ impl CatchingUp {
     }
 
     fn ask_for_list(&mut self, tries: u32) {
+        if self.resets.is_waiting() {
+            // It is asked for with everything.
+            self.list = None;
+            return;
+        }
         let gathering = Gathering::new(self.nonce());
         self.said.push_back((wire::LIST_TOPIC.to_owned(), gathering.question()));
         self.list = Some(Listing { gathering, tries, deadline: None });
@@ -176,7 +185,7 @@ impl CatchingUp {
 
     /// Whether there is nothing to ask for.
     pub(super) fn is_done(&self) -> bool {
-        self.list.is_none() && self.wanted() == 0
+        self.list.is_none() && self.wanted() == 0 && !self.resets.is_waiting()
     }
 
     /// Whether this is a question of ours.
@@ -203,6 +212,9 @@ impl CatchingUp {
 
     /// Asks for as many documents as may be asked for at once. What comes faster than it is stored would be more than may wait for the store.
     pub(super) fn ask_for_more(&mut self) {
+        if self.resets.is_waiting() {
+            return;
+        }
         let unstored: usize = self.unstored.values().map(|(_, bytes)| *bytes).sum();
         while self.under_way.len() < MOST_AT_ONCE && unstored < MOST_UNSTORED {
             let Some(name) = self.waiting.pop_first() else { return };
@@ -380,10 +392,14 @@ impl CatchingUp {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let joins = self.under_way.values().filter_map(|under_way| under_way.join.poll_timeout());
-        joins.chain(self.list.as_ref().and_then(|list| list.deadline)).min()
+        joins.chain(self.list.as_ref().and_then(|list| list.deadline)).chain(self.resets.poll_timeout()).min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.resets.take_due(now) {
+            // The documents wait already.
+            self.want_list();
+        }
         let is_due = |join: &Join| join.poll_timeout().is_some_and(|deadline| deadline <= now);
         let due = self.under_way.iter().filter(|(_, under_way)| is_due(&under_way.join));
         for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {

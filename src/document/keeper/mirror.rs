@@ -23,8 +23,17 @@ impl Keeper {
         }
     }
 
-    /// Messages may have been missed: everything is asked for again. What there is stays until then.
-    pub(crate) fn on_reset(&mut self) {
+    /// Messages may have been missed: everything is asked for again, more slowly where that happens again and again. What there is stays until then.
+    pub(crate) fn on_reset(&mut self, now: Instant) {
+        if let Some(catching_up) = &mut self.catching_up {
+            // Whether it is said now or later.
+            catching_up.resets.on_reset(now);
+            self.want_all();
+        }
+    }
+
+    /// Everything is asked for.
+    pub(super) fn want_all(&mut self) {
         let Some(catching_up) = &mut self.catching_up else { return };
         catching_up.want_all(self.shelf.iter().map(|(name, _)| name));
         self.catch_up();

@@ -11,17 +11,24 @@ use super::super::{Document, DocumentError, DocumentEvent, Model};
 use super::{ASK_FOR_MISSED_EVERY, Output, Replica};
 
 impl<D: Document> Replica<D> {
+    /// Asks for the document, at once or when a question that waits is due: until it has its place, what comes is in its answer.
     pub(super) fn ask(&mut self) {
         (self.seeding, self.ask_again, self.has_missed) = (false, false, false);
         self.unanswered.clear();
         let join = Join::new(self.nonce());
         let question = join.question();
         self.join = Some(join);
-        self.say(MessageKind::FullDocumentRequest, &question);
+        if !self.resets.is_waiting() {
+            self.say(MessageKind::FullDocumentRequest, &question);
+        }
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let nonce = self.nonce();
+        let is_due = self.resets.take_due(now);
+        if let Some(question) = self.join.as_ref().filter(|_| is_due).map(Join::question) {
+            self.say(MessageKind::FullDocumentRequest, &question);
+        }
         if let Some(join) = &mut self.join {
             let step = join.on_timeout(now, nonce);
             self.on_step(step);
@@ -197,7 +204,7 @@ impl<D: Document> Replica<D> {
         }
         self.event(if first { DocumentEvent::Opened } else { DocumentEvent::Replaced });
         if std::mem::take(&mut self.ask_again) {
-            self.on_reset();
+            self.ask_anew();
         } else if self.pending.is_empty() {
             self.event(DocumentEvent::Synced);
         }

@@ -54,7 +54,7 @@ impl<D: Document> Replica<D> {
             && self.guarded(|replica| replica.folded.document.is_broken()) == Some(true)
         {
             self.is_broken = true;
-            self.on_reset();
+            self.ask_anew();
         }
     }
 

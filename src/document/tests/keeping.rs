@@ -319,7 +319,7 @@ fn a_keeper_elsewhere_asks_for_no_more_than_its_store_can_take() {
     assert_eq!((rounds, mirror.documents().count(), mirror.has_caught_up()), (10, 10, true));
     assert!(most < 110 << 20, "{most}");
     // Without a store it takes all that there is.
-    mirror.on_reset();
+    mirror.on_reset(net.now);
     run(&mut net, &mut mirror, &mut unstored);
     assert!(mirror.has_caught_up());
     let mut mirror = Keeper::new(keeper::Config { me: id(MIRROR), is_hosts: false, ..config() });
@@ -367,9 +367,11 @@ fn what_takes_long_to_compare_is_held_meanwhile_and_of_no_use_once_it_is_asked_f
         });
         std::mem::take(&mut comparisons)
     };
-    mirror.on_reset();
+    mirror.on_reset(net.now);
     let first = run(&mut net, &mut mirror);
-    mirror.on_reset();
+    // Long after.
+    net.now = net.now + Duration::from_secs(60);
+    mirror.on_reset(net.now);
     let second = run(&mut net, &mut mirror);
     assert_eq!((first.len(), second.len(), mirror.has_caught_up()), (1, 1, false));
     let mut compared =

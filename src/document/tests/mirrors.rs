@@ -53,10 +53,23 @@ impl<D: Document> Net<D> {
         self.mirror_with(config, MemoryStore::new())
     }
 
+    /// It has missed something, and asks for everything again, as soon as it may.
     pub(super) fn reset_mirror(&mut self, index: usize) {
+        if !self.miss_mirror(index) {
+            let keeper = &mut self.mirrors[index].keeper;
+            self.now = keeper.poll_timeout().expect("it is to ask");
+            keeper.handle_timeout(self.now);
+            self.take_down_mirror(index);
+        }
+    }
+
+    /// It has missed something. Whether it asks at once.
+    pub(super) fn miss_mirror(&mut self, index: usize) -> bool {
+        let before = self.said.len();
         self.mirrors[index].is_deaf = false;
-        self.mirrors[index].keeper.on_reset();
+        self.mirrors[index].keeper.on_reset(self.now);
         self.take_down_mirror(index);
+        self.said.len() > before
     }
 
     /// It has caught up, and what it has, and has stored, is what the host's keeper has.

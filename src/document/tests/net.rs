@@ -247,9 +247,21 @@ impl<D: Document> Net<D> {
         self.pass_mirrors();
     }
 
+    /// It has missed something, and asks for the document again, as soon as it may.
     pub(super) fn reset(&mut self, index: usize) {
+        self.miss(index);
+        let replica = &mut self.ones[index].replica;
+        if let Some(due) = replica.poll_timeout() {
+            self.now = self.now.max(due);
+            replica.handle_timeout(self.now);
+            self.take_down(index);
+        }
+    }
+
+    /// It has missed something.
+    pub(super) fn miss(&mut self, index: usize) {
         self.ones[index].is_deaf = false;
-        self.ones[index].replica.on_reset();
+        self.ones[index].replica.on_reset(self.now);
         self.take_down(index);
     }
 

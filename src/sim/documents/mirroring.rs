@@ -115,7 +115,7 @@ impl World<'_> {
         };
         for incoming in incoming {
             match incoming {
-                Incoming::Reset => mirror.keeper.on_reset(),
+                Incoming::Reset => mirror.keeper.on_reset(now),
                 Incoming::Messages(messages) => {
                     for message in messages {
                         let topic = message.topic().as_str();

@@ -277,7 +277,7 @@ impl World<'_> {
             for incoming in taken.iter().map(Some).chain([None]) {
                 let was_alone = opening.replica.is_alone();
                 match incoming {
-                    Some(Incoming::Reset) => opening.replica.on_reset(),
+                    Some(Incoming::Reset) => opening.replica.on_reset(now),
                     Some(Incoming::Messages(messages)) => {
                         for message in messages {
                             let topic = message.topic().as_str();

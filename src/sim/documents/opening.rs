@@ -34,7 +34,7 @@ pub(super) trait Replicates {
     fn set_host(&mut self, host: EndpointId);
     fn on_message(&mut self, now: Instant, message: &Message);
     fn settle(&mut self);
-    fn on_reset(&mut self);
+    fn on_reset(&mut self, now: Instant);
     fn on_unknown(&mut self);
     fn on_refused(&mut self, kind: MessageKind);
     fn handle_timeout(&mut self, now: Instant);
@@ -66,8 +66,8 @@ impl<D: Played> Replicates for Replica<D> {
         Self::settle(self);
     }
 
-    fn on_reset(&mut self) {
-        Self::on_reset(self);
+    fn on_reset(&mut self, now: Instant) {
+        Self::on_reset(self, now);
     }
 
     fn on_unknown(&mut self) {
