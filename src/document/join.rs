@@ -121,14 +121,14 @@ impl Join {
         Self { asks_nobody: true, asked: Some(asked), held, ..Self::new(nonce) }
     }
 
-    /// The host's keeper says that it is to be asked again. Whether it is being asked and has not begun to answer: where it came after the question, and does not know of it,
-    /// that is asked again in time.
+    /// The host's keeper says that it is to be asked again: where it came after the question, and does not know of it, that is asked again in time. Whether it is being asked, and
+    /// its answer surely is as it is now: one to a question that has its place may be under way, and was overtaken by this.
     pub(super) fn hear_of_keeper(&mut self) -> bool {
         let is_asked = self.next == 0 && !self.asks_nobody && self.asks_the_host;
         if is_asked {
             self.tries = 1;
         }
-        is_asked
+        is_asked && self.is_unasked()
     }
 
     pub(super) fn into_held(self) -> Option<(Position, Vec<Held>)> {
@@ -340,8 +340,9 @@ mod tests {
             let late = join.poll_timeout().expect("it has its place");
             ask(join.on_timeout(late, nonce));
         }
-        place(&mut join, 5);
         assert!(join.hear_of_keeper());
+        place(&mut join, 5);
+        assert!(!join.hear_of_keeper(), "the answer may be under way");
         let late = join.poll_timeout().expect("it has its place");
         assert_eq!(ask(join.on_timeout(late, 5)), (5, None), "it is not the last time");
         // Another's answer is none of the keeper's.

@@ -476,7 +476,7 @@ impl<D: Document> Replica<D> {
                 let name = self.config.name.clone();
                 self.fail(DocumentError::Refused { name, reason });
             }
-            // An answer that is still to begin comes from this keeper, as it is now.
+            // The answer comes from this keeper, as it is now.
             Live::AskAgain if self.join.as_mut().is_some_and(Join::hear_of_keeper) => {}
             Live::AskAgain if self.join.is_some() => self.ask_again = true,
             _ => self.ask_anew(),

@@ -162,6 +162,35 @@ fn a_keeper_elsewhere_whose_gift_is_refused_keeps_what_the_cluster_has() {
 }
 
 #[test]
+fn whose_rights_change_while_it_opens_the_document_has_those_that_it_has_by_then() {
+    for (before, after) in [(Access::Read, Access::Write), (Access::Write, Access::Read)] {
+        let mut net = Net::<Line>::new();
+        let first = net.open();
+        net.place_all();
+        net.write(first, "a");
+        net.place_all();
+        let (second, mirror) = (net.open(), net.mirror());
+        net.access = before;
+        // Their questions have their places, and are answered.
+        while net.said.iter().any(|(_, message)| message.kind() == MessageKind::FullDocumentRequest) {
+            net.place();
+        }
+        net.access = after.clone();
+        net.keeper.as_mut().expect("a keeper").on_access_changed(Some(NAME));
+        let answers = net.said.len();
+        net.take_down_keeper();
+        assert_eq!((answers > 0, net.said.len()), (true, answers + 1));
+        // What is live is said before answers.
+        net.said.rotate_right(1);
+        net.place_all();
+        net.all_have(b"a");
+        let written = net.update(second, vec![(b"b".to_vec(), None)]);
+        assert_eq!(written.is_ok(), after == Access::Write, "{written:?}");
+        assert!(net.mirrors[mirror].keeper.has_caught_up());
+    }
+}
+
+#[test]
 fn the_host_reads_of_whom_a_question_is_asked() {
     let of = |live: &Live, kind| {
         let message = Message::new(wire::live_topic(NAME), live.encode()).expect("a topic").with_kind(kind);
