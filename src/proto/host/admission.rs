@@ -157,10 +157,7 @@ impl Host {
         self.send(now, token, &ParentMessage::Welcome(welcome));
         if origin == OriginState::Known && hello.first_open != 0 {
             // What is ordered of its outbox, and did not come to its ears.
-            let places = self.origins.get_mut(&hello.id).map(|origin| origin.places_from(hello.first_open));
-            if let Some(places) = places.filter(|places| !places.is_empty()) {
-                self.send(now, token, &ParentMessage::Ordered(places));
-            }
+            self.tell_fates(now, token, hello.first_open..=last_origin_seq);
         }
     }
 

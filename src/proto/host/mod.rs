@@ -2,9 +2,10 @@
 //!
 //! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, [`ordering`] is the way of messages
 //! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
-//! [`ring`] of the last ones, the [`rights`] to documents, the [`patience`] with stragglers, the [`origins`] whose messages it has had, the [`quarantine`] of those it sent away, and [`session`]s.
+//! [`ring`] of the last ones, the [`rights`] to documents, the [`patience`] with stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of those it sent away, and [`session`]s.
 
 mod admission;
+mod fates;
 mod interface;
 mod order;
 mod ordering;
@@ -43,7 +44,7 @@ use origins::Origins;
 use patience::Patience;
 use quarantine::Quarantine;
 use ring::Ring;
-use session::{Demand, Filter, Peer, Recipient, Session};
+use session::{Demand, Filter, Peer, Session};
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -67,8 +68,10 @@ pub(crate) struct Host {
     first_epoch: u64,
     /// The seq of the last message that was published.
     published: u64,
-    /// The places given since the last flush, which their senders are to be told.
-    placed: BTreeMap<Recipient, Vec<Ordered>>,
+    /// From which of its messages on a session is to be told what became of them, where it has not been told of all.
+    untold: BTreeMap<SessionToken, u64>,
+    /// The places that messages of the host's own were given since the last flush.
+    placed: Vec<Ordered>,
     local_next_origin_seq: u64,
     /// Whether the open window holds messages of others than the host.
     foreign: bool,
@@ -131,7 +134,8 @@ impl Host {
             origins: Origins::new(config.max_origins, config.origin_ttl),
             quarantine: Quarantine::new(config.quarantine, config.max_members),
             published: 0,
-            placed: BTreeMap::new(),
+            untold: BTreeMap::new(),
+            placed: Vec::new(),
             local_next_origin_seq: config.first_origin_seq,
             foreign: false,
             peers: BTreeMap::new(),
@@ -488,7 +492,7 @@ impl Host {
         self.repairs.remove(&token);
         self.rights -= session.known.len();
         self.look_due = true;
-        self.placed.remove(&Recipient::Session(token));
+        self.untold.remove(&token);
         if session.joining.is_none() {
             self.joined.retain(|member| member.id != session.id);
             self.left.push(session.id);

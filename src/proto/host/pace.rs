@@ -103,7 +103,7 @@ impl Host {
         flow.ack = Some(ack);
         let id = session.id;
         if let Some(origin) = self.origins.get_mut(&id) {
-            origin.confirm(ack.confirmed);
+            origin.fates.forget(ack.confirmed);
         }
         self.look_due = true;
     }

@@ -22,7 +22,7 @@ pub(super) enum Peer {
 }
 
 /// Who submitted messages, and so is told their places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recipient {
     /// The host's own application.
     Local,

@@ -325,3 +325,39 @@ fn what_others_ask_of_a_member_does_not_keep_it_waiting() {
     world.run();
     assert_eq!(world.fates(a)[3..], [(4, false)]);
 }
+
+#[test]
+fn every_fate_of_what_was_under_way_is_told_after_a_loss_however_often_they_change() {
+    let mut world = World::new();
+    let mut config = member_config(1, &["nothing"]);
+    config.outbox = member::Limit { batches: 800, bytes: 1 << 30 };
+    let a = world.add(config);
+    let b = world.join(2, &["nothing"]);
+    world.input(host::Input::Guard(Some((stamp(0), LASTS))));
+    world.tell(1, "mine", Rights::Write, 0);
+    world.tell(1, "theirs", Rights::Read, 0);
+    let messages: Vec<Message> =
+        (0..8).map(|n| update(if n % 2 == 0 { "mine" } else { "theirs" }, "x")).collect();
+    for _ in 0..800 {
+        world.submit_messages(a, &messages);
+    }
+    world.collect();
+    let head = SubmitHead { session: world.children[b].attached.unwrap() }.encode();
+    for (input, n) in std::mem::take(&mut world.packets).into_iter().zip(1..) {
+        let Packet::ToHost(input) = input else { panic!("a batch") };
+        world.host.handle_input(world.now, input);
+        // Another's come in between.
+        let mut batch = BatchBuilder::new(n);
+        assert!(batch.push(&Message::new("news", "x").unwrap()));
+        let frames = vec![head.clone(), batch.finish()];
+        world.host.handle_input(world.now, host::Input::Submit { frames });
+    }
+    world.host.handle_input(world.now, host::Input::Flush);
+    // The word of all is lost with the connection.
+    while world.host.poll_output().is_some() {}
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    assert_eq!(world.fates(a), (1..=6_400).map(|n| (n, n % 2 == 1)).collect::<Vec<_>>());
+    assert_eq!(world.host.counters().refused, 3_200);
+}
