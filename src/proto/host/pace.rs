@@ -259,6 +259,7 @@ impl Host {
             }
             self.send(now, token, &ParentMessage::Pulse { paced });
         }
+        self.tell_what_was_refused(now, false);
         self.look(now);
         self.counters.forgotten_origins += self.origins.expire(now);
         self.quarantine.forgive(now);
