@@ -159,6 +159,26 @@ async fn a_member_that_speaks_by_hand_gets_nothing_into_a_document_that_it_may_n
 }
 
 #[tokio::test]
+async fn of_all_that_was_refused_the_application_is_told_though_the_host_ends_while_its_sender_is_there() {
+    let (host, _keeper, rights) = cluster(Kind::Tcp, Duration::from_secs(30)).await;
+    let mut events = host.events();
+    let hostile = join(&host).await;
+    rights.give(hostile.id(), Access::Read);
+    for n in 1..=3 {
+        assert_eq!(fate(&hostile, live(vec![0x02, n])).await, Err(ReceiptError::Refused));
+    }
+    assert_eq!(host.stats().refused, 3);
+    drop(host);
+    let mut told = 0;
+    while let Some(event) = soon(events.next()).await {
+        if let Event::Forbidden { messages, .. } = event {
+            told += messages;
+        }
+    }
+    assert_eq!(told, 3);
+}
+
+#[tokio::test]
 async fn rights_that_change_while_a_document_is_open_hold_at_once_and_whoever_has_it_open_is_told() {
     let (host, keeper, rights) = cluster(Kind::Tcp, Duration::from_secs(30)).await;
     let client = join(&host).await;

@@ -112,7 +112,7 @@ class ZincClient:
         self.control = self.connect(zmq.DEALER, address)
         # No session, incarnation or epoch before this one, and an empty outbox.
         rest = struct.pack(">16s16sQQQQH", self.id, bytes(16), 0, 0, 0, self.next_origin_seq, len(token)) + token
-        self.say(HELLO + struct.pack(">H", 2) + text(cluster) + rest)
+        self.say(HELLO + struct.pack(">H", 3) + text(cluster) + rest)
         self.wait_until(lambda: self.session)
         self.broadcast = self.connect(zmq.SUB, self.resolve(address, self.broadcast_name))
         self.submit = self.connect(zmq.PUSH, self.resolve(address, self.submit_name))

@@ -83,7 +83,8 @@ pub enum Event {
         reason: RefusalReason,
     },
     /// On a host: a member said something about a document that [`access`](crate::document::KeeperBuilder::access) does not let it say. It was not ordered, and the member was
-    /// told. At most once a second for each member.
+    /// told. At most once a second for each member, and once more when it goes: together these say of all that
+    /// [`Stats::refused`](crate::Stats::refused) counts.
     Forbidden {
         /// Who.
         id: EndpointId,

@@ -15,7 +15,7 @@ use super::lane::Barrier;
 use super::{Malformed, Reader};
 
 /// The version of the protocol: what the messages mean, as against how they look ([`super::VERSION`]).
-pub(crate) const PROTOCOL_VERSION: u16 = 2;
+pub(crate) const PROTOCOL_VERSION: u16 = 3;
 /// The highest epoch: far above any Unix time in milliseconds, and low enough that no sum overflows (a guess).
 pub(crate) const MAX_EPOCH: u64 = 1 << 62;
 /// The highest origin_seq a child may begin with: nobody gets there by counting, and from here nobody counts beyond 64 bits.

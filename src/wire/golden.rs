@@ -138,3 +138,21 @@ fn the_documents_window_is_what_a_host_publishes() {
         [placed(own, host(), 9, 42), placed(first, child(), 1, 43), placed(second, child(), 2, 44)]
     );
 }
+
+#[test]
+fn the_documents_ordered_is_what_a_host_says_of_places_and_of_what_has_none() {
+    let places = Ordered { epoch: 1_767_225_600_000, first_origin_seq: 1, first_seq: 43, count: 2 };
+    let ordered = ParentMessage::Ordered(vec![places, Ordered::refused(3, 1)]);
+    assert_shown("ordered", &ordered.encode());
+    assert_eq!(ParentMessage::decode(&shown("ordered")), Ok(ordered));
+}
+
+#[test]
+fn the_document_is_of_the_version_that_is_spoken() {
+    let says =
+        format!("This is version {PROTOCOL_VERSION} of the protocol and version {VERSION} of the encodings.");
+    assert!(DOCUMENT.contains(&says));
+    assert!(DOCUMENT.contains(&format!("| `u16` version of the protocol, {PROTOCOL_VERSION}. ")));
+    // A child of version 2 can not read what is refused, and so can not live with a host of today.
+    const { assert!(PROTOCOL_VERSION > 2) };
+}

@@ -17,7 +17,7 @@ context = zmq.Context.instance()
 malformed_control = malformed_submits = unknown_sessions = 0
 
 
-def hello(version=2, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, first_open=0, next=1, token=b""):
+def hello(version=3, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, first_open=0, next=1, token=b""):
     rest = struct.pack(">16s16sQQQQH", id, bytes(16), 0, epoch, first_open, next, len(token)) + token
     return HELLO + struct.pack(">H", version) + cluster + rest
 

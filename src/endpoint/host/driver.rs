@@ -122,6 +122,8 @@ impl Driver {
                 tokio::task::yield_now().await;
             }
         }
+        self.machine.handle_end(self.clock.now());
+        self.perform();
         let members = self.machine.members().count();
         node.end(members);
         // Nobody is to stay connected to a host that does nothing any more.

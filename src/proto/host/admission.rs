@@ -8,6 +8,7 @@ use crate::wire::{
 };
 
 use super::super::{ControlCount, Instant};
+use super::forbidden::Untold;
 use super::rights::Known;
 use super::session::{Bucket, Filter, Flow, Peer, Session};
 use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
@@ -147,7 +148,8 @@ impl Host {
             repair: None,
             bucket: Bucket::new(self.config.repair_rate, now),
             resend_asked: None,
-            known: Known::default(),
+            known: Known::of(self.left_behind.take(&hello.id)),
+            untold: Untold::default(),
         };
         self.peers.insert(peer, Peer::Admitted { session: token });
         self.by_id.insert(hello.id, token);
@@ -157,10 +159,7 @@ impl Host {
         self.send(now, token, &ParentMessage::Welcome(welcome));
         if origin == OriginState::Known && hello.first_open != 0 {
             // What is ordered of its outbox, and did not come to its ears.
-            let places = self.origins.get_mut(&hello.id).map(|origin| origin.places_from(hello.first_open));
-            if let Some(places) = places.filter(|places| !places.is_empty()) {
-                self.send(now, token, &ParentMessage::Ordered(places));
-            }
+            self.tell_fates(now, token, hello.first_open..=last_origin_seq);
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, [`ordering`] is the way of messages
 //! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
-//! [`ring`] of the last ones, the [`rights`] to documents, the [`patience`] with stragglers, the [`origins`] whose messages it has had, the [`quarantine`] of those it sent away, and [`session`]s.
+//! [`ring`] of the last ones, the [`rights`] to documents, what is [`asked`] about them and what of [`forbidden`] messages is to be told, the [`patience`] with stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of those it sent away, and [`session`]s.
 
 mod admission;
+mod asked;
+mod fates;
+mod forbidden;
 mod interface;
 mod order;
 mod ordering;
@@ -43,7 +46,7 @@ use origins::Origins;
 use patience::Patience;
 use quarantine::Quarantine;
 use ring::Ring;
-use session::{Demand, Filter, Peer, Recipient, Session};
+use session::{Demand, Filter, Peer, Session};
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -67,8 +70,10 @@ pub(crate) struct Host {
     first_epoch: u64,
     /// The seq of the last message that was published.
     published: u64,
-    /// The places given since the last flush, which their senders are to be told.
-    placed: BTreeMap<Recipient, Vec<Ordered>>,
+    /// From which of its messages on a session is to be told what became of them, where it has not been told of all.
+    untold: BTreeMap<SessionToken, u64>,
+    /// The places that messages of the host's own were given since the last flush.
+    placed: Vec<Ordered>,
     local_next_origin_seq: u64,
     /// Whether the open window holds messages of others than the host.
     foreign: bool,
@@ -104,6 +109,8 @@ pub(crate) struct Host {
     /// Who tells what members may say about documents, if anybody does; and of how many documents it is known, over all sessions.
     guard: Option<rights::Guard>,
     rights: usize,
+    /// What is asked of them about members that are gone, and not answered yet.
+    left_behind: asked::LeftBehind,
     /// When that goes on.
     repair_at: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -131,7 +138,8 @@ impl Host {
             origins: Origins::new(config.max_origins, config.origin_ttl),
             quarantine: Quarantine::new(config.quarantine, config.max_members),
             published: 0,
-            placed: BTreeMap::new(),
+            untold: BTreeMap::new(),
+            placed: Vec::new(),
             local_next_origin_seq: config.first_origin_seq,
             foreign: false,
             peers: BTreeMap::new(),
@@ -156,6 +164,7 @@ impl Host {
             repaired_last: None,
             guard: None,
             rights: 0,
+            left_behind: asked::LeftBehind::default(),
             repair_at: None,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -249,6 +258,11 @@ impl Host {
     fn arm(&mut self, deadline: Instant, peer: &PeerId) -> Instant {
         self.timers.insert((deadline, peer.clone()));
         deadline
+    }
+
+    /// Nothing more is done by this host: what is left to be told is told.
+    pub(crate) fn handle_end(&mut self, now: Instant) {
+        self.tell_what_was_refused(now, true);
     }
 
     /// Takes in what happened.
@@ -480,15 +494,17 @@ impl Host {
 
     /// Drops all that is known of a session.
     fn forget(&mut self, now: Instant, token: SessionToken, reason: LeaveReason) -> Option<Session> {
-        let session = self.sessions.remove(&token)?;
+        let mut session = self.sessions.remove(&token)?;
         self.outputs.push_back(Output::Session { session: token, is_open: false });
         self.demand.remove(&session);
         self.by_id.remove(&session.id);
         self.origins.end(now, session.id);
         self.repairs.remove(&token);
         self.rights -= session.known.len();
+        self.left_behind.put(session.id, std::mem::take(&mut session.known.asked));
+        self.outputs.extend(session.untold.take(now, session.id, true));
         self.look_due = true;
-        self.placed.remove(&Recipient::Session(token));
+        self.untold.remove(&token);
         if session.joining.is_none() {
             self.joined.retain(|member| member.id != session.id);
             self.left.push(session.id);

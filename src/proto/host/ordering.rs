@@ -1,6 +1,6 @@
 //! How messages get into the order and out to everyone: submissions, windows, places.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use bytes::Bytes;
 
@@ -50,12 +50,10 @@ impl Host {
         if batch.first_origin_seq == last + 1 || mutant!(self, SkipDedupe) {
             self.take_in(now, token, &batch, 0);
         } else if end <= last {
-            // Had before: its sender has not heard.
+            // Had before: its sender has not heard. What it is to be told anyway comes in its turn: it takes what is passed over for of unknown fate.
             self.counters.duplicates += batch.len() as u64;
-            let places = origin.places_from(batch.first_origin_seq);
-            if !places.is_empty() {
-                self.send(now, token, &ParentMessage::Ordered(places));
-            }
+            let told = self.untold.get(&token).map_or(last, |from| from - 1);
+            self.tell_fates(now, token, batch.first_origin_seq..=end.min(told));
         } else if batch.first_origin_seq <= last {
             let had = last + 1 - batch.first_origin_seq;
             self.counters.duplicates += had;
@@ -125,33 +123,41 @@ impl Host {
 
     /// It is known what becomes of the next messages of an origin.
     fn place(&mut self, origin: EndpointId, sender: Recipient, run: Ordered) {
-        if sender != Recipient::Local
-            && let Some(origin) = self.origins.get_mut(&origin)
-        {
-            origin.push(run);
-        }
-        let runs = self.placed.entry(sender).or_default();
-        if !runs.last_mut().is_some_and(|last| last.extend(&run)) {
-            runs.push(run);
+        match sender {
+            Recipient::Local => {
+                if !self.placed.last_mut().is_some_and(|last| last.extend(&run)) {
+                    self.placed.push(run);
+                }
+            }
+            Recipient::Session(token) => {
+                if let Some(origin) = self.origins.get_mut(&origin) {
+                    origin.push(run);
+                }
+                self.untold.entry(token).or_insert(run.first_origin_seq);
+            }
         }
     }
 
     /// Tells all senders the places of their messages. Once for all that was ordered together: a child that sends many small batches
     /// would otherwise be owed a control message for each, and soon owe too many answers itself.
     pub(super) fn tell_places(&mut self, now: Instant, at_once: bool) {
-        for (sender, runs) in std::mem::take(&mut self.placed) {
-            match sender {
-                Recipient::Local => self.outputs.extend(runs.into_iter().map(Output::Ordered)),
-                Recipient::Session(token) if at_once || !self.owes_answers(token) => {
-                    for runs in runs.chunks(RUNS_AT_ONCE) {
-                        self.send(now, token, &ParentMessage::Ordered(runs.to_vec()));
-                    }
-                }
+        self.outputs.extend(self.placed.drain(..).map(Output::Ordered));
+        for (token, from) in std::mem::take(&mut self.untold) {
+            if at_once || !self.owes_answers(token) {
+                self.tell_fates(now, token, from..=u64::MAX);
+            } else {
                 // More come together, when it has answered: one that is starved of its processor is not to be cut off for them.
-                Recipient::Session(_) => {
-                    self.placed.insert(sender, runs);
-                }
+                self.untold.insert(token, from);
             }
+        }
+    }
+
+    /// Tells a member what became of these messages of its own, as far as that is known and remembered.
+    pub(super) fn tell_fates(&mut self, now: Instant, token: SessionToken, messages: RangeInclusive<u64>) {
+        let id = self.sessions.get(&token).map(|session| session.id);
+        let Some(origin) = id.and_then(|id| self.origins.get_mut(&id)) else { return };
+        for runs in origin.fates.of(messages).chunks(RUNS_AT_ONCE) {
+            self.send(now, token, &ParentMessage::Ordered(runs.to_vec()));
         }
     }
 

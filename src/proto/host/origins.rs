@@ -1,50 +1,31 @@
 //! What the host knows of those who sent: up to where their messages are ordered. It outlives their sessions, so that nothing is
 //! ordered twice.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::EndpointId;
 use crate::wire::Ordered;
 
 use super::super::Instant;
-
-/// How many runs of places are remembered per origin: more than a member has batches under way.
-const MAX_RUNS: usize = 1024;
+use super::fates::Fates;
 
 /// One origin.
 #[derive(Debug)]
 pub(super) struct Origin {
     /// The last origin_seq that was ordered, or never will be.
     pub(super) last: u64,
-    /// Where its last messages stand, as far as it may not know yet.
-    runs: VecDeque<Ordered>,
+    /// What became of its last messages, as far as it may not know yet.
+    pub(super) fates: Fates,
     /// When it is forgotten, if it has no session.
     expires: Option<Instant>,
 }
 
 impl Origin {
-    /// Messages got their places.
+    /// It is known what becomes of its next messages.
     pub(super) fn push(&mut self, run: Ordered) {
         self.last = run.last_origin_seq();
-        if !self.runs.back_mut().is_some_and(|last| last.extend(&run)) {
-            if self.runs.len() == MAX_RUNS {
-                self.runs.pop_front();
-            }
-            self.runs.push_back(run);
-        }
-    }
-
-    /// The origin knows of the places up to here.
-    pub(super) fn confirm(&mut self, up_to: u64) {
-        while self.runs.front().is_some_and(|run| run.last_origin_seq() <= up_to) {
-            self.runs.pop_front();
-        }
-    }
-
-    /// The places of its messages from this one on, as far as they are remembered.
-    pub(super) fn places_from(&self, origin_seq: u64) -> Vec<Ordered> {
-        self.runs.iter().filter(|run| run.last_origin_seq() >= origin_seq).copied().collect()
+        self.fates.push(run);
     }
 }
 
@@ -79,7 +60,7 @@ impl Origins {
 
     /// The origin has a session now. A new one begins behind `last`.
     pub(super) fn begin(&mut self, id: EndpointId, last: u64) -> &mut Origin {
-        let fresh = || Origin { last, runs: VecDeque::new(), expires: None };
+        let fresh = || Origin { last, fates: Fates::default(), expires: None };
         let origin = self.table.entry(id).or_insert_with(fresh);
         if let Some(at) = origin.expires.take() {
             self.expiring.remove(&(at, id));

@@ -103,7 +103,7 @@ impl Host {
         flow.ack = Some(ack);
         let id = session.id;
         if let Some(origin) = self.origins.get_mut(&id) {
-            origin.confirm(ack.confirmed);
+            origin.fates.forget(ack.confirmed);
         }
         self.look_due = true;
     }
@@ -259,6 +259,7 @@ impl Host {
             }
             self.send(now, token, &ParentMessage::Pulse { paced });
         }
+        self.tell_what_was_refused(now, false);
         self.look(now);
         self.counters.forgotten_origins += self.origins.expire(now);
         self.quarantine.forgive(now);

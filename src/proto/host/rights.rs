@@ -11,21 +11,18 @@ use crate::message::Topic;
 use crate::wire::{Batch, ParentMessage};
 
 use super::super::Instant;
+use super::asked::{Asked, LeftBehind};
+use super::forbidden::Refused;
 use super::session::Recipient;
-use super::{Event, Host, Output};
+use super::{Host, Output};
 
 /// Of how many documents it is remembered what a member may do (a guess: a batch may speak of as many).
 const MOST_OF_ONE: usize = 1_024;
 /// Of how many, for all members together (a guess: some 10 MiB). Beyond, the member with the most is asked about anew.
 const MOST: usize = 65_536;
-/// How many answers about a member may be outstanding (a guess).
-const MOST_ASKED: usize = 64;
 /// Of how many documents it is remembered of a member, beyond, for nothing but the questions that others ask of it (a guess). Others choose these: they take the room of none of its own, nor does it
 /// wait for an answer about them.
 const MOST_FOR_OTHERS: usize = 16;
-/// How often it is told, for each member, that something of it was refused (a guess).
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
 /// What a member may say about a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rights {
@@ -57,10 +54,8 @@ pub(super) struct Guard {
 /// What was told of a member and a document.
 #[derive(Debug)]
 struct Told {
-    /// `None` until there is an answer.
-    rights: Option<Rights>,
+    rights: Rights,
     at: Instant,
-    is_asked: bool,
     /// Whether nobody needed it so far but who asked this member.
     is_for_others: bool,
 }
@@ -71,13 +66,10 @@ pub(super) struct Known {
     told: BTreeMap<String, Told>,
     /// How many are for others.
     for_others: usize,
-    /// How many answers are outstanding, those for others left out.
-    asked: usize,
-    /// Whether something it sent was not taken for want of an answer.
+    /// What is asked for, and not answered yet.
+    pub(super) asked: Asked,
+    /// Whether something it sent was not taken for want of an answer. Then one is outstanding.
     waits: bool,
-    /// What was refused, and not told yet; and when it last was.
-    refused: u64,
-    refused_told: Option<Instant>,
 }
 
 impl Known {
@@ -89,19 +81,40 @@ impl Known {
         self.told.len()
     }
 
-    /// To be called when some of them, whoever they are for, may have been forgotten.
-    fn count_for_others(&mut self) {
-        self.for_others = self.told.values().filter(|told| told.is_for_others).count();
+    /// Of a member that comes: nothing, but that answers about it may be outstanding.
+    pub(super) fn of(asked: Asked) -> Self {
+        Self { asked, ..Self::default() }
+    }
+
+    /// The member itself needs this, if it is there, or asked for.
+    fn make_own(&mut self, name: &str) {
+        self.asked.make_own(name);
+        if let Some(told) = self.told.get_mut(name)
+            && std::mem::take(&mut told.is_for_others)
+        {
+            self.for_others -= 1;
+        }
+    }
+
+    /// Whether it was there.
+    fn forget(&mut self, name: &str) -> bool {
+        let told = self.told.remove(name);
+        self.for_others -= usize::from(told.as_ref().is_some_and(|told| told.is_for_others));
+        told.is_some()
+    }
+
+    fn forget_all(&mut self) {
+        self.told.clear();
+        self.for_others = 0;
     }
 
     /// Makes room: whether there was anything to forget.
     fn forget_oldest(&mut self, is_for_others: bool) -> bool {
-        let may_go = |told: &Told| !told.is_asked && told.is_for_others == is_for_others;
-        let oldest = self.told.iter().filter(|(_, told)| may_go(told)).min_by_key(|(_, told)| told.at);
-        let Some(name) = oldest.map(|(name, _)| name.clone()) else { return false };
-        self.told.remove(&name);
-        self.for_others -= usize::from(is_for_others);
-        true
+        let may_go = self.told.iter().filter(|(_, told)| told.is_for_others == is_for_others);
+        let Some(name) = may_go.min_by_key(|(_, told)| told.at).map(|(name, _)| name.clone()) else {
+            return false;
+        };
+        self.forget(&name)
     }
 }
 
@@ -125,7 +138,11 @@ impl Host {
     /// Somebody tells from now on who may say what; or nobody does.
     pub(super) fn on_guard(&mut self, now: Instant, guard: Option<(Stamp, Duration)>) {
         self.guard = guard.map(|(stamp, lasts)| Guard { stamp, lasts, is_deaf: false });
-        self.forget_rights(now, None);
+        self.left_behind = LeftBehind::default();
+        self.go_on_without(now, |known| {
+            known.forget_all();
+            known.asked = Asked::default();
+        });
     }
 
     /// What was told of a document, or of all, counts no more.
@@ -136,7 +153,11 @@ impl Host {
         // Two of them may overtake each other.
         guard.stamp.generation = stamp.generation.max(guard.stamp.generation);
         if !mutant!(self, KeepRights) {
-            self.forget_rights(now, name);
+            // Answers that are on their way count no more, since they are of another generation.
+            self.go_on_without(now, |known| match name {
+                Some(name) => _ = known.forget(name),
+                None => known.forget_all(),
+            });
         }
     }
 
@@ -144,30 +165,17 @@ impl Host {
     pub(super) fn on_deaf(&mut self, now: Instant, guard: u64) {
         if let Some(guard) = self.guard.as_mut().filter(|current| current.stamp.guard == guard) {
             guard.is_deaf = true;
-            self.go_on_without(now, |known| known.told.retain(|_, told| told.rights.is_some()));
+            self.left_behind = LeftBehind::default();
+            self.go_on_without(now, |known| known.asked = Asked::default());
         }
     }
 
-    fn forget_rights(&mut self, now: Instant, name: Option<&str>) {
-        self.go_on_without(now, |known| match name {
-            Some(name) => {
-                known.told.remove(name);
-                // Answers from before count no more.
-                known.told.retain(|_, told| told.rights.is_some());
-            }
-            None => known.told.clear(),
-        });
-    }
-
-    /// What was asked for does not come: who waits for it is to send again.
+    /// What was told or asked for counts no more: who waits is to send again.
     fn go_on_without(&mut self, now: Instant, forget: impl Fn(&mut Known)) {
         let mut waiting = Vec::new();
         self.rights = 0;
         for (token, session) in &mut self.sessions {
             forget(&mut session.known);
-            session.known.asked = 0;
-            session.known.told.values_mut().for_each(|told| told.is_asked = false);
-            session.known.count_for_others();
             self.rights += session.known.told.len();
             if std::mem::take(&mut session.known.waits) {
                 waiting.push(*token);
@@ -186,28 +194,48 @@ impl Host {
         (id, name): (EndpointId, String),
         rights: Rights,
     ) {
-        if self.guard.is_none_or(|guard| guard.stamp != stamp) {
-            return;
-        }
-        let Some(token) = self.by_id.get(&id).copied() else { return };
-        if !self.sessions.get(&token).is_some_and(|session| session.known.told.contains_key(&name)) {
-            self.make_room(token);
+        let Some(guard) = self.guard.filter(|guard| guard.stamp.guard == stamp.guard) else { return };
+        // Whichever state it is by, who was asked has done with it.
+        let Some(token) = self.by_id.get(&id).copied() else {
+            return self.left_behind.answered(&id, &name);
+        };
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        let for_others = session.known.asked.answered(&name).unwrap_or(false);
+        if stamp == guard.stamp {
+            self.note_rights(now, token, name, rights, for_others);
         }
         let Some(session) = self.sessions.get_mut(&token) else { return };
-        let known = &mut session.known;
-        if let Some(told) = known.told.get_mut(&name) {
-            (told.rights, told.at) = (Some(rights), now);
-            let was_asked = std::mem::take(&mut told.is_asked);
-            known.asked -= usize::from(was_asked && !told.is_for_others);
-        } else {
-            let told = Told { rights: Some(rights), at: now, is_asked: false, is_for_others: false };
-            known.told.insert(name, told);
-            self.rights += 1;
-        }
-        if session.known.waits && session.known.asked == 0 {
+        if session.known.waits && !session.known.asked.is_waited_for() {
             session.known.waits = false;
             self.ask_to_send_again(now, token);
         }
+    }
+
+    /// Remembers what a member may do, if there is room.
+    fn note_rights(
+        &mut self,
+        now: Instant,
+        token: SessionToken,
+        name: String,
+        rights: Rights,
+        for_others: bool,
+    ) {
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        if let Some(told) = session.known.told.get_mut(&name) {
+            (told.rights, told.at) = (rights, now);
+            return;
+        }
+        if for_others {
+            if !self.has_room_for_others(token) {
+                return;
+            }
+        } else {
+            self.make_room(token);
+        }
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        session.known.told.insert(name, Told { rights, at: now, is_for_others: for_others });
+        session.known.for_others += usize::from(for_others);
+        self.rights += 1;
     }
 
     /// Sees to it that there is room for one more of a member's own.
@@ -219,10 +247,8 @@ impl Host {
             && let Some(most) = self.sessions.values_mut().max_by_key(|session| session.known.len())
         {
             // Whoever speaks of most documents pays for it.
-            let before = most.known.len();
-            most.known.told.retain(|_, told| told.is_asked);
-            most.known.count_for_others();
-            self.rights -= before - most.known.len();
+            self.rights -= most.known.len();
+            most.known.forget_all();
         }
     }
 
@@ -260,62 +286,33 @@ impl Host {
             Rights::Read if is_presence => May::Say,
             Rights::Read | Rights::Nothing => May::Ask,
         };
-        let known = &mut session.known;
-        if !for_others
-            && let Some(told) = known.told.get_mut(name)
-            && std::mem::take(&mut told.is_for_others)
-        {
-            known.for_others -= 1;
-            known.asked += usize::from(told.is_asked);
+        let (id, known, generation) = (session.id, &mut session.known, guard.stamp.generation);
+        if !for_others {
+            known.make_own(name);
         }
-        let result = match known.told.get_mut(name) {
-            Some(told) if guard.is_deaf => return told.rights.map_or(May::Ask, may),
-            None if guard.is_deaf => return May::Ask,
-            Some(told) => {
-                let age = now.since(told.at);
-                told.rights.take_if(|_| age >= guard.lasts);
-                let result = told.rights.map_or(May::Unknown, may);
-                if told.is_asked || (told.rights.is_some() && age < guard.lasts / 2) {
-                    return result;
-                }
-                result
-            }
-            None => May::Unknown,
-        };
-        let id = session.id;
-        let is_new = !known.told.contains_key(name);
-        let may_be_asked = if for_others && is_new {
-            self.has_room_for_others(token)
-        } else {
-            // Who waits does so for what it has asked itself: others, who ask about the same, wait with it.
-            let may_be_asked = known.asked < MOST_ASKED && !(for_others && known.waits);
-            if may_be_asked && is_new {
-                self.make_room(token);
-            }
-            may_be_asked
-        };
-        if may_be_asked {
-            self.expect(now, token, name, for_others);
-            let name = name.to_owned();
-            self.outputs.push_back(Output::AskRights { guard: guard.stamp.guard, id, name });
+        let told = known.told.get(name).map(|told| (told.rights, now.since(told.at)));
+        if guard.is_deaf {
+            return told.map_or(May::Ask, |(rights, _)| may(rights));
+        }
+        let told = told.filter(|(_, age)| *age < guard.lasts);
+        if told.is_none() {
+            self.rights -= usize::from(known.forget(name));
+        }
+        let result = told.map_or(May::Unknown, |(rights, _)| may(rights));
+        let is_fresh = told.is_some_and(|(_, age)| age < guard.lasts / 2);
+        if is_fresh || known.asked.is_under_way(name, generation) {
+            return result;
+        }
+        let is_own = !for_others || known.told.get(name).is_some_and(|told| !told.is_for_others);
+        let is_for_others = known.asked.is_for_others(name).unwrap_or(!is_own);
+        // Who waits does so for what it has asked itself: others, who ask about the same, wait with it.
+        let is_in_the_way = for_others && if is_for_others { self.rights >= MOST } else { known.waits };
+        if known.asked.has_room(is_for_others) && !is_in_the_way {
+            known.asked.ask(name, generation, is_for_others);
+            let (guard, name) = (guard.stamp.guard, name.to_owned());
+            self.outputs.push_back(Output::AskRights { guard, id, name });
         }
         result
-    }
-
-    /// An answer is going to come.
-    fn expect(&mut self, now: Instant, token: SessionToken, name: &str, for_others: bool) {
-        let Some(session) = self.sessions.get_mut(&token) else { return };
-        let known = &mut session.known;
-        if let Some(told) = known.told.get_mut(name) {
-            told.is_asked = true;
-            known.asked += usize::from(!told.is_for_others);
-        } else {
-            let told = Told { rights: None, at: now, is_asked: true, is_for_others: for_others };
-            known.told.insert(name.to_owned(), told);
-            known.for_others += usize::from(for_others);
-            known.asked += usize::from(!for_others);
-            self.rights += 1;
-        }
     }
 
     /// Whether a question for a document may be asked of this endpoint. Its answer would be taken for the document: while a keeper at the host says who may change it, nobody
@@ -369,6 +366,7 @@ impl Host {
                         }
                     }
                     if let Some(session) = self.sessions.get_mut(&token) {
+                        debug_assert!(session.known.asked.is_waited_for(), "or it would wait for ever");
                         session.known.waits = true;
                     }
                     return self.tell_refused(now, token, refused);
@@ -380,36 +378,5 @@ impl Host {
         }
         self.order(id, sender, batch, begin..batch.len());
         self.tell_refused(now, token, refused);
-    }
-
-    /// Counts what was refused, and lets it be known.
-    fn tell_refused(&mut self, now: Instant, token: SessionToken, refused: Refused) {
-        let Refused { document: Some(document), messages } = refused else { return };
-        self.counters.refused += messages;
-        let Some(session) = self.sessions.get_mut(&token) else { return };
-        let known = &mut session.known;
-        known.refused += messages;
-        if known.refused_told.is_none_or(|told| told + TELL_EVERY <= now) {
-            known.refused_told = Some(now);
-            let messages = std::mem::take(&mut known.refused);
-            let event = Event::Forbidden { id: session.id, document, messages };
-            self.outputs.push_back(Output::Event(event));
-        }
-    }
-}
-
-/// What of a batch was refused.
-#[derive(Debug, Default)]
-struct Refused {
-    /// The document that the first of it is about.
-    document: Option<String>,
-    messages: u64,
-}
-
-impl Refused {
-    fn add(&mut self, topic: &Topic) {
-        let name = || topic.document().map_or("", |(name, _)| name).to_owned();
-        self.document.get_or_insert_with(name);
-        self.messages += 1;
     }
 }

@@ -7,6 +7,7 @@ use crate::role::Role;
 use crate::wire::{Ack, Hello};
 
 use super::super::{ControlCount, Instant};
+use super::forbidden::Untold;
 use super::interface::RepairRate;
 use super::rights::Known;
 
@@ -22,7 +23,7 @@ pub(super) enum Peer {
 }
 
 /// Who submitted messages, and so is told their places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recipient {
     /// The host's own application.
     Local,
@@ -68,6 +69,8 @@ pub(super) struct Session {
     pub(super) resend_asked: Option<(u64, Instant)>,
     /// What it may say about documents.
     pub(super) known: Known,
+    /// What of it was refused and is not told yet.
+    pub(super) untold: Untold,
 }
 
 /// How a member keeps up.

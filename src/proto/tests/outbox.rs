@@ -62,14 +62,56 @@ fn of_places_told_again_together_with_new_ones_only_the_new_ones_count() {
     world.collect();
     let Some(Packet::ToHost(submit)) = world.packets.pop_front() else { panic!("the batch") };
     world.input(submit);
-    // The host's word is lost. It remembers one run from the first message on.
+    // The host's word is lost, and what is told once more begins with what was told before.
     world.collect();
     world.packets.clear();
-    world.cut(a);
-    world.run_for(Duration::from_secs(3));
     let run = |first, count| Ordered { epoch: 1000, first_origin_seq: first, first_seq: first, count };
+    let frames = vec![ParentMessage::Ordered(vec![run(1, 3)]).encode()];
+    world.packets.push_back(Packet::ToChild(a, member::Input::Control { frames }));
+    world.run();
     assert_eq!(world.children[a].ordered, [run(1, 1), run(2, 2)]);
     assert!(world.children[a].unknown.is_empty());
+}
+
+#[test]
+fn a_batch_that_comes_again_before_its_place_is_told_is_not_told_ahead_of_those_before_it() {
+    let mut world = World::new();
+    let a = world.join(1, &[""]);
+    world.submit(a, "t", &["1"]);
+    world.submit(a, "t", &["2", "3"]);
+    world.collect();
+    let submits: Vec<Packet> = std::mem::take(&mut world.packets).into();
+    for (packet, times) in submits.into_iter().zip([1, 2]) {
+        let Packet::ToHost(host::Input::Submit { frames }) = packet else { panic!("a batch") };
+        for _ in 0..times {
+            world.host.handle_input(world.now, host::Input::Submit { frames: frames.clone() });
+        }
+        if times == 1 {
+            // Another's stands in between.
+            let mut batch = BatchBuilder::new(1);
+            assert!(batch.push(&Message::new("t", "host's").unwrap()));
+            world.host.handle_input(world.now, host::Input::Local { body: batch.finish() });
+        }
+    }
+    world.run();
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    world.input(host::Input::Flush);
+    world.run();
+    let told = world.children[a].ordered.iter().map(|run| (run.first_origin_seq, run.count));
+    assert_eq!(told.collect::<Vec<_>>(), [(1, 1), (2, 2)]);
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    // Once it was told, it is told again.
+    let session = world.children[a].attached.unwrap();
+    let mut batch = BatchBuilder::new(2);
+    assert!(batch.push(&Message::new("t", "2").unwrap()));
+    let frames = vec![SubmitHead { session }.encode(), batch.finish()];
+    world.input(host::Input::Submit { frames });
+    let place = Ordered { epoch: 1000, first_origin_seq: 2, first_seq: 3, count: 1 };
+    let told = std::iter::from_fn(|| world.host.poll_output()).find_map(|output| match output {
+        host::Output::Control { frame, .. } => ParentMessage::decode(&frame).ok(),
+        _ => None,
+    });
+    assert_eq!(told, Some(ParentMessage::Ordered(vec![place])));
 }
 
 #[test]

@@ -105,9 +105,10 @@ fn what_a_member_may_not_say_has_no_place_and_it_is_told_and_goes_on() {
     world.run();
     assert_eq!(world.forbidden().len(), 1);
     world.run_for(Duration::from_secs(1));
+    assert_eq!(world.forbidden()[1..], [(id(1), "secret", 1)], "whether or not there is more");
     world.submit_messages(a, &[update("theirs", "12")]);
     world.run();
-    assert_eq!(world.forbidden()[1..], [(id(1), "theirs", 2)]);
+    assert_eq!(world.forbidden().len(), 2);
     assert!(matches!(world.children[a].ordered.last(), Some(run) if run.is_refused()));
 }
 
@@ -316,7 +317,7 @@ fn what_others_ask_of_a_member_does_not_keep_it_waiting() {
     world.submit_messages(a, &[update("known", "2"), update("it", "3")]);
     world.run();
     assert_eq!(world.fates(a), [(1, true), (2, true), (3, true)]);
-    assert_eq!((world.host.rights_known(), asked), (2 + 16, 16));
+    assert_eq!((world.host.rights_known(), asked), (2, 16));
     // What it says itself about one of these is its own, and waits for an answer.
     world.submit_messages(a, &[update("0-3", "4")]);
     world.run();
@@ -324,4 +325,207 @@ fn what_others_ask_of_a_member_does_not_keep_it_waiting() {
     world.tell(1, "0-3", Rights::Nothing, 0);
     world.run();
     assert_eq!(world.fates(a)[3..], [(4, false)]);
+}
+
+#[test]
+fn every_fate_of_what_was_under_way_is_told_after_a_loss_however_often_they_change() {
+    let mut world = World::new();
+    let mut config = member_config(1, &["nothing"]);
+    config.outbox = member::Limit { batches: 800, bytes: 1 << 30 };
+    let a = world.add(config);
+    let b = world.join(2, &["nothing"]);
+    world.input(host::Input::Guard(Some((stamp(0), LASTS))));
+    world.tell(1, "mine", Rights::Write, 0);
+    world.tell(1, "theirs", Rights::Read, 0);
+    let messages: Vec<Message> =
+        (0..8).map(|n| update(if n % 2 == 0 { "mine" } else { "theirs" }, "x")).collect();
+    for _ in 0..800 {
+        world.submit_messages(a, &messages);
+    }
+    world.collect();
+    let head = SubmitHead { session: world.children[b].attached.unwrap() }.encode();
+    for (input, n) in std::mem::take(&mut world.packets).into_iter().zip(1..) {
+        let Packet::ToHost(input) = input else { panic!("a batch") };
+        world.host.handle_input(world.now, input);
+        // Another's come in between.
+        let mut batch = BatchBuilder::new(n);
+        assert!(batch.push(&Message::new("news", "x").unwrap()));
+        let frames = vec![head.clone(), batch.finish()];
+        world.host.handle_input(world.now, host::Input::Submit { frames });
+    }
+    world.host.handle_input(world.now, host::Input::Flush);
+    // The word of all is lost with the connection.
+    while world.host.poll_output().is_some() {}
+    world.cut(a);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    assert_eq!(world.fates(a), (1..=6_400).map(|n| (n, n % 2 == 1)).collect::<Vec<_>>());
+    assert_eq!(world.host.counters().refused, 3_200);
+}
+
+#[test]
+fn of_all_that_is_refused_the_application_is_told_before_it_is_told_that_the_member_is_gone() {
+    let (mut world, a) = guarded();
+    let b = world.join(2, &[""]);
+    for n in [1, 2] {
+        world.tell(n, "it", Rights::Nothing, 0);
+        world.tell(n, "other", Rights::Nothing, 0);
+    }
+    let told = |world: &World, n| -> u64 {
+        let mut of = world.forbidden();
+        of.retain(|(who, ..)| *who == id(n));
+        of.iter().map(|(.., messages)| messages).sum()
+    };
+    let say = |world: &mut World, child| {
+        for name in ["it", "other"] {
+            world.submit_messages(child, &[update(name, "x"), update(name, "y")]);
+            world.run();
+        }
+    };
+    // One that leaves, one that is replaced, and comes again.
+    say(&mut world, a);
+    assert_eq!(told(&world, 1), 2);
+    world.children[a].machine.handle_input(world.now, member::Input::Leave);
+    world.run();
+    assert_eq!(told(&world, 1), 4);
+    let last = &world.host_events[world.host_events.len() - 2..];
+    assert!(
+        matches!(last, [host::Event::Forbidden { document, .. }, host::Event::Left { .. }] if document == "other")
+    );
+    say(&mut world, b);
+    let reason = "lost".to_owned();
+    world.children[b].machine.handle_input(world.now, member::Input::Lost { reason });
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[b].machine.can_submit());
+    assert_eq!(world.left().last(), Some(&(id(2), LeaveReason::Closed(CloseReason::Replaced))));
+    assert_eq!(told(&world, 2), 4);
+    // One that is there when the host ends.
+    for name in ["it", "other"] {
+        world.tell(2, name, Rights::Nothing, 0);
+    }
+    say(&mut world, b);
+    assert_eq!((told(&world, 2), world.host.counters().refused), (6, 12));
+    world.host.handle_end(world.now);
+    world.collect();
+    assert_eq!(told(&world, 1) + told(&world, 2), world.host.counters().refused);
+}
+
+/// Messages about documents that nobody has heard of.
+fn about(prefix: &str, count: usize) -> Vec<Message> {
+    (0..count).map(|n| update(&format!("{prefix} {n}"), "x")).collect()
+}
+
+#[test]
+fn a_member_that_comes_again_and_again_has_no_more_asked_than_one_that_stays() {
+    let (mut world, a) = guarded();
+    world.submit_messages(a, &about("first", 200));
+    world.run();
+    let mut asked = world.take_asked();
+    assert_eq!(asked.len(), 64);
+    for _ in 0..5 {
+        world.cut(a);
+        world.run_for(Duration::from_secs(3));
+        assert!(world.children[a].machine.can_submit());
+        world.run();
+        assert_eq!(world.take_asked(), []);
+    }
+    // What is answered while it is away is outstanding no more, and it goes on when all is answered that was asked before.
+    world.cut(a);
+    world.run();
+    asked.drain(..32).for_each(|(_, name)| world.tell(1, &name, Rights::Write, 0));
+    world.run_for(Duration::from_secs(3));
+    let mut again = world.take_asked();
+    assert_eq!(again.len(), 32);
+    asked.append(&mut again);
+    loop {
+        asked.drain(..).for_each(|(_, name)| world.tell(1, &name, Rights::Write, 0));
+        world.run();
+        asked = world.take_asked();
+        if asked.is_empty() {
+            break;
+        }
+        assert!(asked.len() <= 64);
+    }
+    assert_eq!(world.host.counters().ordered, 200);
+    assert_eq!(world.children[a].unknown, [0; 0]);
+    // Another is asked about as before, whatever that one has left behind.
+    world.submit_messages(a, &about("second", 200));
+    world.run();
+    world.cut(a);
+    world.run();
+    assert_eq!(world.take_asked().len(), 64);
+    let b = world.join(2, &[""]);
+    world.submit_messages(b, &about("third", 200));
+    world.run();
+    assert_eq!(world.take_asked().iter().filter(|(who, _)| *who == id(2)).count(), 64);
+    // Another guard has nothing to do with what was asked of this one.
+    world.input(host::Input::Guard(Some((Stamp { guard: 8, generation: 0 }, LASTS))));
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.take_asked().len(), 2 * 64);
+}
+
+#[test]
+fn what_others_ask_of_a_member_is_asked_no_more_often_when_it_comes_again() {
+    let (mut world, a) = guarded();
+    let b = world.join(2, &[""]);
+    let mut asked = Vec::new();
+    for round in 0..5 {
+        let questions: Vec<Message> = (0..40).map(|n| question(&format!("{round}-{n}"), id(1))).collect();
+        world.submit_messages(b, &questions);
+        world.run();
+        asked.append(&mut world.take_asked());
+        world.cut(a);
+        world.run_for(Duration::from_secs(3));
+    }
+    assert_eq!(asked.len(), 16);
+    // Nor by two who work together: what it says itself about these is asked already, and counts as its own as far as there is room.
+    let say = |world: &mut World, names: &[(EndpointId, String)]| {
+        let mut batch = BatchBuilder::new(1);
+        names.iter().for_each(|(_, name)| assert!(batch.push(&update(name, "x"))));
+        let head = SubmitHead { session: world.children[a].attached.unwrap() }.encode();
+        world.input(host::Input::Submit { frames: vec![head, batch.finish()] });
+        world.run();
+    };
+    for round in 0..10 {
+        say(&mut world, &asked);
+        let questions: Vec<Message> =
+            (0..16).map(|n| question(&format!("more {round}-{n}"), id(1))).collect();
+        world.submit_messages(b, &questions);
+        world.run();
+        asked.append(&mut world.take_asked());
+    }
+    assert_eq!(asked.len(), 64 + 16);
+    let names = asked.clone();
+    asked.into_iter().for_each(|(_, name)| world.tell(1, &name, Rights::Write, 0));
+    let before = world.host.counters().ordered;
+    say(&mut world, &names);
+    assert_eq!(world.host.counters().ordered - before, 80);
+}
+
+#[test]
+fn what_changes_again_and_again_does_not_have_more_asked_at_once() {
+    let (mut world, a) = guarded();
+    world.submit_messages(a, &about("some", 40));
+    world.run();
+    let mut asked = vec![(0, world.take_asked())];
+    for generation in 1..10 {
+        world.input(host::Input::ForgetRights { stamp: stamp(generation), name: None });
+        world.run();
+        asked.push((generation, world.take_asked()));
+    }
+    assert_eq!(
+        asked.iter().map(|(_, asked)| asked.len()).collect::<Vec<_>>(),
+        [40, 24, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
+    // Answers from before count no more, but who gave them can be asked again.
+    for (generation, asked) in asked {
+        asked.into_iter().for_each(|(_, name)| world.tell(1, &name, Rights::Write, generation));
+    }
+    world.run();
+    assert_eq!(world.host.counters().ordered, 0);
+    let asked = world.take_asked();
+    assert_eq!(asked.len(), 40);
+    asked.into_iter().for_each(|(_, name)| world.tell(1, &name, Rights::Write, 9));
+    world.run();
+    assert_eq!(world.host.counters().ordered, 40);
 }
