@@ -22,6 +22,7 @@ use super::resets::Resets;
 use super::transfer::Transfers;
 use super::wire::{self, Answer, Live, Piece};
 use super::{Author, Document, DocumentError, DocumentEvent, Draft, Model, UpdateError};
+use own::Patience;
 use taking::Took;
 
 /// How often in a row the host may refuse what its keeper says is allowed, before the document is of no use (a guess: rights that change just then are asked for once or twice more).
@@ -119,6 +120,7 @@ pub(crate) struct Replica<D: Document> {
     seeding: bool,
     /// The questions that the host did not answer, where we went on without.
     unanswered: Vec<u64>,
+    patience: Patience,
     pending: VecDeque<Pending<D>>,
     pending_bytes: usize,
     next_number: u64,
@@ -170,6 +172,7 @@ impl<D: Document> Replica<D> {
             quiet_until: None,
             seeding: false,
             unanswered: Vec::new(),
+            patience: Patience::No,
             pending: VecDeque::new(),
             pending_bytes: 0,
             next_number: 1,
@@ -202,10 +205,11 @@ impl<D: Document> Replica<D> {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        match &self.join {
+        let next = match &self.join {
             Some(join) => join.poll_timeout().or(self.resets.poll_timeout()),
             None => self.quiet_until.filter(|_| self.has_missed),
-        }
+        };
+        next.into_iter().chain(self.patience.poll_timeout()).min()
     }
 
     /// The document as the application sees it.
@@ -454,10 +458,7 @@ impl<D: Document> Replica<D> {
                 }
                 None => match self.take(position, from, live) {
                     Took::Document if D::MODEL == Model::Ordered => self.bring_back_own(),
-                    Took::NotOurs => {
-                        self.renumber();
-                        self.send_again();
-                    }
+                    Took::NotOurs => self.send_under_another_name(),
                     Took::Document | Took::Part => {}
                 },
             },

@@ -8,6 +8,7 @@ use super::super::fold::Folded;
 use super::super::join::{Held, Join, Joined, Step};
 use super::super::wire::{Answer, Live, Word};
 use super::super::{Document, DocumentError, DocumentEvent, Model};
+use super::own::Patience;
 use super::{ASK_FOR_MISSED_EVERY, Output, Replica};
 
 impl<D: Document> Replica<D> {
@@ -33,6 +34,7 @@ impl<D: Document> Replica<D> {
             let step = join.on_timeout(now, nonce);
             self.on_step(step);
         }
+        self.be_patient(now);
         self.ask_for_missed(now);
     }
 
@@ -117,7 +119,10 @@ impl<D: Document> Replica<D> {
                 match others {
                     // What we may do the host alone says.
                     Some(nonces) => self.unanswered = nonces,
-                    None => self.may_only_read(state.read_only),
+                    None => {
+                        self.patience = Patience::No;
+                        self.may_only_read(state.read_only);
+                    }
                 }
                 let found = state.kind.clone();
                 if found.as_ref().is_some_and(|kind| kind != D::KIND) {
@@ -134,6 +139,7 @@ impl<D: Document> Replica<D> {
                 }
             }
             Joined::Empty { asked, held, read_only } => {
+                self.patience = Patience::No;
                 self.may_only_read(read_only);
                 self.begin_anew(asked, held);
             }

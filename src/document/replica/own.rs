@@ -1,8 +1,11 @@
 //! What of a document is a node's own: until it has its place, and when the cluster has lost it, or will not have it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::message::MessageKind;
+use crate::proto::Instant;
 
 use super::super::fold::{Folded, apply_all};
 use super::super::pieces;
@@ -12,6 +15,37 @@ use super::{Output, Pending, Replica};
 
 /// How many names are remembered that an update had before (a guess: it gets another one when a host has lost it together with others).
 const MOST_NAMES: usize = 16;
+
+/// How long what would have to go out under another name waits for a host that has not answered (a guess: longer than a keeper stands still that is going to answer).
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether what of ours would have to go out under another name waits for the host, where that did not answer: it may have it under the name that it had, and would take it once more. Others that
+/// answered in its place need not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Patience {
+    /// There is nothing to wait for.
+    #[default]
+    No,
+    /// It has just begun to wait.
+    Begins,
+    Until(Instant),
+    /// It has waited long enough.
+    Over,
+}
+
+impl Patience {
+    pub(super) fn poll_timeout(self) -> Option<Instant> {
+        match self {
+            Self::Begins => Some(Instant::START),
+            Self::Until(until) => Some(until),
+            Self::No | Self::Over => None,
+        }
+    }
+
+    fn is_waiting(self) -> bool {
+        matches!(self, Self::Begins | Self::Until(_))
+    }
+}
 
 /// How many bytes the updates may have that an ordered document remembers after they had their places (a guess).
 const MOST_RECENT_BYTES: usize = 16 << 20;
@@ -35,8 +69,38 @@ impl<D: Document> Pending<D> {
 
 impl<D: Document> Replica<D> {
     pub(super) fn send_again(&mut self) {
+        if self.patience.is_waiting() {
+            return;
+        }
         let again: Vec<Bytes> = self.pending.iter().map(|pending| pending.payload.clone()).collect();
         again.into_iter().for_each(|payload| self.put(payload));
+    }
+
+    /// What is pending does not count by the names that it has.
+    pub(super) fn send_under_another_name(&mut self) {
+        if D::MODEL == Model::Ordered && !self.unanswered.is_empty() && self.patience != Patience::Over {
+            if self.patience == Patience::No {
+                self.patience = Patience::Begins;
+            }
+            return;
+        }
+        self.renumber();
+        self.send_again();
+    }
+
+    /// Sees to what has waited for the host.
+    pub(super) fn be_patient(&mut self, now: Instant) {
+        match self.patience {
+            Patience::Begins => self.patience = Patience::Until(now + MOST_PATIENCE),
+            Patience::Until(until) if until <= now => {
+                self.patience = Patience::Over;
+                // Else it is brought back when the answer is there.
+                if self.join.is_none() {
+                    self.send_under_another_name();
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Says an update or a seed, in pieces where messages may not be so large.
@@ -232,14 +296,15 @@ impl<D: Document> Replica<D> {
         let next = self.folded.ledger.numbers.last(self.config.me, self.id) + 1;
         let follows =
             |(pending, number): (&Pending<D>, u64)| pending.replica == self.id && pending.number == number;
-        if has_holes || !self.pending.iter().zip(next..).all(follows) {
+        self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
+        if mutant!(self, KeepOwn) {
+            // Nothing is sent.
+        } else if has_holes || !self.pending.iter().zip(next..).all(follows) {
             // Some are gone for good: the others go out under another name, or none would ever count.
-            self.renumber();
+            self.send_under_another_name();
         } else {
             self.next_number = next + self.pending.len() as u64;
-            self.pending_bytes = self.pending.iter().map(|pending| pending.payload.len()).sum();
-        }
-        if !mutant!(self, KeepOwn) {
+            self.patience = Patience::No;
             self.send_again();
         }
         self.view_is_stale = true;
@@ -269,6 +334,9 @@ impl<D: Document> Replica<D> {
         let own =
             Pending { replica, number, earlier: Vec::new(), refused, fragments, payload: payload.clone() };
         self.pending.push_back(own);
-        self.put(payload);
+        // Behind what waits nothing else counts.
+        if !self.patience.is_waiting() {
+            self.put(payload);
+        }
     }
 }

@@ -555,3 +555,46 @@ mod texts {
         all_show(&net, "b");
     }
 }
+
+#[test]
+fn what_a_host_that_is_slow_has_by_one_name_is_not_said_by_another_while_it_may_yet_answer() {
+    for answers in [true, false] {
+        let (mut net, first, second) = Net::<Line>::of_two();
+        net.write(first, "a");
+        net.place_all();
+        net.ones[second].is_deaf = true;
+        net.say_as(77, 5, 1, &(b"b".to_vec(), None));
+        net.write_here(first, "x");
+        net.write(first, "c");
+        net.place_all();
+        assert_eq!((net.ones[first].refused(), net.kept()), (1, b"abc".to_vec()));
+        // The keeper says nothing; who is behind gives up before the other does, and offers what it has.
+        let be_silent = |net: &mut Net<Line>, tenths: u32| {
+            for _ in 0..tenths {
+                while net.place() {
+                    net.said.retain(|(node, _)| *node != HOST);
+                }
+                net.pass(Duration::from_millis(100));
+                net.said.retain(|(node, _)| *node != HOST);
+            }
+        };
+        net.miss(second);
+        be_silent(&mut net, 5);
+        net.miss(first);
+        be_silent(&mut net, 60);
+        assert!(net.ones.iter().all(|one| one.replica.is_alone()));
+        // Behind that nothing is said, either.
+        net.write(first, "d");
+        if answers {
+            net.keeper.as_mut().expect("a keeper").on_access_changed(Some(NAME));
+            net.take_down_keeper();
+            net.place_all();
+            net.all_have(b"abcd");
+        } else {
+            // Nobody waits for ever.
+            assert_eq!((net.ones[first].replica.unsynced(), net.shown(second)), (2, b"a".to_vec()));
+            be_silent(&mut net, 400);
+            assert_eq!((net.ones[first].replica.unsynced(), net.shown(second)), (0, b"acd".to_vec()));
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::wire::{
 };
 
 use super::super::{ControlCount, Instant};
-use super::forbidden::Untold;
+use super::forbidden::Forbidden;
 use super::rights::Known;
 use super::session::{Bucket, Filter, Flow, Peer, Session};
 use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
@@ -149,7 +149,7 @@ impl Host {
             bucket: Bucket::new(self.config.repair_rate, now),
             resend_asked: None,
             known: Known::of(self.left_behind.take(&hello.id)),
-            untold: Untold::default(),
+            forbidden: Forbidden::default(),
         };
         self.peers.insert(peer, Peer::Admitted { session: token });
         self.by_id.insert(hello.id, token);

@@ -28,13 +28,13 @@ impl Refused {
 
 /// What was refused in a session and is not told yet.
 #[derive(Debug, Default)]
-pub(super) struct Untold {
+pub(super) struct Forbidden {
     /// The document is that of the last ones.
     refused: Refused,
     told_at: Option<Instant>,
 }
 
-impl Untold {
+impl Forbidden {
     /// What is to be told: of somebody who goes, whenever it was last told.
     pub(super) fn take(&mut self, now: Instant, id: EndpointId, goes: bool) -> Option<Output> {
         let is_due = goes || self.told_at.is_none_or(|told_at| told_at + TELL_EVERY <= now);
@@ -53,15 +53,15 @@ impl Host {
         }
         self.counters.refused += refused.messages;
         let Some(session) = self.sessions.get_mut(&token) else { return };
-        let messages = session.untold.refused.messages + refused.messages;
-        session.untold.refused = Refused { messages, ..refused };
-        self.outputs.extend(session.untold.take(now, session.id, false));
+        let messages = session.forbidden.refused.messages + refused.messages;
+        session.forbidden.refused = Refused { messages, ..refused };
+        self.outputs.extend(session.forbidden.take(now, session.id, false));
     }
 
     /// Lets what was refused since it was last told be known, where it is time for that; or of all, as nothing comes after it.
     pub(super) fn tell_what_was_refused(&mut self, now: Instant, is_end: bool) {
         for session in self.sessions.values_mut() {
-            self.outputs.extend(session.untold.take(now, session.id, is_end));
+            self.outputs.extend(session.forbidden.take(now, session.id, is_end));
         }
     }
 }

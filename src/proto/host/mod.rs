@@ -502,7 +502,7 @@ impl Host {
         self.repairs.remove(&token);
         self.rights -= session.known.len();
         self.left_behind.put(session.id, std::mem::take(&mut session.known.asked));
-        self.outputs.extend(session.untold.take(now, session.id, true));
+        self.outputs.extend(session.forbidden.take(now, session.id, true));
         self.look_due = true;
         self.untold.remove(&token);
         if session.joining.is_none() {

@@ -23,6 +23,7 @@ const MOST: usize = 65_536;
 /// Of how many documents it is remembered of a member, beyond, for nothing but the questions that others ask of it (a guess). Others choose these: they take the room of none of its own, nor does it
 /// wait for an answer about them.
 const MOST_FOR_OTHERS: usize = 16;
+
 /// What a member may say about a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rights {

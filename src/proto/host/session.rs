@@ -7,7 +7,7 @@ use crate::role::Role;
 use crate::wire::{Ack, Hello};
 
 use super::super::{ControlCount, Instant};
-use super::forbidden::Untold;
+use super::forbidden::Forbidden;
 use super::interface::RepairRate;
 use super::rights::Known;
 
@@ -70,7 +70,7 @@ pub(super) struct Session {
     /// What it may say about documents.
     pub(super) known: Known,
     /// What of it was refused and is not told yet.
-    pub(super) untold: Untold,
+    pub(super) forbidden: Forbidden,
 }
 
 /// How a member keeps up.
