@@ -107,6 +107,33 @@ async fn there_is_one_keeper_at_a_host_and_what_it_forbids_no_other_allows() {
 }
 
 #[tokio::test]
+async fn between_one_keeper_and_the_next_nothing_is_allowed_that_neither_allows() {
+    let host = host().await;
+    let client = join(&host).await;
+    let keeper = soon(Keeper::builder().access(read_only).start(&host)).await.expect("a keeper");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let trying = tokio::spawn({
+        let (client, is_over) = (client.clone(), Arc::clone(&is_over));
+        async move {
+            let mut ordered = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                ordered += u32::from(is_ordered(&client, "it").await);
+            }
+            ordered
+        }
+    });
+    let mut keeper = keeper;
+    for _ in 0..50 {
+        drop(keeper);
+        keeper = soon(Keeper::builder().access(read_only).start(&host)).await.expect("a keeper");
+    }
+    is_over.store(true, Ordering::SeqCst);
+    assert_eq!(soon(trying).await.expect("no panic"), 0);
+    soon(keeper.close()).await;
+    assert!(is_ordered(&client, "it").await);
+}
+
+#[tokio::test]
 async fn who_is_asked_may_ask_the_keeper() {
     let host = host().await;
     let itself = Arc::new(OnceLock::<Keeper>::new());

@@ -38,6 +38,8 @@ pub(crate) struct Guard {
     /// Of whom, and about which document, something is to be told. The host asks about each member a bounded number at a time.
     pub(crate) asks: mpsc::UnboundedSender<(EndpointId, String)>,
     pub(crate) told: mpsc::UnboundedReceiver<Told>,
+    /// Whether nobody answers any more.
+    pub(crate) is_deaf: bool,
 }
 
 /// What a guard tells its host. Where it ends without a word, what is not known by then is not allowed.

@@ -85,6 +85,12 @@ impl Shared {
         Instant::since_start(self.clock.elapsed())
     }
 
+    /// It ends by itself: who hears why can start another one.
+    fn end(&self, error: KeeperError) {
+        self.life.closing.cancel();
+        self.fail(error);
+    }
+
     fn fail(&self, error: KeeperError) {
         if error != KeeperError::Closed {
             tracing::error!(%error, "the keeper of documents");
@@ -118,8 +124,7 @@ impl Drop for Alive {
     fn drop(&mut self) {
         if !self.0.life.closing.is_cancelled() {
             let panicked = std::thread::panicking();
-            self.0.fail(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
-            self.0.life.closing.cancel();
+            self.0.end(if panicked { KeeperError::Panicked } else { KeeperError::Closed });
         }
     }
 }
@@ -209,13 +214,13 @@ impl Driver {
         early.into_iter().for_each(|batch| self.take(batch));
         // What it has to say from the beginning.
         self.perform();
-        let mut was_closed = false;
         loop {
             let deadline = lock(&shared.machine).poll_timeout();
             tokio::select! {
                 biased;
-                () = shared.life.closing.cancelled() => {
-                    was_closed = true;
+                () = shared.life.closing.cancelled() => break,
+                () = ended(self.asking.as_ref()) => {
+                    shared.end(KeeperError::Panicked);
                     break;
                 }
                 Some(done) = self.done.recv() => self.on_done(done),
@@ -231,7 +236,7 @@ impl Driver {
                         lock(&shared.machine).on_reset(shared.now());
                     }
                     Some(Err(RecvError::Overrun | RecvError::Reset { .. } | RecvError::Lagged(_))) => {
-                        shared.fail(KeeperError::Overrun);
+                        shared.end(KeeperError::Overrun);
                         break;
                     }
                     Some(Err(_)) | None => break,
@@ -253,8 +258,8 @@ impl Driver {
             self.on_done(done);
         }
         // Where it ended by itself, what the application has said goes on to hold.
-        if let Some(veto) = shared.veto.as_ref().filter(|_| was_closed) {
-            veto.release();
+        if let Some(veto) = &shared.veto {
+            shared.life.release(|| veto.release());
         }
         shared.fail(KeeperError::Closed);
     }
@@ -324,7 +329,7 @@ impl Driver {
                     self.working.put(move || Done::Compared { name, nonce, lacks: comparison.run() });
                 }
                 Output::Ask(question) => {
-                    // It has ended with its runtime: so has this.
+                    // Where it has ended, so does this.
                     let _ = self.asking.as_ref().map(|asking| asking.send(question));
                 }
             }
@@ -349,6 +354,14 @@ fn sent(output: Output) -> Option<Message> {
     }
 }
 
+/// Nobody asks the application any more.
+async fn ended(asking: Option<&mpsc::UnboundedSender<Question>>) {
+    match asking {
+        Some(asking) => asking.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn sleep_until(shared: &Shared, deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(shared.clock + deadline.elapsed()).await,
@@ -370,8 +383,7 @@ async fn write(shared: Arc<Shared>, sender: Sender, mut queue: Queue) {
                 shared.wake.notify_one();
             }
             Err(error) => {
-                shared.fail(KeeperError::Subscribe(error.to_string()));
-                shared.life.closing.cancel();
+                shared.end(KeeperError::Subscribe(error.to_string()));
             }
         }
     }

@@ -146,9 +146,11 @@ impl KeeperBuilder {
     /// topics, and read along what is changed. Keep what not everybody may read on a host, a cluster, of its own, which admits who may.
     ///
     /// Called when an endpoint asks this keeper for a document, and at a host before something of a member's is ordered; each answer counts for [a while](Self::access_lasts), or until
-    /// [`access_changed`](Keeper::access_changed) is called. It may block, to look something up say: it is called on threads for that, up to 16 at once, and up to 4 of them about one member, so that
-    /// what takes long about one keeps no other waiting. Whoever asks for a document waits for it; and where the host has to know, so do the member's messages, those about other things, too. What it has not said
-    /// within 5 s the host takes for a denial, as it does a panic; a call that never returns keeps its thread. It may call this keeper: who opens a document gets it as it was when it asked.
+    /// [`access_changed`](Keeper::access_changed) is called. It may block, to look something up say: it is called on threads for that, up to 16 at once before something is ordered and up to 4 of them about one member, and up to 8 more,
+    /// 2 of them for one, where documents are asked for: so that what takes long about one keeps no other waiting. Whoever asks for a document waits for it; and where the host has to know, so do the member's messages, those about
+    /// other things, too. What it has not said within 5 s the host takes for a denial, as it does a panic. It may call this keeper: who opens a document gets it as it was when it asked.
+    ///
+    /// A call that never returns keeps its thread: after four about one member nothing more is found out about that one, after sixteen about anybody, and what is not known is denied; who opens a document then waits.
     ///
     /// It is told the member's id, which is as good as whoever admits members makes it: without an [authenticator](crate::Authenticator) that checks which id belongs to whom, a member takes any that
     /// is not in use, and what that one may do with it.
@@ -228,13 +230,15 @@ impl KeeperBuilder {
         let (mut veto, mut asking) = (None, None);
         if let Some(access) = self.access {
             let (questions, asked) = mpsc::unbounded_channel();
-            let mut hosts = mpsc::unbounded_channel().1;
-            if is_hosts {
-                let (started, asks) = Veto::start(&sender, self.access_lasts).await;
-                (veto, hosts) = (Some(started), asks);
-            }
+            let (asks, hosts) = mpsc::unbounded_channel();
+            let (new, told) = Veto::new();
+            veto = is_hosts.then(|| Arc::new(new));
+            // It answers from when the host asks, whether or not this goes on.
             tokio::spawn(Asking::new(access, veto.clone(), results.clone()).run(hosts, asked));
             asking = Some(questions);
+            if let Some(veto) = &veto {
+                veto.start(&sender, self.access_lasts, asks, told).await;
+            }
         }
         let config = Config {
             me,
@@ -333,7 +337,7 @@ struct Guard(Arc<Shared>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.life.closing.cancel();
+        self.0.life.close();
     }
 }
 
@@ -425,7 +429,7 @@ impl Keeper {
             biased;
             // The sender lives as long as we do.
             _ = has.wait_for(|has| *has) => Ok(()),
-            () = shared.life.closing.cancelled() => Err(shared.failed.borrow().clone().unwrap_or(KeeperError::Closed)),
+            () = shared.life.closing.cancelled() => Err(self.failed().await),
         }
     }
 
@@ -441,7 +445,7 @@ impl Keeper {
     /// Ends the keeper, when all that is in order by now is stored, and with it that the host goes by its [`access`](KeeperBuilder::access): that outlives a keeper which ends by itself, since it fell behind
     /// say, until another one has started at the host, with an `access` or without. When the host is to end, too, let it end first: then nothing is in order that is not stored.
     pub async fn close(self) {
-        self.guard.0.life.closing.cancel();
+        self.guard.0.life.close();
         self.guard.0.life.done.cancelled().await;
     }
 }

@@ -1,6 +1,5 @@
 //! Tells the host what members may say about documents, as the application's `access` has it, so that it orders nothing else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -38,16 +37,15 @@ impl Veto {
         (Self { told, guard: random(), generation: AtomicU64::new(0) }, queue)
     }
 
-    /// From when this returns on nothing is ordered but what is allowed by who is asked with what this gives: until the host asks another, or is told to ask nobody.
+    /// From when this returns on nothing is ordered but what is allowed by whoever answers `asks`: until the host asks another, or is told to ask nobody.
     pub(super) async fn start(
+        &self,
         sender: &Sender,
         lasts: Duration,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<(EndpointId, String)>) {
-        let (asks, asked) = mpsc::unbounded_channel();
-        let (veto, queue) = Self::new();
-        let veto = Arc::new(veto);
-        sender.set_guard(Some(Guard { stamp: veto.stamp(), lasts, asks, told: queue })).await;
-        (veto, asked)
+        asks: mpsc::UnboundedSender<(EndpointId, String)>,
+        told: mpsc::UnboundedReceiver<Told>,
+    ) {
+        sender.set_guard(Some(Guard { stamp: self.stamp(), lasts, asks, told, is_deaf: false })).await;
     }
 
     /// To be taken before the application is asked.

@@ -211,3 +211,27 @@ async fn what_is_changed_while_the_store_is_loaded_is_kept() {
     assert_eq!(lock(&keeper.guard.0.machine).state("it").unwrap().tail.len(), 500);
     in_time(keeper.close()).await;
 }
+
+#[tokio::test]
+async fn a_keeper_that_ends_by_itself_leaves_what_it_forbids_in_force_and_its_place_free() {
+    let host = host("ends").await;
+    let asker = Asker::join(&host).await;
+    let read_only = |_, _: &str| Access::Read;
+    let keeper = Keeper::builder().access(read_only).start(&host).await.unwrap();
+    // As a task of it does that panics: the other one finds it closing.
+    let shared = &keeper.guard.0;
+    shared.life.closing.cancel();
+    in_time(shared.life.done.cancelled()).await;
+    let refused = asker.say("it", &update(1, 1)).await;
+    assert_eq!(in_time(refused.ordered()).await, Err(crate::ReceiptError::Refused));
+    // Nor does it help to let go of it.
+    drop(keeper);
+    let refused = asker.say("it", &update(1, 1)).await;
+    assert_eq!(in_time(refused.ordered()).await, Err(crate::ReceiptError::Refused));
+    let keeper = in_time(Keeper::builder().access(read_only).start(&host)).await.unwrap();
+    let refused = asker.say("it", &update(1, 1)).await;
+    assert_eq!(in_time(refused.ordered()).await, Err(crate::ReceiptError::Refused));
+    in_time(keeper.close()).await;
+    let placed = asker.say("it", &update(1, 1)).await;
+    assert!(in_time(placed.ordered()).await.is_ok());
+}

@@ -16,6 +16,16 @@ pub(super) const LIST: &str = "";
 const MOST: usize = 256;
 /// How many of them may be one endpoint's (as above).
 const MOST_OF_ONE: usize = 64;
+/// How many bytes the documents may have that are ready for them, about (as above).
+const MOST_BYTES: usize = 256 << 20;
+
+/// A document as it stood where a question does.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) state: State,
+    /// What it takes, in bytes, about.
+    pub(super) weight: usize,
+}
 
 /// Who asks for which document, and whether a keeper does so there or whoever has it open.
 type Key = (EndpointId, String, bool);
@@ -36,7 +46,7 @@ enum About {
 }
 
 impl Question {
-    pub(super) fn about(ticket: u64, who: EndpointId, name: &str) -> Self {
+    pub(crate) fn about(ticket: u64, who: EndpointId, name: &str) -> Self {
         Self { ticket, who, about: About::Document(name.to_owned()) }
     }
 
@@ -104,7 +114,7 @@ struct Open {
     nonce: u64,
     /// Whether its asker has asked once more since the application was asked.
     is_newer: bool,
-    ready: Option<Ready<Arc<State>>>,
+    ready: Option<Ready<Arc<Held>>>,
 }
 
 /// A question that has been answered.
@@ -117,7 +127,7 @@ pub(super) struct Taken {
     /// Whether that was after the application was asked.
     pub(super) is_newer: bool,
     /// What is to be given, where it is about a document.
-    pub(super) ready: Option<Ready<Arc<State>>>,
+    pub(super) ready: Option<Ready<Arc<Held>>>,
 }
 
 /// The questions that wait.
@@ -129,7 +139,12 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn put(&mut self, key: Key, nonce: u64, ready: Option<Ready<Arc<State>>>) -> Put {
+    pub(super) fn put(&mut self, key: Key, nonce: u64, ready: Option<Ready<Arc<Held>>>) -> Put {
+        if let Some(Ready::Document(_, new)) = &ready
+            && self.bytes(new) > MOST_BYTES
+        {
+            return Put::Full;
+        }
         if let Some(open) = self.open.get_mut(&key) {
             (open.nonce, open.is_newer, open.ready) = (nonce, true, ready);
             return Put::Waits;
@@ -145,6 +160,17 @@ impl Asked {
         Put::New(self.last)
     }
 
+    /// What is ready, and this; what several wait for, once.
+    fn bytes(&self, new: &Arc<Held>) -> usize {
+        let ready = self.open.values().filter_map(|open| match &open.ready {
+            Some(Ready::Document(_, held)) => Some(held),
+            _ => None,
+        });
+        let each: BTreeMap<_, usize> =
+            ready.chain([new]).map(|held| (Arc::as_ptr(held), held.weight)).collect();
+        each.values().sum()
+    }
+
     /// Ends a question. `None` where the ticket counts no more.
     pub(super) fn take(&mut self, ticket: u64) -> Option<Taken> {
         let key = self.tickets.remove(&ticket)?;
@@ -153,17 +179,17 @@ impl Asked {
     }
 
     /// A document as it is ready for somebody already: many that ask wait for one copy.
-    pub(super) fn state(&self, name: &str, at: Option<Position>) -> Option<Arc<State>> {
+    pub(super) fn state(&self, name: &str, at: Option<Position>) -> Option<Arc<Held>> {
         self.open.iter().filter(|((_, about, _), _)| about == name).find_map(|(_, open)| match &open.ready {
             Some(Ready::Document(up_to, state)) if *up_to == at => Some(Arc::clone(state)),
             _ => None,
         })
     }
 
-    /// Gives new tickets to the questions about a document, or all, and to those for lists, in which that may be: with who asks what.
+    /// Gives new tickets to the questions about a document, or to all: with who asks what. A list is about all, and nothing is done by it: where one of them has changed, it may be as it was.
     pub(super) fn again(&mut self, name: Option<&str>) -> Vec<(u64, EndpointId, String)> {
         let Self { open, tickets, last } = self;
-        let concerns = |about: &str| about == LIST || name.is_none_or(|name| name == about);
+        let concerns = |about: &str| name.is_none_or(|name| name == about);
         let mut new = Vec::new();
         for (key, open) in open.iter_mut().filter(|((_, about, _), _)| concerns(about)) {
             *last += 1;
@@ -184,7 +210,7 @@ mod tests {
         (EndpointId::from_bytes([who; 16]), name.to_owned(), false)
     }
 
-    fn ready(at: u64) -> Option<Ready<Arc<State>>> {
+    fn ready(at: u64) -> Option<Ready<Arc<Held>>> {
         Some(Ready::Document(Some(Position { epoch: 1, seq: at }), Arc::default()))
     }
 
@@ -212,8 +238,15 @@ mod tests {
         let mut asked = Asked::default();
         asked.put(key(1, "a"), 10, ready(1));
         let at = |seq| Some(Position { epoch: 1, seq });
+        let large =
+            |seq, weight| Some(Ready::Document(at(seq), Arc::new(Held { state: State::default(), weight })));
+        let mut asked_for_more = |who, ready| asked.put(key(who, "b"), 1, ready);
+        assert_eq!(asked_for_more(2, large(1, MOST_BYTES)), Put::New(2));
+        assert_eq!(asked_for_more(3, large(2, 1)), Put::Full, "there is no room for another");
+        let same = asked.state("b", at(1)).expect("it is there");
+        assert_eq!(asked.put(key(4, "b"), 1, Some(Ready::Document(at(1), same))), Put::New(3));
         assert!(asked.state("a", at(1)).is_some());
-        assert!(asked.state("a", at(2)).is_none() && asked.state("b", at(1)).is_none());
+        assert!(asked.state("a", at(2)).is_none() && asked.state("c", at(1)).is_none());
     }
 
     #[test]
@@ -224,13 +257,13 @@ mod tests {
         }
         let again: Vec<_> =
             asked.again(Some("a")).into_iter().map(|(ticket, _, name)| (ticket, name)).collect();
-        let expected = [(5, "a"), (6, "a"), (7, LIST)].map(|(ticket, name)| (ticket, name.to_owned()));
+        let expected = [(5, "a"), (6, "a")].map(|(ticket, name)| (ticket, name.to_owned()));
         assert_eq!(again, expected);
         let mut is_open = |ticket| asked.take(ticket).is_some();
-        assert_eq!([1, 3, 4].map(&mut is_open), [false; 3]);
+        assert_eq!([1, 3].map(&mut is_open), [false; 2]);
         assert_eq!([2, 5].map(&mut is_open), [true; 2]);
         assert_eq!(asked.again(None).len(), 2);
-        assert!(asked.take(8).is_some() && asked.take(9).is_some());
+        assert!(asked.take(7).is_some() && asked.take(8).is_some());
         assert_eq!((asked.open.len(), asked.tickets.len()), (0, 0));
     }
 

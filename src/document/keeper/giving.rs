@@ -11,7 +11,7 @@ use crate::wire::FloorCharBoundary;
 use super::super::Access;
 use super::super::transfer::Transfers;
 use super::super::wire::{self, Answer, Live, State, Word};
-use super::asked::{Decision, LIST, Put, Question, Taken, Verdict};
+use super::asked::{Decision, Held, LIST, Put, Question, Taken, Verdict};
 use super::kept::{DOCUMENT, Kept};
 use super::shelf::Shelf;
 use super::{Keeper, Output};
@@ -49,8 +49,11 @@ impl Keeper {
         if self.is_asked(of) {
             let ready = ready(&self.shelf, self.is_here(name), name);
             if self.restricts(from) {
-                let ready = ready
-                    .map(|at, kept| self.asked.state(name, at).unwrap_or_else(|| Arc::new(kept.state())));
+                let ready = ready.map(|at, kept| {
+                    self.asked
+                        .state(name, at)
+                        .unwrap_or_else(|| Arc::new(Held { state: kept.state(), weight: kept.weight() }))
+                });
                 self.find_out(from, name, nonce, Some(ready));
             } else {
                 let answer =
@@ -81,7 +84,7 @@ impl Keeper {
     }
 
     /// Has the application say what somebody may do with a document, or which of all of them it may see. What is ready for it stands where its question does, and waits.
-    fn find_out(&mut self, who: EndpointId, name: &str, nonce: u64, ready: Option<Ready<Arc<State>>>) {
+    fn find_out(&mut self, who: EndpointId, name: &str, nonce: u64, ready: Option<Ready<Arc<Held>>>) {
         match self.asked.put((who, name.to_owned(), wire::is_a_keepers(nonce)), nonce, ready) {
             Put::New(ticket) => self.put_to_application(ticket, who, name),
             Put::Waits => {}
@@ -113,7 +116,7 @@ impl Keeper {
         };
         match (decision.verdict, ready) {
             (Verdict::Document(access), Some(ready)) => {
-                let state = |state: Arc<State>| State::clone(&state);
+                let state = |held: Arc<Held>| held.state.clone();
                 let answer = reply(&mut self.transfers, (now, who, &name, nonce), &access, ready, state);
                 self.answer(who, answer);
             }

@@ -223,7 +223,8 @@ impl Driver {
                 self.machine.handle_input(now, Input::Guard(None));
             }
             None => {
-                if let Some(guard) = self.guard.take() {
+                if let Some(guard) = &mut self.guard {
+                    guard.is_deaf = true;
                     self.machine.handle_input(now, Input::Deaf { guard: guard.stamp.guard });
                 }
             }
@@ -360,7 +361,16 @@ impl Driver {
 /// What the guard says next; `None` at its end. Cancel safe.
 async fn next_told(guard: &mut Option<Guard>) -> Option<Told> {
     match guard {
-        Some(guard) => guard.told.recv().await,
+        // It may still say that what it told before counts no more.
+        Some(Guard { is_deaf: true, told, .. }) => match told.recv().await {
+            Some(told) => Some(told),
+            None => std::future::pending().await,
+        },
+        Some(guard) => tokio::select! {
+            biased;
+            told = guard.told.recv() => told,
+            () = guard.asks.closed() => None,
+        },
         None => std::future::pending().await,
     }
 }

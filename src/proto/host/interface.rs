@@ -101,7 +101,7 @@ pub(crate) enum Input {
     Rights { stamp: Stamp, id: EndpointId, name: String, rights: Rights },
     /// What was told of this document, or of all, before `stamp` counts no more.
     ForgetRights { stamp: Stamp, name: Option<String> },
-    /// This guard answers no more, and was not taken back: what is known goes on to count, and what is not is refused.
+    /// This guard answers no more, and was not taken back: what is known goes on to count for as long as it lasts, and what is not is refused.
     Deaf { guard: u64 },
     /// Nothing more is waiting: what was ordered goes out.
     Flush,

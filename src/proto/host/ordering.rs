@@ -17,6 +17,8 @@ const RESEND_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How many runs of places are told in one message (a guess: 56 KiB). Of what is refused here and there within batches there may be many.
 const RUNS_AT_ONCE: usize = 2_048;
+/// How many messages of them at once (a guess: half a megabyte). What is before that is of unknown fate: else a short hello could be owed some 28 MB.
+const MOST_AT_ONCE: usize = 8;
 
 impl Host {
     pub(super) fn on_submit(&mut self, now: Instant, frames: Vec<Bytes>) {
@@ -156,7 +158,9 @@ impl Host {
     pub(super) fn tell_fates(&mut self, now: Instant, token: SessionToken, messages: RangeInclusive<u64>) {
         let id = self.sessions.get(&token).map(|session| session.id);
         let Some(origin) = id.and_then(|id| self.origins.get_mut(&id)) else { return };
-        for runs in origin.fates.of(messages).chunks(RUNS_AT_ONCE) {
+        let runs = origin.fates.of(messages);
+        let forgotten = runs.len().saturating_sub(MOST_AT_ONCE * RUNS_AT_ONCE);
+        for runs in runs[forgotten..].chunks(RUNS_AT_ONCE) {
             self.send(now, token, &ParentMessage::Ordered(runs.to_vec()));
         }
     }

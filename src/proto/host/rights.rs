@@ -292,12 +292,12 @@ impl Host {
             known.make_own(name);
         }
         let told = known.told.get(name).map(|told| (told.rights, now.since(told.at)));
-        if guard.is_deaf {
-            return told.map_or(May::Ask, |(rights, _)| may(rights));
-        }
         let told = told.filter(|(_, age)| *age < guard.lasts);
         if told.is_none() {
             self.rights -= usize::from(known.forget(name));
+        }
+        if guard.is_deaf {
+            return told.map_or(May::Ask, |(rights, _)| may(rights));
         }
         let result = told.map_or(May::Unknown, |(rights, _)| may(rights));
         let is_fresh = told.is_some_and(|(_, age)| age < guard.lasts / 2);

@@ -190,7 +190,7 @@ fn what_was_told_before_something_changed_counts_no_more() {
 }
 
 #[test]
-fn who_is_left_without_a_guard_goes_by_what_was_told() {
+fn who_is_left_without_a_guard_goes_by_what_was_told_while_that_lasts() {
     let (mut world, a) = guarded();
     world.tell(1, "it", Rights::Write, 0);
     world.submit_messages(a, &[update("it", "1"), update("new", "2")]);
@@ -198,8 +198,11 @@ fn who_is_left_without_a_guard_goes_by_what_was_told() {
     world.input(host::Input::Deaf { guard: 7 });
     world.run();
     assert_eq!(world.fates(a), [(1, true), (2, false)]);
-    world.run_for(LASTS * 2);
     world.submit_messages(a, &[update("it", "3")]);
+    world.run();
+    assert_eq!(world.host.counters().ordered, 2);
+    world.run_for(LASTS * 2);
+    world.submit_messages(a, &[update("it", "4")]);
     world.run();
     assert_eq!(world.host.counters().ordered, 2);
 }
