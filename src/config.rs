@@ -19,6 +19,8 @@ pub(crate) const SEND_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const OUTBOX: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 };
 /// How many members a host takes by default (a guess).
 pub(crate) const MAX_MEMBERS: usize = 10_000;
+/// Unauthenticated connections of each channel, and their memory over all channels, in bytes (guesses).
+pub(crate) const UNAUTHENTICATED: (usize, usize) = (1_024, 32 << 20);
 /// How many peers may be joining at once (design of the ZMTP engine: 256 half-open connections).
 pub(crate) const MAX_HANDSHAKES: usize = 256;
 /// How long each step of a join may take by default (design: the handshake limit, 5 s).

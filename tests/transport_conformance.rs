@@ -12,7 +12,8 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use zincmq::transport::{
     BindAddresses, BindError, Carrier, Channel, ChannelError, ChildEvent, ChildLink, DialError, Frames,
-    ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId, Transport, for_address as for_address_over,
+    ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId, Protocol, Transport,
+    for_address as for_address_over,
 };
 use zincmq::{Address, SessionToken};
 
@@ -65,12 +66,15 @@ impl Site {
 
 async fn bind(address: &Address) -> Result<ParentLink, BindError> {
     let addresses = BindAddresses { control: address.clone(), broadcast: None, submit: None };
-    within("bind", for_address(address).bind(&addresses, &ParentLimits::default())).await
+    within("bind", for_address(address).bind(&addresses, &ParentLimits::default(), PROTOCOL)).await
 }
 
 async fn dial(address: &Address) -> ChildLink {
     within("dial", for_address(address).dial(address, LIMIT)).await.unwrap()
 }
+
+/// Of no meaning to the links, which these tests are about.
+const PROTOCOL: Protocol = Protocol { is_hello: |_| true, session_of: |_| None };
 
 fn token(n: u8) -> SessionToken {
     SessionToken::from_bytes([n; 16]).unwrap()
@@ -126,6 +130,7 @@ impl Child {
         let (peer, _, frames) = parent.control().await;
         assert_eq!(frames, [bytes(&format!("hello {n}"))]);
         let session = token(n);
+        parent.link.channels.open_session(&peer, session);
         within("attach", link.channels.attach(&addresses.broadcast, &addresses.submit, session, LIMIT))
             .await
             .unwrap();
@@ -572,14 +577,14 @@ async fn tells_what_a_child_said_before_that_it_is_gone(site: Site) {
     for round in 0..20 {
         let mut child = dial(&site.address).await;
         let count = 1 + round % 3;
-        for n in 0..count {
-            child.channels.send_control(bytes(&n.to_string())).unwrap();
-        }
         // The last words are read before the child goes; that nothing comes after the closing is the point.
         let mut heard = None;
         for n in 0..count {
+            child.channels.send_control(bytes(&n.to_string())).unwrap();
             let (peer, _, frames) = parent.control().await;
             assert_eq!(strings(&frames), [n.to_string()]);
+            // From here on it may say more than one thing.
+            parent.link.channels.open_session(&peer, token(1));
             heard = Some(peer);
         }
         drop(child);
@@ -818,8 +823,9 @@ async fn tcp_binds_channels_where_it_is_told() {
         broadcast: Some(broadcast.address.clone()),
         submit: Some(submit.address.clone()),
     };
-    let link =
-        within("bind", for_address(&control).bind(&addresses, &ParentLimits::default())).await.unwrap();
+    let link = within("bind", for_address(&control).bind(&addresses, &ParentLimits::default(), PROTOCOL))
+        .await
+        .unwrap();
     assert_eq!(link.addresses.broadcast, broadcast.address);
     assert_eq!(link.addresses.submit, submit.address);
     Child::join(&mut Parent { link }, 1).await;
@@ -834,7 +840,8 @@ async fn tcp_leaves_nothing_bound_when_a_channel_cannot_be() {
         submit: Some(taken.link.addresses.submit.clone()),
     };
     let refused =
-        within("bind", for_address(&control.address).bind(&addresses, &ParentLimits::default())).await;
+        within("bind", for_address(&control.address).bind(&addresses, &ParentLimits::default(), PROTOCOL))
+            .await;
     assert!(matches!(refused, Err(BindError::InUse { .. })), "{refused:?}");
     control.bind().await;
 }
@@ -865,11 +872,11 @@ async fn inproc_serves_all_channels_under_one_name() {
     let addresses =
         BindAddresses { control: site.address.clone(), broadcast: Some(site.address.clone()), submit: None };
     let transport = for_address(&site.address);
-    let link = within("bind", transport.bind(&addresses, &ParentLimits::default())).await.unwrap();
+    let link = within("bind", transport.bind(&addresses, &ParentLimits::default(), PROTOCOL)).await.unwrap();
     assert_eq!([&link.addresses.broadcast, &link.addresses.submit], [&site.address; 2]);
     drop(link);
     let other = BindAddresses { submit: Some(Site::inproc().address), ..addresses };
-    let refused = within("bind", transport.bind(&other, &ParentLimits::default())).await;
+    let refused = within("bind", transport.bind(&other, &ParentLimits::default(), PROTOCOL)).await;
     assert!(matches!(refused, Err(BindError::Unsupported { .. })), "{refused:?}");
     site.bind().await;
 }

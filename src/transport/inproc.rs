@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, ChildChannels,
     ChildEvent, ChildLink, DialError, Frames, ParentChannels, ParentEvent, ParentLimits, ParentLink,
-    PeerAddress, PeerId, Transport,
+    PeerAddress, PeerId, Protocol, Transport,
 };
 use crate::id::SessionToken;
 use crate::sync::lock;
@@ -53,12 +53,12 @@ static BOUND: Notify = Notify::const_new();
 /// dropped for that child and counted; [`backlog`](ParentChannels::backlog) tells what waits.
 ///
 /// ```
-/// use zincmq::transport::{BindAddresses, InprocTransport, ParentLimits, Transport};
+/// use zincmq::transport::{BindAddresses, InprocTransport, ParentLimits, Protocol, Transport};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let control: zincmq::Address = "inproc://example".parse()?;
 /// let addresses = BindAddresses { control: control.clone(), broadcast: None, submit: None };
-/// let parent = InprocTransport::new().bind(&addresses, &ParentLimits::default()).await?;
+/// let parent = InprocTransport::new().bind(&addresses, &ParentLimits::default(), Protocol::default()).await?;
 /// let child = InprocTransport::new().dial(&control, std::time::Duration::from_secs(1)).await?;
 /// # Ok(()) }
 /// ```
@@ -76,7 +76,12 @@ impl InprocTransport {
 
 #[async_trait]
 impl Transport for InprocTransport {
-    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
+    async fn bind(
+        &self,
+        addresses: &BindAddresses,
+        limits: &ParentLimits,
+        _protocol: Protocol,
+    ) -> Result<ParentLink, BindError> {
         let unsupported =
             |address: &Address, reason| Err(BindError::Unsupported { address: address.clone(), reason });
         let control = &addresses.control;

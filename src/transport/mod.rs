@@ -37,6 +37,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::id::SessionToken;
+use crate::wire::{ChildMessage, SubmitHead};
 
 /// The frames of one multipart message, as they came.
 pub type Frames = Vec<Bytes>;
@@ -91,6 +92,14 @@ pub struct ParentLimits {
     /// How many children there may be. A channel takes a quarter more connections than that, and 1,024; of those at most half from one address that is not of this
     /// machine. Default: 10,000.
     pub children: usize,
+    /// How many connections each channel takes whose peers are not authenticated, plain subscribers
+    /// included. Above that the oldest one gives way, of the address (IPv6: the /64 network) that has
+    /// most of them. At most an eighth of the file descriptors that the process may open, so that
+    /// members find some. Default: 1,024 (a guess).
+    pub unauthenticated: usize,
+    /// How much memory the connections hold together whose peers are not authenticated, over all three
+    /// channels, in bytes. Above that the one that holds most is closed. Default: 32 MiB (a guess).
+    pub unauthenticated_bytes: usize,
     /// After how long a connection is given up whose other end takes nothing of what was sent; and after how long of silence the system sees
     /// whether the other end is still there. Default: 10 s.
     pub stalled: Duration,
@@ -114,7 +123,29 @@ impl Default for ParentLimits {
             age: Duration::from_secs(10),
             submit: 16 << 20,
             children: 10_000,
+            unauthenticated: 1_024,
+            unauthenticated_bytes: 32 << 20,
             stalled: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a link knows the cluster's protocol before anybody has authenticated a peer. Connections that
+/// do not speak it are closed at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Protocol {
+    /// Whether a message on the control channel is one that a child begins with.
+    pub is_hello: fn(&Bytes) -> bool,
+    /// The session that the first frame of a message on the submit channel names.
+    pub session_of: fn(&Bytes) -> Option<SessionToken>,
+}
+
+impl Default for Protocol {
+    /// The protocol of this crate's endpoints.
+    fn default() -> Self {
+        Self {
+            is_hello: ChildMessage::is_hello,
+            session_of: |frame| SubmitHead::decode(frame).ok().map(|head| head.session),
         }
     }
 }
@@ -273,14 +304,15 @@ pub trait ParentChannels: Send + fmt::Debug {
     /// A peer that is merely gone is no error: its [`ParentEvent::ControlClosed`] tells.
     fn send_control(&mut self, peer: &PeerId, frame: Bytes) -> Result<(), ChannelError>;
 
-    /// A session begins: whoever subscribes under its token is judged by the caller from now on. Due before the token is told to anybody. A transport that
-    /// bounds what waits for a subscriber in other ways has nothing to do.
-    fn open_session(&mut self, _session: SessionToken) {}
+    /// A session begins: the peer is authenticated, and so are connections that name the session's
+    /// token. Due before the token is sent to the peer. A transport without limits of its own for
+    /// unauthenticated peers has nothing to do.
+    fn open_session(&mut self, _peer: &PeerId, _session: SessionToken) {}
 
-    /// A session is over: its token is worth nothing any more.
+    /// A session is over: connections that name its token are not authenticated any more.
     fn end_session(&mut self, _session: SessionToken) {}
 
-    /// Closes a peer's control connection and the broadcast connection of its session, if it has one.
+    /// Closes a peer's control connection, and the other connections of its session, if it has one.
     ///
     /// What is queued for it may be lost.
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>);
@@ -383,7 +415,14 @@ pub trait Transport: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`BindError`]; nothing stays bound then.
-    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError>;
+    ///
+    /// A transport that cannot tell what its connections say before it hands it up ignores `protocol`.
+    async fn bind(
+        &self,
+        addresses: &BindAddresses,
+        limits: &ParentLimits,
+        protocol: Protocol,
+    ) -> Result<ParentLink, BindError>;
 
     /// Connects a child's control channel, under a random identity.
     ///

@@ -247,17 +247,34 @@ impl Connection {
     /// # Errors
     /// [`Violation`]: the connection is to be closed.
     pub fn handle_bytes(&mut self, now: Instant, buffer: &mut BytesMut) -> Result<(), Violation> {
+        self.handle_frames(now, buffer, usize::MAX).map(drop)
+    }
+
+    /// Takes at most `most` complete frames out of the buffer, as [`handle_bytes`](Self::handle_bytes)
+    /// takes all. Returns how many those were: fewer than `most` when no further frame is complete.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection is to be closed.
+    pub fn handle_frames(
+        &mut self,
+        now: Instant,
+        buffer: &mut BytesMut,
+        most: usize,
+    ) -> Result<usize, Violation> {
         self.heard_at = now;
         self.unanswered_since = now;
         self.answer_due = None;
         if matches!(self.state, State::Greeting) {
-            let Some(minor) = greeting::check(buffer)? else { return Ok(()) };
+            let Some(minor) = greeting::check(buffer)? else { return Ok(0) };
             buffer.advance(greeting::LENGTH);
             self.transmits.push_back(command::ready(self.config.kind, self.config.identity.as_bytes()));
             self.state = State::Introducing(minor);
         }
         let mut is_new = false;
-        while let Some(head) = Head::read(buffer)? {
+        let mut taken = 0;
+        while taken < most
+            && let Some(head) = Head::read(buffer)?
+        {
             // In the handshake there are commands only, and small ones.
             if matches!(self.state, State::Introducing(_)) && head.flags & COMMAND == 0 {
                 return Err(Violation::OutOfTurn("a message"));
@@ -269,6 +286,7 @@ impl Connection {
             let Some(size) = head.size.checked_add(length).filter(|size| *size <= buffer.len()) else {
                 break;
             };
+            taken += 1;
             let mut frame = buffer.split_to(size);
             frame.advance(head.size);
             let body = frame.freeze();
@@ -281,7 +299,12 @@ impl Connection {
             }
         }
         self.note_unfinished(now, buffer.len(), is_new);
-        Ok(())
+        Ok(taken)
+    }
+
+    /// Changes what is taken of the peer from now on. The handshake limit stays.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.config.limits = limits;
     }
 
     /// What is not complete has to go on. `is_new`: it began only now.

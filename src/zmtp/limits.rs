@@ -36,13 +36,17 @@ pub struct Limits {
     pub subscription_bytes: usize,
     /// Octets in a prefix. Default: 4 KiB (a guess: what a command has).
     pub prefix: usize,
-    /// Connections whose peers have not introduced themselves yet, of one socket; further ones are refused. Default: 256 (a guess).
+    /// Connections of one socket whose peers have not finished the handshake. Above that, the oldest
+    /// connection of the address (IPv6: the /64 network) that has most of them is closed with
+    /// [`DisconnectReason::Displaced`](super::DisconnectReason). Default: 256 (a guess).
     pub half_open: usize,
-    /// Those of them from one address, so that nobody takes the room of all. Never counts for loopback and Unix sockets. Default: 64 (a guess).
-    pub half_open_per_address: usize,
+    /// How many subscriptions a peer may make and cancel in a second, after as many at once as
+    /// [`subscriptions`](Self::subscriptions) allows. A connection above that rate is not read for as
+    /// long. `None` for any number. Default: `None`.
+    pub subscription_rate: Option<u32>,
     /// Connections of one socket in all. Default: 65,536 (a guess).
     pub connections: usize,
-    /// Connections from one address; `None` for any number. Never counts for loopback and Unix sockets. Default: `None`.
+    /// Connections from one address (IPv6: one /64 network); `None` for any number. Never counts for loopback and Unix sockets. Default: `None`.
     pub per_address: Option<usize>,
     /// Connections accepted in a second, by each socket; further ones wait in the system's queue. `None` for any number, 0 counts as 1.
     /// Default: `None`.
@@ -63,7 +67,7 @@ impl Default for Limits {
             subscription_bytes: 128 << 10,
             prefix: 4 << 10,
             half_open: 256,
-            half_open_per_address: 64,
+            subscription_rate: None,
             connections: 65_536,
             per_address: None,
             accept_rate: None,

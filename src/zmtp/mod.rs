@@ -50,7 +50,7 @@ pub use limits::{Heartbeat, Limits};
 pub use message::Message;
 #[cfg(unix)]
 pub(crate) use net::ipc;
-pub(crate) use net::{Arrival, Core, Handle, Listening};
+pub(crate) use net::{Arrival, Core, Handle, Listening, Opening, Untrusted, Vetting};
 pub use net::{
     Backlog, BindError, Bound, ClosedError, DealerSocket, DisconnectReason, Endpoint, EndpointError, Monitor,
     MonitorEvent, OnFull, Options, PairSocket, PeerAddress, PubSocket, PullSocket, PushSocket, RecvError,

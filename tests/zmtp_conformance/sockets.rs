@@ -10,8 +10,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::net::TcpListener;
 use zincmq::zmtp::{
     Bound, DealerSocket, DisconnectReason, Heartbeat, Message, Monitor, MonitorEvent, OnFull, Options,
-    PubSocket, PullSocket, PushSocket, RefusedBy, RepSocket, ReqSocket, RouterSocket, SendError,
-    TrySendError, Violation, XpubSocket,
+    PubSocket, PullSocket, PushSocket, RepSocket, ReqSocket, RouterSocket, SendError, TrySendError,
+    Violation, XpubSocket,
 };
 
 use crate::common::soon;
@@ -798,8 +798,8 @@ async fn messages_of_every_size_come_through_both_ways() {
     soon(futures::future::join(sending, receiving)).await;
 }
 
-/// Fills a socket with connections that do not introduce themselves, and sees the next one refused.
-async fn refuses_half_open_connections_above(limit: usize, options: Options) {
+/// Fills a socket with half-open connections, and sees the oldest one make room for the next.
+async fn displaces_half_open_connections_above(limit: usize, options: Options) {
     let publisher = XpubSocket::with_options(options);
     let mut monitor = publisher.monitor();
     let port = bind!(publisher);
@@ -807,48 +807,48 @@ async fn refuses_half_open_connections_above(limit: usize, options: Options) {
     member.send(&command(b"SUBSCRIBE", b"")).await;
     member.is_served().await;
     until_peers(&mut monitor, 1).await;
-    let mut strangers = Vec::new();
-    for index in 0..limit {
+    let mut half_open = std::collections::VecDeque::new();
+    for index in 0..limit + 2 {
         let mut raw = Raw::connect(port).await;
         // Some say nothing, some a little.
         raw.send(&greeting()[..index % 64]).await;
-        strangers.push(raw);
+        half_open.push_back(raw);
         until(&mut monitor, |event| matches!(event, MonitorEvent::Accepted(_)).then_some(())).await;
+        if index < limit {
+            continue;
+        }
+        let reason = until(&mut monitor, |event| match event {
+            MonitorEvent::Disconnected { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert_eq!(reason.await, DisconnectReason::Displaced);
+        half_open.pop_front().expect("the oldest").closed().await;
     }
-    let mut refused = Raw::connect(port).await;
-    let met = until(&mut monitor, |event| match event {
-        MonitorEvent::Refused { limit, .. } => Some(limit),
-        _ => None,
-    });
-    assert_eq!(met.await, RefusedBy::HalfOpen);
-    assert!(refused.closed().await.is_empty());
     // The member does not notice.
     publisher.send("news").await.unwrap();
     assert_eq!(member.message().await, [b"news"]);
     member.is_served().await;
-    // Where one is gone another one may come.
-    let gone = strangers.pop().expect("one at least");
-    let left = gone.port();
-    drop(gone);
-    end_of(&mut monitor, left).await;
+    // A newcomer that introduces itself takes nobody's place for long.
     let mut next = Raw::introduced(port, "SUB").await;
     next.is_served().await;
+    half_open.pop_front().expect("the oldest").closed().await;
+    Raw::introduced(port, "SUB").await.is_served().await;
 }
 
 #[tokio::test]
-async fn half_open_connections_are_refused_above_a_limit() {
+async fn the_oldest_half_open_connection_gives_way_above_a_limit() {
     let mut options = Options::default();
     options.limits.half_open = 4;
     // They are not to run out of time while the test does its work.
     options.limits.handshake = Duration::from_secs(600);
-    refuses_half_open_connections_above(4, options).await;
+    displaces_half_open_connections_above(4, options).await;
 }
 
 #[tokio::test]
-async fn half_open_connections_are_refused_above_256_by_default() {
+async fn the_oldest_half_open_connection_gives_way_above_256_by_default() {
     let mut options = Options::default();
     options.limits.handshake = Duration::from_secs(600);
-    refuses_half_open_connections_above(256, options).await;
+    displaces_half_open_connections_above(256, options).await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::proto::host as machine;
 use crate::role::Role;
 use crate::transport::{
     self, Address, AddressError, BindAddresses, BoundAddresses, Carrier, ChannelAddress, ParentLimits,
-    ParentLink,
+    ParentLink, Protocol,
 };
 use crate::wire::MAX_PREFIXES;
 
@@ -45,6 +45,8 @@ pub struct HostBuilder {
     echo: bool,
     max_message: usize,
     max_members: usize,
+    /// Connections on each channel, and bytes over all.
+    unauthenticated: (usize, usize),
     send_queue: QueueLimit,
     marks: HighWaterMark,
     policy: SlowPolicy,
@@ -75,6 +77,7 @@ impl Default for HostBuilder {
             echo: false,
             max_message: config::MAX_MESSAGE,
             max_members: config::MAX_MEMBERS,
+            unauthenticated: config::UNAUTHENTICATED,
             send_queue: QueueLimit { messages: config::SEND_QUEUE_MESSAGES, bytes: config::SEND_QUEUE_BYTES },
             marks: HighWaterMark::new(),
             policy: SlowPolicy::default(),
@@ -173,6 +176,16 @@ impl HostBuilder {
     /// How many members there may be. Default: 10,000.
     pub fn max_members(mut self, members: usize) -> Self {
         self.max_members = members;
+        self
+    }
+
+    /// How many connections each of the three channels takes whose peers are not authenticated, plain
+    /// ZeroMQ subscribers included; and how much memory they may hold together, in bytes. Above
+    /// either, a connection is closed: the oldest from the address that has most of them, or the one
+    /// that holds most. The number is at most an eighth of the file descriptors that the process may
+    /// open. Default: 1,024 and 32 MiB (guesses). Has no effect on [`Carrier::Zeromq`].
+    pub fn unauthenticated(mut self, connections: usize, bytes: usize) -> Self {
+        self.unauthenticated = (connections, bytes);
         self
     }
 
@@ -283,8 +296,9 @@ impl HostBuilder {
         self.check(&control)?;
         let addresses =
             BindAddresses { control, broadcast: self.broadcast.take(), submit: self.submit.take() };
-        let link =
-            transport::for_address(&addresses.control, self.carrier).bind(&addresses, &self.limits()).await?;
+        let link = transport::for_address(&addresses.control, self.carrier)
+            .bind(&addresses, &self.limits(), Protocol::default())
+            .await?;
         Ok(self.start(link))
     }
 
@@ -375,6 +389,8 @@ impl HostBuilder {
             // A batch with a largest message, and what is around it. What is a little too large is better counted than cut off.
             submit: (self.max_message + 8 * 1024).max(2 << 20),
             children: self.max_members,
+            unauthenticated: self.unauthenticated.0,
+            unauthenticated_bytes: self.unauthenticated.1,
             // Not before the host has judged by itself.
             stalled: self.lease.max(self.marks.age + self.marks.grace),
         }

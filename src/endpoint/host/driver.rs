@@ -270,8 +270,10 @@ impl Driver {
                     published = true;
                 }
                 Output::Control { peer, frame } => self.send_control(peer, frame),
-                Output::Session { session, is_open: true } => self.link.channels.open_session(session),
-                Output::Session { session, is_open: false } => self.link.channels.end_session(session),
+                Output::Session { peer, session, is_open: true } => {
+                    self.link.channels.open_session(&peer, session);
+                }
+                Output::Session { session, is_open: false, .. } => self.link.channels.end_session(session),
                 Output::CutBroadcast { session } => self.link.channels.cut_broadcast(session),
                 Output::Disconnect { peer, session } => self.disconnect(&peer, session),
                 Output::Authenticate { peer, id, token } => self.examiner.examine(peer, id, token),

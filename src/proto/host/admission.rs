@@ -151,11 +151,11 @@ impl Host {
             known: Known::of(self.left_behind.take(&hello.id)),
             forbidden: Forbidden::default(),
         };
-        self.peers.insert(peer, Peer::Admitted { session: token });
+        self.peers.insert(peer.clone(), Peer::Admitted { session: token });
         self.by_id.insert(hello.id, token);
         self.demand.add(&session);
         self.sessions.insert(token, session);
-        self.outputs.push_back(Output::Session { session: token, is_open: true });
+        self.outputs.push_back(Output::Session { peer, session: token, is_open: true });
         self.send(now, token, &ParentMessage::Welcome(welcome));
         if origin == OriginState::Known && hello.first_open != 0 {
             // What is ordered of its outbox, and did not come to its ears.

@@ -128,7 +128,7 @@ pub(crate) enum Output {
     /// Send on the control channel.
     Control { peer: PeerId, frame: Bytes },
     /// A session begins, before its token is told; or is over, so that its token is worth nothing any more.
-    Session { session: SessionToken, is_open: bool },
+    Session { peer: PeerId, session: SessionToken, is_open: bool },
     /// Cut the broadcast connection of a session; its control connection stays for the last word.
     CutBroadcast { session: SessionToken },
     /// Cut a peer's connections.

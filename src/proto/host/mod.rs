@@ -495,7 +495,8 @@ impl Host {
     /// Drops all that is known of a session.
     fn forget(&mut self, now: Instant, token: SessionToken, reason: LeaveReason) -> Option<Session> {
         let mut session = self.sessions.remove(&token)?;
-        self.outputs.push_back(Output::Session { session: token, is_open: false });
+        let peer = session.peer.clone();
+        self.outputs.push_back(Output::Session { peer, session: token, is_open: false });
         self.demand.remove(&session);
         self.by_id.remove(&session.id);
         self.origins.end(now, session.id);

@@ -148,8 +148,8 @@ impl ChildChannels for ZeromqChild {
         }
         let deadline = Instant::now() + timeout;
         let identity = PeerIdentity::try_from(&session.as_bytes()[..]).ok();
-        let (socket, monitor) = connect::<SubSocket>(broadcast, identity, deadline).await?;
-        let (submit, submit_monitor) = connect::<PushSocket>(submit, None, deadline).await?;
+        let (socket, monitor) = connect::<SubSocket>(broadcast, identity.clone(), deadline).await?;
+        let (submit, submit_monitor) = connect::<PushSocket>(submit, identity, deadline).await?;
 
         let Some(Unattached { events, broadcasts }) = self.unattached.take() else {
             return Ok(());

@@ -19,7 +19,9 @@ use ::zeromq::SocketOptions;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{Address, BindAddresses, BindError, ChildLink, DialError, ParentLimits, ParentLink, Transport};
+use super::{
+    Address, BindAddresses, BindError, ChildLink, DialError, ParentLimits, ParentLink, Protocol, Transport,
+};
 
 /// What a socket of the crate tells of its connections. It drops what does not fit into its 1,024 places, so it must be
 /// read without waiting for anybody.
@@ -42,12 +44,12 @@ type Monitor = futures::channel::mpsc::Receiver<::zeromq::SocketEvent>;
 /// - A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
 ///
 /// ```
-/// use zincmq::transport::{BindAddresses, ParentLimits, Transport, ZeromqTransport};
+/// use zincmq::transport::{BindAddresses, ParentLimits, Protocol, Transport, ZeromqTransport};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let control = "tcp://127.0.0.1:0".parse()?;
 /// let addresses = BindAddresses { control, broadcast: None, submit: None };
-/// let parent = ZeromqTransport::new().bind(&addresses, &ParentLimits::default()).await?;
+/// let parent = ZeromqTransport::new().bind(&addresses, &ParentLimits::default(), Protocol::default()).await?;
 /// assert_ne!(parent.addresses.control.to_string(), "tcp://127.0.0.1:0");
 /// # Ok(()) }
 /// ```
@@ -65,7 +67,12 @@ impl ZeromqTransport {
 
 #[async_trait]
 impl Transport for ZeromqTransport {
-    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
+    async fn bind(
+        &self,
+        addresses: &BindAddresses,
+        limits: &ParentLimits,
+        _protocol: Protocol,
+    ) -> Result<ParentLink, BindError> {
         parent::bind(addresses, limits).await
     }
 

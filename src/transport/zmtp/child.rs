@@ -71,7 +71,7 @@ pub(super) async fn dial(control: &Address, timeout: Duration) -> Result<ChildLi
 async fn next(socket: &mut Core) -> Option<Arrival> {
     loop {
         match socket.arrival().await {
-            Some(Arrival::Ready(_)) => {}
+            Some(Arrival::Ready) => {}
             other => return other,
         }
     }
@@ -117,7 +117,7 @@ async fn connect(
         let attempt = async {
             socket.connect_once(&endpoint).await.map_err(|error| error.to_string())?;
             match socket.arrival().await {
-                Some(Arrival::Ready(_)) => Ok(()),
+                Some(Arrival::Ready) => Ok(()),
                 Some(Arrival::Gone(_, DisconnectReason::Violation(violation))) => Err(violation.to_string()),
                 _ => Err("the connection was closed before the peer had introduced itself".to_owned()),
             }
@@ -190,7 +190,7 @@ impl ChildChannels for ZmtpChild {
         };
         let deadline = Instant::now() + timeout;
         let subscriber = connect(SocketType::Sub, broadcast, session.as_bytes(), deadline).await?;
-        let pusher = connect(SocketType::Push, submit, &[], deadline).await?;
+        let pusher = connect(SocketType::Push, submit, session.as_bytes(), deadline).await?;
         self.attached = Some(Attached { broadcast: subscriber.handle(), submit: pusher.handle() });
 
         let events = self.events.clone();

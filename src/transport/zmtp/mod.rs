@@ -12,7 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Address, BindAddresses, BindError, ChildLink, DialError, ParentLimits, ParentLink, PeerAddress, Transport,
+    Address, BindAddresses, BindError, ChildLink, DialError, ParentLimits, ParentLink, PeerAddress, Protocol,
+    Transport,
 };
 use crate::zmtp::{Endpoint, PeerAddress as ZmtpAddress};
 
@@ -26,12 +27,12 @@ const LINGER: Duration = Duration::from_millis(500);
 /// [`backlog`](super::ParentChannels::backlog). A TCP port is free again a moment after the link that held it was dropped; a Unix socket's path at once.
 ///
 /// ```
-/// use zincmq::transport::{BindAddresses, ParentLimits, Transport, ZmtpTransport};
+/// use zincmq::transport::{BindAddresses, ParentLimits, Protocol, Transport, ZmtpTransport};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let control = "tcp://127.0.0.1:0".parse()?;
 /// let addresses = BindAddresses { control, broadcast: None, submit: None };
-/// let parent = ZmtpTransport::new().bind(&addresses, &ParentLimits::default()).await?;
+/// let parent = ZmtpTransport::new().bind(&addresses, &ParentLimits::default(), Protocol::default()).await?;
 /// assert_ne!(parent.addresses.control.to_string(), "tcp://127.0.0.1:0");
 /// # Ok(()) }
 /// ```
@@ -49,8 +50,13 @@ impl ZmtpTransport {
 
 #[async_trait]
 impl Transport for ZmtpTransport {
-    async fn bind(&self, addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
-        parent::bind(addresses, limits).await
+    async fn bind(
+        &self,
+        addresses: &BindAddresses,
+        limits: &ParentLimits,
+        protocol: Protocol,
+    ) -> Result<ParentLink, BindError> {
+        parent::bind(addresses, limits, protocol).await
     }
 
     async fn dial(&self, control: &Address, timeout: Duration) -> Result<ChildLink, DialError> {

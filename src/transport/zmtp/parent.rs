@@ -1,25 +1,23 @@
 //! A parent's end of the channels.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{LINGER, endpoint, refused};
 use crate::id::SessionToken;
 use crate::transport::{
     Address, Backlog, BindAddresses, BindError, BoundAddresses, Channel, ChannelError, Frames,
-    ParentChannels, ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId,
+    ParentChannels, ParentEvent, ParentLimits, ParentLink, PeerAddress, PeerId, Protocol,
 };
 use crate::wire::MAX_PREFIXES;
 #[cfg(unix)]
 use crate::zmtp::ipc;
 use crate::zmtp::{
-    Arrival, Bound, Core, DisconnectReason, Endpoint, Handle, Limits, Listening, Message, OnFull, Options,
-    SocketType,
+    Arrival, Bound, Core, DisconnectReason, Endpoint, Handle, Limits, Listening, Message, OnFull, Opening,
+    Options, SocketType, Untrusted, Vetting,
 };
 
 /// The capacity of the queue of control messages to the driver.
@@ -32,35 +30,46 @@ const CONTROL: Bound = Bound::new(2_048, 64 << 20);
 const INBOUND: Bound = Bound::new(64, 1 << 20);
 /// The largest control message taken of a child: the largest it has to say is a thousand prefixes of 255 bytes (a guess: four times that).
 const CONTROL_FRAME: usize = 1 << 20;
-/// How many connections each socket takes beside those of children, and a quarter more of them that are about to go: plain subscribers, and those who are not known yet (a guess).
-const OTHERS: usize = 1_024;
-/// How many control connections may have said nothing yet, and for how long (as of connections that have not introduced themselves).
-const SILENT: (usize, Duration) = (256, Duration::from_secs(5));
+/// How many subscriptions a child may change in a second, after as many at once as it may have (a
+/// guess: each costs a microsecond, and the broadcasts that follow up to a hundred).
+const SUBSCRIPTION_RATE: u32 = 1_024;
 
 /// Binds a parent. Cancel safe: a cancelled call leaves nothing bound.
-pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Result<ParentLink, BindError> {
-    let options = |frame: usize| Options {
-        limits: of_strangers(frame, limits.children),
+pub(super) async fn bind(
+    addresses: &BindAddresses,
+    limits: &ParentLimits,
+    protocol: Protocol,
+) -> Result<ParentLink, BindError> {
+    let untrusted = Arc::new(Untrusted::new(limits.unauthenticated_bytes));
+    let options = |frame: usize, opening: Opening| Options {
+        limits: engine_limits(frame, limits),
         recv_hwm: INBOUND,
         stalled: Some(limits.stalled),
         linger: LINGER,
+        vetting: Some(Vetting { untrusted: Arc::clone(&untrusted), opening }),
         ..Options::default()
     };
-    let control = Options { send_hwm: CONTROL, ..options(CONTROL_FRAME) };
+    // A child's answers go to the connection that asked, whatever identity others tell.
+    let opening = Opening::Message(protocol.is_hello);
+    let control = Options { send_hwm: CONTROL, numbers_peers: true, ..options(CONTROL_FRAME, opening) };
     // Twice what the host lets a member be behind: it judges first, and in words. Until it has, what finds no room is repaired. Whoever is no member has nobody
     // to judge it, and nothing to repair from.
     let broadcast = Options {
         send_hwm: Bound::new(limits.queue().saturating_mul(2), limits.bytes.saturating_mul(2)),
         send_age: Some(limits.age.saturating_mul(2)),
         on_full: OnFull::Disconnect,
-        on_full_vouched: Some(OnFull::DropNewest),
+        on_full_trusted: Some(OnFull::DropNewest),
         // A session has one connection here: it is cut, and its backlog told, by its name.
         unique_identities: true,
-        ..options(CONTROL_FRAME)
+        ..options(CONTROL_FRAME, Opening::Subscriptions)
     };
+    let name_of = move |frame: &Bytes| {
+        (protocol.session_of)(frame).map(|session| Bytes::copy_from_slice(session.as_bytes()))
+    };
+    let submit = options(limits.submit, Opening::Name(Arc::new(name_of)));
     let router = Core::new(SocketType::Router, control, true);
     let publisher = Core::new(SocketType::Pub, broadcast, true);
-    let puller = Core::new(SocketType::Pull, options(limits.submit), false);
+    let puller = Core::new(SocketType::Pull, submit, false);
 
     let control = Site::open(&router, &addresses.control).await?;
     let beside = |asked: &Option<Address>, suffix| {
@@ -84,6 +93,7 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
         _files: [control.file, broadcast.file, submit.file],
         control: router.handle(),
         broadcast: publisher.handle(),
+        submit: puller.handle(),
         _dropped: dropped.clone().drop_guard(),
     };
     // Each ends when the link is dropped and its last words are out, or have had their time.
@@ -93,9 +103,11 @@ pub(super) async fn bind(addresses: &BindAddresses, limits: &ParentLimits) -> Re
     Ok(ParentLink { addresses, channels: Box::new(channels), events: events_out, submits: submits_out })
 }
 
-/// What is taken of whoever connects, child or not, with frames up to this size.
-fn of_strangers(frame: usize, children: usize) -> Limits {
-    let connections = children.saturating_add(children / 4).saturating_add(OTHERS);
+/// What is taken of children, with frames up to this size.
+fn engine_limits(frame: usize, limits: &ParentLimits) -> Limits {
+    let unauthenticated = limits.unauthenticated.min(descriptors() / 8);
+    // A child that comes back may be there twice for a moment.
+    let connections = limits.children.saturating_add(limits.children / 4).saturating_add(unauthenticated);
     let default = Limits::default();
     Limits {
         frame,
@@ -104,11 +116,22 @@ fn of_strangers(frame: usize, children: usize) -> Limits {
         unfinished: default.unfinished.max(frame.saturating_mul(4)),
         subscriptions: 2 * MAX_PREFIXES + 8,
         subscription_bytes: 256 << 10,
+        subscription_rate: Some(SUBSCRIPTION_RATE),
         prefix: 256,
+        half_open: unauthenticated,
         connections,
         per_address: Some(connections / 2),
         ..default
     }
+}
+
+/// How many file descriptors the process may have open.
+fn descriptors() -> usize {
+    #[cfg(unix)]
+    if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        return usize::try_from(most).unwrap_or(usize::MAX);
+    }
+    usize::MAX
 }
 
 /// What a socket is to listen at.
@@ -164,99 +187,41 @@ async fn until_dropped(mut socket: Core, dropped: CancellationToken, work: impl 
 
 async fn hand_up_control(router: Core, events: mpsc::Sender<ParentEvent>, dropped: CancellationToken) {
     let work = async |router: &mut Core| {
-        let mut strangers =
-            Strangers { router: router.handle(), heard: BTreeSet::new(), silent: VecDeque::new() };
-        loop {
-            let arrival = tokio::select! {
-                arrival = router.arrival() => arrival,
-                () = strangers.overdue() => {
-                    strangers.cut_overdue();
-                    continue;
+        while let Some(arrival) = router.arrival().await {
+            match arrival {
+                Arrival::Messages(batch) => {
+                    let peer = PeerId::new(batch.peer.identity());
+                    let address = PeerAddress::from(&batch.peer.address);
+                    for message in batch {
+                        let (peer, address) = (peer.clone(), address.clone());
+                        let event = ParentEvent::Control { peer, address, frames: message.into_frames() };
+                        if events.send(event).await.is_err() {
+                            return;
+                        }
+                    }
                 }
-            };
-            let Some(arrival) = arrival else { return };
-            for event in strangers.sort(arrival) {
-                if events.send(event).await.is_err() {
-                    return;
+                // Of others, the driver has not heard.
+                Arrival::Gone(peer, _) if peer.has_spoken() => {
+                    let event = ParentEvent::ControlClosed { peer: PeerId::new(peer.identity()) };
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
                 }
+                Arrival::Gone(..) | Arrival::Ready | Arrival::Subscriptions => {}
             }
         }
     };
     until_dropped(router, dropped, work).await;
 }
 
-/// Control connections, by whether they have said anything. Who connects and says nothing is cut off, and who says nothing is nobody to speak of.
-struct Strangers {
-    router: Handle,
-    heard: BTreeSet<PeerId>,
-    /// Those that had said nothing when they came, and until when they may go on so.
-    silent: VecDeque<(Instant, PeerId)>,
-}
-
-impl Strangers {
-    /// What the driver is to know of what came.
-    fn sort(&mut self, arrival: Arrival) -> Vec<ParentEvent> {
-        match arrival {
-            Arrival::Ready(peer) => {
-                let (most, patience) = SILENT;
-                if self.silent.len() >= most {
-                    self.silent.retain(|(_, silent)| !self.heard.contains(silent));
-                }
-                let peer = PeerId::new(peer.identity());
-                if self.silent.len() >= most {
-                    self.router.disconnect(peer.as_bytes());
-                } else {
-                    self.silent.push_back((Instant::now() + patience, peer));
-                }
-                Vec::new()
-            }
-            Arrival::Messages(batch) => {
-                let peer = PeerId::new(batch.peer.identity());
-                let address = PeerAddress::from(&batch.peer.address);
-                self.heard.insert(peer.clone());
-                let event = |message: Message| ParentEvent::Control {
-                    peer: peer.clone(),
-                    address: address.clone(),
-                    frames: message.into_frames(),
-                };
-                batch.map(event).collect()
-            }
-            // A ROUTER has none.
-            Arrival::Subscriptions => Vec::new(),
-            Arrival::Gone(peer, _) => {
-                let peer = PeerId::new(peer.identity());
-                self.silent.retain(|(_, silent)| *silent != peer);
-                if self.heard.remove(&peer) { vec![ParentEvent::ControlClosed { peer }] } else { Vec::new() }
-            }
-        }
-    }
-
-    /// Waits until somebody has said nothing for too long. Cancel safe.
-    async fn overdue(&self) {
-        match self.silent.front() {
-            Some((until, _)) => sleep_until(*until).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn cut_overdue(&mut self) {
-        while self.silent.front().is_some_and(|(until, _)| *until <= Instant::now()) {
-            if let Some((_, peer)) = self.silent.pop_front().filter(|(_, peer)| !self.heard.contains(peer)) {
-                self.router.disconnect(peer.as_bytes());
-            }
-        }
-    }
-}
-
 async fn hand_up_subscribers(publisher: Core, events: mpsc::Sender<ParentEvent>, dropped: CancellationToken) {
     let work = async |publisher: &mut Core| {
-        let handle = publisher.handle();
         while let Some(arrival) = publisher.arrival().await {
             let Arrival::Gone(peer, reason) = arrival else { continue };
             let identity = peer.identity();
             // One that is cut for its slowness is of no session, or of one that is over: none is waiting for word of it.
             let event = match SessionToken::from_slice(&identity) {
-                _ if reason == DisconnectReason::TooSlow && !handle.is_vouched(&identity) => {
+                _ if reason == DisconnectReason::TooSlow && !peer.is_trusted() => {
                     ParentEvent::SubscriberCut { address: (&peer.address).into() }
                 }
                 Some(session) => ParentEvent::BroadcastClosed { session },
@@ -292,6 +257,7 @@ struct ZmtpParent {
     _files: [Option<ipc::IpcFile>; 3],
     control: Handle,
     broadcast: Handle,
+    submit: Handle,
     /// Ends the tasks.
     _dropped: DropGuard,
 }
@@ -310,18 +276,23 @@ impl ParentChannels for ZmtpParent {
         }
     }
 
-    fn open_session(&mut self, session: SessionToken) {
-        self.broadcast.vouch(session.as_bytes(), true);
+    fn open_session(&mut self, peer: &PeerId, session: SessionToken) {
+        self.control.trust(peer.as_bytes(), true);
+        self.broadcast.trust(session.as_bytes(), true);
+        self.submit.trust(session.as_bytes(), true);
     }
 
     fn end_session(&mut self, session: SessionToken) {
-        self.broadcast.vouch(session.as_bytes(), false);
+        self.broadcast.trust(session.as_bytes(), false);
+        self.submit.trust(session.as_bytes(), false);
     }
 
     fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {
         self.control.disconnect(peer.as_bytes());
+        self.control.trust(peer.as_bytes(), false);
         if let Some(session) = session {
             self.cut_broadcast(session);
+            self.submit.disconnect(session.as_bytes());
         }
     }
 

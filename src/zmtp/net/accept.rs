@@ -53,6 +53,8 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
             },
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
+                // If the process has no descriptors left, a member is not to wait for strangers to leave.
+                hub.displace_one();
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                     () = hub.listening.cancelled() => break,

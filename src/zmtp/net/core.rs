@@ -59,14 +59,10 @@ impl Handle {
         self.publisher().publish(message)
     }
 
-    /// Vouches for the subscriber of this identity, be it there or not, or takes that back: what is told of oneself is not to be believed. One that is
-    /// vouched for is treated as [`Options::on_full_vouched`] says.
-    pub(crate) fn vouch(&self, identity: &[u8], is_vouched: bool) {
-        self.0.vouch(identity, is_vouched);
-    }
-
-    pub(crate) fn is_vouched(&self, identity: &[u8]) -> bool {
-        self.publisher().is_vouched(identity)
+    /// Trusts the peers of this name from now on, also those to come; or distrusts them. The name is
+    /// the identity that a peer has told, or what [`Opening::Name`](super::Opening::Name) finds.
+    pub(crate) fn trust(&self, name: &[u8], is_trusted: bool) {
+        self.0.trust(name, is_trusted);
     }
 
     pub(crate) fn subscribe(&self, prefix: Bytes) {
@@ -188,7 +184,7 @@ impl Core {
                 Poll::Ready(Some(Arrival::Subscriptions)) => {
                     self.changes = self.handle.publisher().changes().into_iter();
                 }
-                Poll::Ready(Some(Arrival::Ready(_))) => {}
+                Poll::Ready(Some(Arrival::Ready)) => {}
                 Poll::Ready(None) => return Poll::Ready(Err(ClosedError)),
                 Poll::Pending => return Poll::Pending,
             }

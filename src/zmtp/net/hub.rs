@@ -1,6 +1,6 @@
 //! What the parts of a socket share: its peers, its queues, its tasks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::census::Census;
+use super::connection_limiter::ConnectionLimiter;
 use super::endpoint::PeerAddress;
 use super::inbound::{Arrival, Batch, Credit, Inbound, Leftovers};
 use super::monitor::{CAPACITY, DisconnectReason, MonitorEvent, RefusedBy};
@@ -18,10 +18,12 @@ use super::options::Options;
 use super::publisher::{Change, Publisher};
 use super::queue::{Backlog, PeerQueue};
 use super::unfinished::Unfinished;
+use super::untrusted::Untrusted;
+use super::vetting::{FRAME, Vetting};
 use crate::sync::lock;
 use crate::zmtp::command::MAX_IDENTITY;
 use crate::zmtp::connection::later;
-use crate::zmtp::{Message, PeerInfo, SocketType, Violation};
+use crate::zmtp::{Limits, Message, PeerInfo, SocketType, Violation};
 
 /// One connection, and what waits for it and from it.
 #[derive(Debug)]
@@ -34,6 +36,12 @@ pub(crate) struct Peer {
     ready: OnceLock<Introduced>,
     /// Whether its connection has ended. It keeps its identity until all that it said is read.
     is_over: AtomicBool,
+    /// Its number in [`Untrusted`]; 0 once it is trusted.
+    untrusted: AtomicU64,
+    /// The trusted name that it has told in its messages.
+    name: OnceLock<Bytes>,
+    /// Whether anything that it said was handed to the socket's reader.
+    pub(super) has_spoken: AtomicBool,
 }
 
 /// What is known of a peer that has introduced itself.
@@ -48,6 +56,29 @@ impl Peer {
     /// Its identity, or the one it was given here; empty before the handshake.
     pub(crate) fn identity(&self) -> Bytes {
         self.ready.get().map(|ready| ready.identity.clone()).unwrap_or_default()
+    }
+
+    /// Whether anything that it said was handed to the socket's reader.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.has_spoken.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer is trusted; see [`Untrusted`].
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.untrusted().is_none()
+    }
+
+    pub(super) fn untrusted(&self) -> Option<u64> {
+        Some(self.untrusted.load(Ordering::Relaxed)).filter(|number| *number != 0)
+    }
+
+    pub(super) fn set_untrusted(&self, number: u64) {
+        self.untrusted.store(number, Ordering::Relaxed);
+    }
+
+    /// Marks the peer as trusted. Returns the number that it had before.
+    pub(super) fn set_trusted(&self) -> Option<u64> {
+        Some(self.untrusted.swap(0, Ordering::Relaxed)).filter(|number| *number != 0)
     }
 
     /// Whether nothing goes to it any more.
@@ -71,6 +102,8 @@ struct Peers {
     /// Those that are connected, in the order in which they came; messages are dealt out from `next` on.
     list: Vec<Arc<Peer>>,
     next: usize,
+    /// The names that are trusted.
+    trusted: HashSet<Bytes>,
 }
 
 impl Peers {
@@ -84,16 +117,24 @@ impl Peers {
         self.list.push(Arc::clone(peer));
     }
 
-    /// Frees a peer's name, if it has it.
+    /// Frees a peer's names, if it has any.
     fn free(&mut self, peer: &Peer) {
-        let identity = peer.identity();
-        let Some(named) = self.by_identity.get_mut(&identity) else { return };
+        self.known -= usize::from(self.free_name(&peer.identity(), peer));
+        if let Some(name) = peer.name.get() {
+            self.free_name(name, peer);
+        }
+    }
+
+    /// Frees one name. Returns whether the peer had it.
+    fn free_name(&mut self, name: &Bytes, peer: &Peer) -> bool {
+        let Some(named) = self.by_identity.get_mut(name) else { return false };
         let before = named.len();
         named.retain(|other| other.key != peer.key);
-        self.known -= before - named.len();
+        let had = named.len() < before;
         if named.is_empty() {
-            self.by_identity.remove(&identity);
+            self.by_identity.remove(name);
         }
+        had
     }
 }
 
@@ -102,7 +143,8 @@ pub(super) struct Hub {
     pub(super) kind: SocketType,
     pub(super) options: Options,
     peers: Mutex<Peers>,
-    pub(super) census: Census,
+    pub(super) connections: ConnectionLimiter,
+    pub(super) untrusted: Arc<Untrusted>,
     pub(super) inbound: Inbound,
     pub(super) unfinished: Unfinished,
     pub(super) leftovers: Arc<Leftovers>,
@@ -131,14 +173,22 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(kind: SocketType, options: Options, tells_peers: bool) -> Arc<Self> {
         let cancel = CancellationToken::new();
-        let publisher = kind.publishes().then(|| Publisher::new(&options, kind == SocketType::Xpub));
+        // Without a budget of several sockets, the count of half-open connections bounds their memory.
+        let untrusted = options
+            .vetting
+            .as_ref()
+            .map_or_else(|| Arc::new(Untrusted::new(usize::MAX)), |vetting| Arc::clone(&vetting.untrusted));
+        let publisher = kind
+            .publishes()
+            .then(|| Publisher::new(&options, kind == SocketType::Xpub, Arc::clone(&untrusted)));
         Arc::new(Self {
             kind,
             unfinished: Unfinished::new(options.limits.unfinished),
             leftovers: Arc::new(Leftovers::new(options.recv_left.unwrap_or(options.recv_hwm))),
             options,
             peers: Mutex::default(),
-            census: Census::default(),
+            connections: ConnectionLimiter::default(),
+            untrusted,
             inbound: Inbound::default(),
             publisher,
             subscriptions: Mutex::default(),
@@ -167,23 +217,47 @@ impl Hub {
         self.events.get_or_init(|| broadcast::Sender::new(CAPACITY)).subscribe()
     }
 
-    /// Admits a connection, or says which limit it meets. One that is asked for by this side is not counted by address, nor as half open.
+    /// Tells this socket from others that share its [`Untrusted`].
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Makes room for one more connection, if an untrusted one is there to give way.
+    pub(super) fn displace_one(&self) -> bool {
+        self.untrusted.displace_one(self.number())
+    }
+
+    /// Admits a connection, or names the limit that refuses it. A connection that this side dialled is
+    /// trusted, and not counted by address.
     pub(super) fn admit(&self, address: PeerAddress, is_ours: bool) -> Result<Arc<Peer>, RefusedBy> {
-        self.census.admit(&self.options.limits, &address, is_ours)?;
-        Ok(Arc::new(Peer {
+        let limits = &self.options.limits;
+        let mut admitted = self.connections.admit(limits, &address, is_ours);
+        if admitted == Err(RefusedBy::Connections) && self.displace_one() {
+            // The displaced connection frees its place in a moment.
+            admitted = self.connections.admit_above(limits, &address, is_ours);
+        }
+        admitted?;
+        let peer = Arc::new(Peer {
             key: self.next_key.fetch_add(1, Ordering::Relaxed),
             address,
             queue: PeerQueue::new(self.options.send_hwm, self.options.send_age),
             credit: Credit::new(self.options.recv_hwm),
             ready: OnceLock::new(),
             is_over: AtomicBool::new(false),
-        }))
+            untrusted: AtomicU64::new(0),
+            name: OnceLock::new(),
+            has_spoken: AtomicBool::new(false),
+        });
+        if !is_ours {
+            self.untrusted.enter(&peer, self.number(), limits.half_open);
+        }
+        Ok(peer)
     }
 
     /// A peer has introduced itself. It may not fit.
     pub(super) fn on_ready(&self, peer: &Arc<Peer>, info: PeerInfo) -> Result<(), DisconnectReason> {
-        let identity =
-            if info.identity.is_empty() { given_identity(peer.key) } else { info.identity.clone() };
+        let has_none = info.identity.is_empty() || self.options.numbers_peers;
+        let identity = if has_none { given_identity(peer.key) } else { info.identity.clone() };
         let (told, kind) = (info.identity.clone(), info.kind);
         // It is set once: a connection introduces itself once. Whether or not it may stay, so that who is refused has a name.
         let _ = peer.ready.set(Introduced { info, identity: identity.clone() });
@@ -198,6 +272,9 @@ impl Hub {
                 return Err(DisconnectReason::Occupied);
             }
             peers.add(peer);
+            if self.options.vetting.is_none() || peers.trusted.contains(&identity) {
+                self.untrusted.trust(peer);
+            }
             if let Some(publisher) = &self.publisher {
                 publisher.add(peer);
             }
@@ -207,7 +284,7 @@ impl Hub {
         }
         self.emit(MonitorEvent::Ready { address: peer.address.clone(), identity: told, kind });
         if self.tells_peers {
-            self.inbound.push(Arrival::Ready(Arc::clone(peer)));
+            self.inbound.push(Arrival::Ready);
         }
         self.room.notify_waiters();
         Ok(())
@@ -227,6 +304,7 @@ impl Hub {
             peer.is_over.store(true, Ordering::Relaxed);
             peers.list.retain(|other| other.key != peer.key);
         }
+        self.untrusted.leave(peer);
         peer.credit.leave(&self.leftovers, is_ours);
         if let Some(publisher) = &self.publisher
             && publisher.remove(peer) == Change::Woken
@@ -236,10 +314,11 @@ impl Hub {
         self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
         let lost = peer.queue.abandon();
         if *reason == DisconnectReason::TooSlow {
+            // Those that a cut queue held are counted already.
             self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         }
         if is_heard_out {
-            self.census.leave(&peer.address, is_ours);
+            self.connections.leave(&peer.address, is_ours);
         }
         let event = MonitorEvent::Disconnected {
             address: peer.address.clone(),
@@ -259,7 +338,7 @@ impl Hub {
 
     /// All that a peer said whose connection has ended was read.
     pub(super) fn on_heard_out(&self, peer: &Arc<Peer>, is_ours: bool, reason: &DisconnectReason) {
-        self.census.leave(&peer.address, is_ours);
+        self.connections.leave(&peer.address, is_ours);
         self.part_from(&mut lock(&self.peers), peer, reason);
     }
 
@@ -300,6 +379,7 @@ impl Hub {
             // An empty frame has two octets on the wire, and costs its handle all the same.
             let frames: usize = messages.iter().map(Message::len).sum();
             let bytes = bytes.saturating_add(frames * size_of::<Bytes>());
+            peer.has_spoken.store(true, Ordering::Relaxed);
             self.inbound.push(Arrival::Messages(Batch::new(peer, messages, bytes)));
         } else {
             self.pass_over(messages.len());
@@ -384,12 +464,50 @@ impl Hub {
         !named.is_empty()
     }
 
-    /// Vouches for whoever has this identity, or does not any more.
-    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool) {
-        // Who becomes ready meanwhile is named already, or finds it so.
-        let peers = lock(&self.peers);
-        if let Some(publisher) = &self.publisher {
-            publisher.vouch(identity, is_vouched, peers.named(identity));
+    /// Trusts the peers of this name from now on, also those to come; or distrusts them.
+    pub(super) fn trust(&self, name: &[u8], is_trusted: bool) {
+        // A peer that becomes ready meanwhile is among the named ones, or finds its name here.
+        let mut peers = lock(&self.peers);
+        if is_trusted {
+            peers.trusted.insert(Bytes::copy_from_slice(name));
+        } else {
+            peers.trusted.remove(name);
+        }
+        for peer in peers.named(name) {
+            if is_trusted {
+                self.untrusted.trust(peer);
+                // Its connection reads with other limits now.
+                peer.queue.nudge();
+            } else if peer.is_trusted() && !peer.is_gone() {
+                self.untrusted.enter(peer, self.number(), self.options.limits.half_open);
+            }
+        }
+    }
+
+    /// Trusts a peer that has told a name in its messages, if the name is trusted. Returns whether it
+    /// is.
+    pub(super) fn trust_as(&self, peer: &Arc<Peer>, name: Bytes) -> bool {
+        let mut peers = lock(&self.peers);
+        if !peers.trusted.contains(&name) {
+            return false;
+        }
+        if peer.name.set(name.clone()).is_ok() && name != peer.identity() {
+            peers.by_identity.entry(name).or_default().push(Arc::clone(peer));
+        }
+        self.untrusted.trust(peer);
+        true
+    }
+
+    pub(super) fn vetting(&self) -> Option<&Vetting> {
+        self.options.vetting.as_ref()
+    }
+
+    /// What is taken of a peer that is not trusted.
+    pub(super) fn untrusted_limits(&self) -> Limits {
+        let limits = self.options.limits.clone();
+        match self.options.vetting {
+            Some(_) => Limits { frame: limits.frame.min(FRAME), message: FRAME as u64, ..limits },
+            None => limits,
         }
     }
 

@@ -19,7 +19,7 @@ const WORD: (usize, usize) = (1, 0);
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// A peer has introduced itself. Told only to those who asked.
-    Ready(Arc<Peer>),
+    Ready,
     Messages(Batch),
     /// Subscriptions have changed, as the publisher tells.
     Subscriptions,
@@ -193,8 +193,16 @@ impl Credit {
     }
 
     pub(super) fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    /// How many more messages may wait.
+    pub(super) fn room(&self) -> usize {
         let owed = lock(&self.state);
-        !self.bound.is_reached_by(owed.messages, owed.bytes)
+        if self.bound.is_reached_by(owed.messages, owed.bytes) {
+            return 0;
+        }
+        self.bound.messages.max(1) - owed.messages
     }
 
     /// Waits until there is room. Cancel safe.

@@ -14,11 +14,18 @@ use super::endpoint::Stream;
 use super::hub::{Hub, Peer};
 use super::monitor::DisconnectReason;
 use super::unfinished::{FREE, Ticket};
-use crate::zmtp::connection::SIGN_PACE;
-use crate::zmtp::{Config, Connection, Event};
+use super::vetting::{FRAMES, Opening, Rate, Vetting};
+use crate::zmtp::connection::{SIGN_PACE, later};
+use crate::zmtp::{Config, Connection, Event, Message};
 
 /// How often a connection writes, and reads, before others have their turn (a guess: some hundred microseconds of work).
 const PER_TURN: usize = 8;
+/// How many frames a connection takes in before others have their turn: of a trusted peer, and of
+/// another one (guesses: some hundred microseconds of work, and some ten).
+const STEPS: (usize, usize) = (2_048, 64);
+/// How many steps a changed subscription counts for (measured: about a microsecond, where a small
+/// message takes a tenth of that).
+const STEPS_PER_CHANGE: usize = 8;
 /// How many pieces go into one write (what Linux takes is 1,024; more than a few dozen gain nothing measurable).
 const SLICES: usize = 64;
 /// How much is read at once: at first, and at most. It grows with reads that fill it, and shrinks with those that do not fill a quarter, so that
@@ -37,6 +44,10 @@ const HEARING: Duration = Duration::from_secs(1);
 /// How long a connection that is closed waits at most for its peer to close, too, where lingering may take longer: a peer may never do (a guess).
 const PARTING: Duration = Duration::from_secs(30);
 
+/// Why an untrusted peer is cut off that says something else than its socket expects of it.
+const REJECTED: DisconnectReason =
+    DisconnectReason::Rejected("it does not speak the protocol of this cluster, or not in turn");
+
 struct Link {
     hub: Arc<Hub>,
     peer: Arc<Peer>,
@@ -44,8 +55,16 @@ struct Link {
     connection: Box<Connection>,
     buffer: BytesMut,
     chunk: usize,
-    /// How many octets were read that no message was counted with yet.
+    /// Whether the buffer may hold complete frames that were not taken in yet.
+    is_unparsed: bool,
+    /// How many octets were taken in that no message was counted with yet.
     uncounted: usize,
+    /// Whether the peer's limits are those of a trusted one.
+    is_trusted: bool,
+    /// How fast frames are taken of an untrusted peer, or subscriptions of a trusted one.
+    rate: Option<Rate>,
+    /// Until when the peer has to say its first word.
+    opening_due: Option<Instant>,
     /// Where it counts among those with a message that is not complete.
     ticket: Ticket,
     /// What is being written, in order.
@@ -57,7 +76,6 @@ struct Link {
     is_blocked: bool,
     /// Whether the connection has ended before all was read that the peer had said.
     is_unheard: bool,
-    is_ours: bool,
 }
 
 /// Why a turn of writing ended.
@@ -73,28 +91,32 @@ enum Wrote {
 
 /// Serves a connection to its end.
 pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours: bool) {
+    let now = Instant::now();
     let config = Config {
         kind: hub.kind,
         identity: hub.options.identity.clone(),
-        limits: hub.options.limits.clone(),
+        limits: if is_ours { hub.options.limits.clone() } else { hub.untrusted_limits() },
         heartbeat: hub.options.heartbeat,
     };
     let prepared = stream.prepare(&hub.options);
     let mut link = Link {
-        connection: Box::new(Connection::new(config, Instant::now())),
+        rate: hub.vetting().map(|_| Rate::new(FRAMES, now)),
+        connection: Box::new(Connection::new(config, now)),
         hub,
         peer,
         stream,
         buffer: BytesMut::new(),
         chunk: READ.0,
+        is_unparsed: false,
         uncounted: 0,
+        is_trusted: false,
+        opening_due: None,
         ticket: Ticket::default(),
         pending: VecDeque::new(),
         is_readable: true,
         is_ready: false,
         is_blocked: false,
         is_unheard: false,
-        is_ours,
     };
     let reason = match prepared {
         Ok(()) => link.serve().await,
@@ -107,10 +129,8 @@ pub(super) async fn run(hub: Arc<Hub>, peer: Arc<Peer>, stream: Stream, is_ours:
         let until = until.min(tokio::time::Instant::now() + PARTING);
         let _ = tokio::time::timeout_at(until, link.part()).await;
     }
-    if !link.is_ready {
-        link.hub.census.on_introduced(&link.peer.address, is_ours);
-    }
-    let is_heard_out = !link.is_ready || link.hear_at_once();
+    // An untrusted peer has said all that counts before its first word was taken in.
+    let is_heard_out = !link.is_ready || !link.is_trusted || link.hear_at_once();
     link.hub.on_ended(&link.peer, is_ours, &reason, is_heard_out);
     if !is_heard_out {
         // By itself, so that a connection to the endpoint can be made again meanwhile.
@@ -130,14 +150,19 @@ impl Link {
         loop {
             // Where it is to end, what was said before that still goes out, as far as the system takes it now.
             let ended = self.peer.queue.ended();
-            let may_read = ended.is_none() && self.peer.credit.has_room();
+            if !self.is_trusted && self.peer.is_trusted() {
+                self.on_trusted();
+            }
+            let may_read = ended.is_none() && self.may_take_in();
             let mut read_enough = false;
-            if may_read && self.is_readable {
+            if may_read && (self.is_readable || self.is_unparsed) {
                 match self.read() {
                     Ok(enough) => read_enough = enough,
                     Err(reason) => return reason,
                 }
             }
+            // What was taken in may have used up the room, or the rate.
+            let may_read = may_read && self.may_take_in();
             if let Err(reason) = self.keep_time(may_read) {
                 return reason;
             }
@@ -157,7 +182,7 @@ impl Link {
                 self.is_unheard = true;
                 return reason;
             }
-            if wrote == Wrote::Enough || read_enough {
+            if wrote == Wrote::Enough || read_enough || (may_read && self.is_unparsed) {
                 tokio::task::yield_now().await;
                 self.is_readable = true;
                 if self.hub.cancel.is_cancelled() {
@@ -186,6 +211,7 @@ impl Link {
             if !self.is_unheard || !self.peer.credit.has_room() {
                 break;
             }
+            self.is_readable = true;
             self.is_unheard = self.read().is_ok();
         }
         !self.is_unheard
@@ -200,6 +226,7 @@ impl Link {
         let reading = async {
             loop {
                 std::future::poll_fn(|cx| peer.credit.poll_room(cx)).await;
+                self.is_readable = true;
                 match self.read() {
                     Ok(true) => tokio::task::yield_now().await,
                     Ok(false) if !peer.credit.has_room() => {}
@@ -247,10 +274,13 @@ impl Link {
     /// Does what is due. After reading, so that a peer is not taken for silent whose octets were there, and had to wait.
     fn keep_time(&mut self, may_read: bool) -> Result<(), DisconnectReason> {
         let due = self.connection.poll_timeout();
-        if may_read && due.is_none() {
+        if may_read && due.is_none() && self.opening_due.is_none() {
             return Ok(());
         }
         let now = Instant::now();
+        if self.opening_due.is_some_and(|due| due <= now) {
+            return Err(DisconnectReason::Rejected("it said nothing in time"));
+        }
         if !may_read {
             self.connection.handle_unread(now);
         }
@@ -270,8 +300,11 @@ impl Link {
         mut cancelled: Pin<&mut WaitForCancellationFutureOwned>,
     ) -> Result<(), DisconnectReason> {
         // What the machine has to say was taken before: only a deadline can add to it.
-        let look = (!may_read).then(|| Instant::now() + LOOK);
-        let deadline = self.connection.poll_timeout().into_iter().chain(look).min();
+        let now = Instant::now();
+        let look = (!may_read).then(|| now + LOOK);
+        let refill = self.rate.as_ref().and_then(|rate| rate.empty_until(now));
+        let due = [self.connection.poll_timeout(), self.opening_due, look, refill];
+        let deadline = due.into_iter().flatten().min();
         let blocked = self.is_blocked;
         let (peer, stream, is_readable) = (&self.peer, &self.stream, &mut self.is_readable);
         let wants_work = self.is_ready && !blocked;
@@ -281,7 +314,7 @@ impl Link {
             }
             let mut woken = peer.queue.poll_work(cx, wants_work).is_ready();
             if !may_read {
-                if peer.credit.poll_room(cx).is_ready() {
+                if refill.is_none() && peer.credit.poll_room(cx).is_ready() {
                     *is_readable = true;
                     woken = true;
                 }
@@ -350,11 +383,39 @@ impl Link {
         }
     }
 
+    /// Whether what comes next of the peer is taken in now.
+    fn may_take_in(&self) -> bool {
+        let is_slowed = |rate: &Rate| rate.empty_until(Instant::now()).is_some();
+        self.peer.credit.room() > 0 && !self.rate.as_ref().is_some_and(is_slowed)
+    }
+
+    /// The peer has all rights of its socket's from now on.
+    fn on_trusted(&mut self) {
+        self.is_trusted = true;
+        self.opening_due = None;
+        let limits = self.hub.options.limits.clone();
+        let changes = limits.subscription_rate.filter(|_| self.hub.kind.publishes());
+        self.rate = changes.map(|rate| {
+            let burst = u32::try_from(limits.subscriptions).unwrap_or(u32::MAX);
+            Rate::new((burst, rate), Instant::now())
+        });
+        self.connection.set_limits(limits);
+    }
+
     /// Reads what is there. Whether there may be more, and others are to have their turn first.
     fn read(&mut self) -> Result<bool, DisconnectReason> {
+        let mut steps = if self.is_trusted { STEPS.0 } else { STEPS.1 };
         for _ in 0..PER_TURN {
+            if !self.take_in(&mut steps)? {
+                return Ok(steps == 0);
+            }
+            if !self.is_readable {
+                self.on_read_all();
+                return Ok(false);
+            }
             // Of a large frame as much as is allowed at once; never what it only announces.
-            let missing = self.connection.missing(&self.buffer).min(READ.1);
+            let most = if self.is_trusted { READ.1 } else { READ.0 };
+            let missing = self.connection.missing(&self.buffer).min(most);
             self.buffer.reserve(self.chunk.max(missing));
             let room = self.buffer.capacity() - self.buffer.len();
             let read = match self.stream.try_read(&mut self.buffer) {
@@ -369,31 +430,105 @@ impl Link {
             };
             let is_full = read == room;
             if is_full {
-                self.chunk = (self.chunk * 2).min(READ.1);
+                self.chunk = (self.chunk * 2).min(most);
             } else if read < self.chunk / 4 {
                 self.chunk = (self.chunk / 2).max(READ.0);
             }
-            let outcome = self.connection.handle_bytes(Instant::now(), &mut self.buffer);
-            self.uncounted += read;
-            self.take_events()?;
-            outcome.map_err(DisconnectReason::Violation)?;
-            if self.connection.partial.is_empty() {
-                // What else was read were commands, and is no part of a message.
-                self.uncounted = self.uncounted.min(self.buffer.len());
-            }
-            // With what came between its frames, and is held with them.
-            let held = self.uncounted.max(self.buffer.len());
-            self.hub.unfinished.hold(&mut self.ticket, &self.peer, held)?;
+            self.is_unparsed = true;
+            let has_taken_all = self.take_in(&mut steps)?;
+            self.charge()?;
             if !is_full {
                 // That was all: the system says when there is more.
                 self.on_read_all();
-                return Ok(false);
             }
-            if !self.peer.credit.has_room() {
-                return Ok(false);
+            if !has_taken_all {
+                return Ok(steps == 0);
             }
         }
         Ok(true)
+    }
+
+    /// Takes complete frames out of the buffer, as long as there is room for what they say, the peer
+    /// is not too fast, and there are steps left. Whether all were taken.
+    fn take_in(&mut self, steps: &mut usize) -> Result<bool, DisconnectReason> {
+        while self.is_unparsed {
+            let room = self.peer.credit.room();
+            // One at a time if what one says decides upon the next.
+            let one_by_one = !self.is_trusted || self.rate.is_some();
+            let most = if one_by_one { 1.min(room) } else { room };
+            let most = most.min(*steps);
+            if most == 0 || !self.may_take_in() {
+                return Ok(false);
+            }
+            let before = self.buffer.len();
+            let outcome = self.connection.handle_frames(Instant::now(), &mut self.buffer, most);
+            self.uncounted += before - self.buffer.len();
+            let changes = self.take_events()?;
+            let taken = outcome.map_err(DisconnectReason::Violation)?;
+            self.is_unparsed = taken == most;
+            *steps = steps.saturating_sub(taken + changes * STEPS_PER_CHANGE);
+            if let Some(rate) = &mut self.rate {
+                let cost = if self.is_trusted { changes } else { taken };
+                (0..cost).for_each(|_| rate.take(Instant::now()));
+            }
+            if !self.is_trusted && self.is_ready {
+                self.vet_partial()?;
+            }
+            if self.connection.partial.is_empty() {
+                // What else was taken in were commands, which are no part of a message.
+                self.uncounted = 0;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Counts what the connection holds of a message that is not complete.
+    fn charge(&mut self) -> Result<(), DisconnectReason> {
+        let held = self.uncounted + self.buffer.len();
+        if !self.is_trusted {
+            self.hub.untrusted.charge_reading(&self.peer, held);
+        }
+        self.hub.unfinished.hold(&mut self.ticket, &self.peer, held)
+    }
+
+    /// Judges an untrusted peer by the first frame of a message that goes on.
+    fn vet_partial(&mut self) -> Result<(), DisconnectReason> {
+        let Some(first) = self.connection.partial.first().cloned() else { return Ok(()) };
+        match self.hub.vetting().map(|vetting| &vetting.opening) {
+            Some(Opening::Message(_)) => Err(REJECTED),
+            Some(Opening::Name(name_of)) => {
+                let name = name_of(&first);
+                self.trust_by_name(name)
+            }
+            Some(Opening::Subscriptions) | None => Ok(()),
+        }
+    }
+
+    /// Judges an untrusted peer by a message. Whether the message counts.
+    fn vet(&mut self, message: &Message) -> Result<bool, DisconnectReason> {
+        let Some(Vetting { opening, .. }) = self.hub.vetting() else { return Ok(true) };
+        match opening {
+            Opening::Message(is_opening) => {
+                if self.peer.has_spoken() || message.len() > 1 || !is_opening(message.first()) {
+                    return Err(REJECTED);
+                }
+                self.opening_due = None;
+                Ok(true)
+            }
+            Opening::Name(name_of) => {
+                let name = name_of(message.first());
+                self.trust_by_name(name).map(|()| true)
+            }
+            Opening::Subscriptions => Ok(false),
+        }
+    }
+
+    fn trust_by_name(&mut self, name: Option<Bytes>) -> Result<(), DisconnectReason> {
+        if !name.is_some_and(|name| self.hub.trust_as(&self.peer, name)) {
+            return Err(REJECTED);
+        }
+        self.on_trusted();
+        Ok(())
     }
 
     fn on_read_all(&mut self) {
@@ -404,19 +539,35 @@ impl Link {
         }
     }
 
-    fn take_events(&mut self) -> Result<(), DisconnectReason> {
-        let mut messages = Vec::new();
+    /// Handles what the machine has understood. Gives how many subscriptions that changed.
+    fn take_events(&mut self) -> Result<usize, DisconnectReason> {
+        let (mut messages, mut changes) = (Vec::new(), 0);
         let mut result = Ok(());
         while let Some(event) = self.connection.poll_event() {
             match event {
-                Event::Message(message) => messages.push(message),
+                Event::Message(message) if self.is_trusted => messages.push(message),
+                Event::Message(message) => match self.vet(&message) {
+                    Ok(true) => messages.push(message),
+                    Ok(false) => self.hub.pass_over(1),
+                    Err(reason) => result = Err(reason),
+                },
                 Event::Ready(info) => {
                     self.is_ready = true;
-                    self.hub.census.on_introduced(&self.peer.address, self.is_ours);
                     result = self.hub.on_ready(&self.peer, info);
+                    if self.peer.is_trusted() {
+                        self.on_trusted();
+                    } else if let Some(Vetting { opening: Opening::Message(_), .. }) = self.hub.vetting() {
+                        self.opening_due = Some(later(Instant::now(), self.hub.options.limits.handshake));
+                    }
                 }
-                Event::Subscribe(prefix) => result = self.on_subscription(true, &prefix),
-                Event::Cancel(prefix) => result = self.on_subscription(false, &prefix),
+                Event::Subscribe(prefix) => {
+                    changes += 1;
+                    result = self.on_subscription(true, &prefix);
+                }
+                Event::Cancel(prefix) => {
+                    changes += 1;
+                    result = self.on_subscription(false, &prefix);
+                }
             }
             if result.is_err() {
                 break;
@@ -426,7 +577,7 @@ impl Link {
             // A large one came in many reads.
             self.hub.on_messages(&self.peer, messages, std::mem::take(&mut self.uncounted));
         }
-        result
+        result.map(|()| changes)
     }
 
     fn on_subscription(&self, subscribe: bool, prefix: &Bytes) -> Result<(), DisconnectReason> {

@@ -5,8 +5,8 @@
 //! ([`publisher`], [`subscriptions`]), what comes in one queue for all ([`inbound`]).
 
 mod accept;
-mod census;
 mod changes;
+mod connection_limiter;
 mod core;
 mod endpoint;
 mod error;
@@ -22,6 +22,8 @@ mod queue;
 mod socket;
 mod subscriptions;
 mod unfinished;
+mod untrusted;
+mod vetting;
 
 pub use endpoint::{Endpoint, EndpointError, PeerAddress};
 pub use error::{BindError, ClosedError, RecvError, SendError, TrySendError};
@@ -32,4 +34,7 @@ pub use socket::{
     DealerSocket, PairSocket, PubSocket, PullSocket, PushSocket, RepSocket, ReqSocket, RouterSocket,
     SubSocket, XpubSocket, XsubSocket,
 };
-pub(crate) use {core::Core, core::Handle, core::Listening, inbound::Arrival};
+pub(crate) use {
+    core::Core, core::Handle, core::Listening, inbound::Arrival, untrusted::Untrusted, vetting::Opening,
+    vetting::Vetting,
+};

@@ -65,8 +65,6 @@ pub enum MonitorEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusedBy {
-    /// Too many connections have not introduced themselves.
-    HalfOpen,
     /// Too many connections in all.
     Connections,
     /// Too many connections from that address.
@@ -89,6 +87,11 @@ pub enum DisconnectReason {
     Occupied,
     /// More waited for it than may.
     TooSlow,
+    /// Its peer was not trusted yet, and its place or its memory was needed for others
+    /// ([`Limits::half_open`](crate::zmtp::Limits::half_open)).
+    Displaced,
+    /// Its peer was not trusted yet, and did not say what the application expects at first.
+    Rejected(&'static str),
     /// The application wanted it.
     Asked,
 }

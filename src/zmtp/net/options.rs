@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::vetting::Vetting;
 use crate::zmtp::{Heartbeat, Identity, Limits};
 
 /// A bound in messages and in bytes, whichever is met first.
@@ -71,8 +72,12 @@ pub struct Options {
     /// What to do where [`send_hwm`](Self::send_hwm) is reached. For those who send to whom it concerns and to nobody else: publishers, ROUTER and REP, where
     /// one peer that does not read is not to stop the others; all others wait. Default: [`OnFull::DropNewest`] (as libzmq).
     pub on_full: OnFull,
-    /// The same for subscribers whose identity was [vouched](super::Handle::vouch) for. Default: the same.
-    pub(crate) on_full_vouched: Option<OnFull>,
+    /// The same for trusted subscribers of a socket with [`vetting`](Self::vetting). Default: the same.
+    pub(crate) on_full_trusted: Option<OnFull>,
+    /// Whether peers are distrusted until the application names them. Default: no.
+    pub(crate) vetting: Option<Vetting>,
+    /// Whether peers go by numbers of this side's own, whatever identity they tell. Default: no.
+    pub(crate) numbers_peers: bool,
     /// Whether a peer is refused that tells the identity of one that is connected ([`DisconnectReason::IdentityInUse`](super::DisconnectReason)). ROUTER, which
     /// sends by it, refuses in any case. Default: no (as libzmq, where ROUTER and REP refuse).
     pub unique_identities: bool,
@@ -105,7 +110,9 @@ impl Default for Options {
             recv_hwm: Bound::new(1_000, 64 << 20),
             recv_left: None,
             on_full: OnFull::default(),
-            on_full_vouched: None,
+            on_full_trusted: None,
+            vetting: None,
+            numbers_peers: false,
             unique_identities: false,
             limits: Limits::default(),
             heartbeat: None,

@@ -1,6 +1,6 @@
 //! What is published goes to many, encoded once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use super::hub::Peer;
 use super::options::{OnFull, Options};
 use super::queue::Chunk;
 use super::subscriptions::{Place, Subscriptions};
+use super::untrusted::Untrusted;
 use crate::sync::lock;
 use crate::zmtp::frame::Encoded;
 use crate::zmtp::{Limits, Message, Violation};
@@ -30,8 +31,9 @@ pub(super) struct Publisher {
     /// Whether the application sees the subscriptions.
     is_seen: bool,
     run_messages: usize,
-    /// What becomes of subscribers that are full: those that are vouched for, and all others.
+    /// What becomes of subscribers that are full: trusted ones, and all others.
     on_full: (OnFull, OnFull),
+    untrusted: Arc<Untrusted>,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +48,6 @@ struct State {
     /// Places that are free.
     free: Vec<Place>,
     by_key: BTreeMap<u64, Place>,
-    /// The identities that somebody vouches for.
-    vouched: BTreeSet<Bytes>,
     run: Encoded,
     /// Who gets the run.
     targets: Arc<[Place]>,
@@ -59,7 +59,6 @@ struct State {
 #[derive(Debug)]
 struct Subscriber {
     peer: Arc<Peer>,
-    on_full: OnFull,
     /// How often each prefix was subscribed to.
     prefixes: BTreeMap<Bytes, u32>,
     /// Their octets.
@@ -87,20 +86,15 @@ pub(crate) enum Published {
 }
 
 impl Publisher {
-    pub(super) fn new(options: &Options, is_seen: bool) -> Self {
+    pub(super) fn new(options: &Options, is_seen: bool, untrusted: Arc<Untrusted>) -> Self {
         let run_messages = (options.send_hwm.messages / RUN_SHARE).clamp(1, 4096);
-        let on_full = (options.on_full_vouched.unwrap_or(options.on_full), options.on_full);
-        Self { state: Mutex::default(), is_seen, run_messages, on_full }
-    }
-
-    fn on_full(&self, is_vouched: bool) -> OnFull {
-        if is_vouched { self.on_full.0 } else { self.on_full.1 }
+        let on_full = (options.on_full_trusted.unwrap_or(options.on_full), options.on_full);
+        Self { state: Mutex::default(), is_seen, run_messages, on_full, untrusted }
     }
 
     pub(super) fn add(&self, peer: &Arc<Peer>) {
         let mut state = lock(&self.state);
-        let on_full = self.on_full(state.vouched.contains(&peer.identity()));
-        let subscriber = Subscriber { peer: Arc::clone(peer), on_full, prefixes: BTreeMap::new(), bytes: 0 };
+        let subscriber = Subscriber { peer: Arc::clone(peer), prefixes: BTreeMap::new(), bytes: 0 };
         let place = match state.free.pop() {
             Some(free) => {
                 state.peers[free as usize] = Some(subscriber);
@@ -114,32 +108,11 @@ impl Publisher {
         state.by_key.insert(peer.key, place);
     }
 
-    /// Vouches for whoever has this identity, or does not any more: for those that have it now, and those that come.
-    pub(super) fn vouch(&self, identity: &[u8], is_vouched: bool, named: &[Arc<Peer>]) {
-        let mut state = lock(&self.state);
-        if is_vouched {
-            state.vouched.insert(Bytes::copy_from_slice(identity));
-        } else {
-            state.vouched.remove(identity);
-        }
-        let State { by_key, peers, .. } = &mut *state;
-        let places = named.iter().filter_map(|peer| by_key.get(&peer.key));
-        for place in places {
-            if let Some(subscriber) = &mut peers[*place as usize] {
-                subscriber.on_full = self.on_full(is_vouched);
-            }
-        }
-    }
-
-    pub(super) fn is_vouched(&self, identity: &[u8]) -> bool {
-        lock(&self.state).vouched.contains(identity)
-    }
-
     /// The peer is gone.
     pub(super) fn remove(&self, peer: &Peer) -> Change {
         let mut state = lock(&self.state);
         let Some(place) = state.by_key.remove(&peer.key) else { return Change::None };
-        state.flush();
+        self.flush_run(&mut state);
         state.full.retain(|other| *other != place);
         let Some(subscriber) = state.peers[place as usize].take() else { return Change::None };
         state.free.push(place);
@@ -191,6 +164,7 @@ impl Publisher {
         subscriber.bytes += prefix.len();
         // Its own piece of memory, not a part of what was read.
         subscriber.prefixes.insert(Bytes::copy_from_slice(prefix), 1);
+        self.untrusted.charge_subscriptions(peer, subscriber.prefixes.len(), subscriber.bytes);
         if subscriptions.add(prefix, place) && self.see(&mut state, true, prefix) {
             Change::Woken
         } else {
@@ -213,6 +187,7 @@ impl Publisher {
             Some(_) => {
                 subscriber.prefixes.remove(prefix);
                 subscriber.bytes -= prefix.len();
+                self.untrusted.charge_subscriptions(peer, subscriber.prefixes.len(), subscriber.bytes);
                 if subscriptions.remove(prefix, place) && self.see(&mut state, false, prefix) {
                     Change::Woken
                 } else {
@@ -233,7 +208,7 @@ impl Publisher {
             return Published::Sent { run_ended: false };
         }
         if !Arc::ptr_eq(&targets, &state.targets) {
-            state.flush();
+            self.flush_run(&mut state);
             state.targets = targets;
         }
         let begins = state.run.is_empty();
@@ -241,7 +216,7 @@ impl Publisher {
         let run_ended = state.run.bytes() >= RUN_BYTES || state.run.messages() >= self.run_messages;
         if run_ended {
             state.run_at.get_or_insert_with(Instant::now);
-            state.flush();
+            self.flush_run(&mut state);
         } else if begins {
             state.run_at = Some(Instant::now());
             for place in state.targets.iter() {
@@ -260,27 +235,40 @@ impl Publisher {
 
     /// Puts what was published into the queues.
     pub(super) fn flush(&self) {
-        lock(&self.state).flush();
+        self.flush_run(&mut lock(&self.state));
+    }
+
+    fn flush_run(&self, state: &mut State) {
+        if state.run.is_empty() {
+            return;
+        }
+        let at = state.run_at.take().unwrap_or_else(Instant::now);
+        let chunk = Chunk::for_many(&mut state.run, at);
+        let mut charged = None;
+        let State { targets, peers, full, .. } = state;
+        for place in targets.iter() {
+            let Some(subscriber) = &peers[*place as usize] else { continue };
+            let queue = &subscriber.peer.queue;
+            let has_room = if subscriber.peer.is_trusted() {
+                queue.push_shared(&chunk, self.on_full.0)
+            } else {
+                let charged = charged.get_or_insert_with(|| Chunk {
+                    charge: Some(self.untrusted.charge_published(chunk.bytes)),
+                    ..chunk.clone()
+                });
+                queue.push_shared(charged, self.on_full.1)
+            };
+            if !has_room && !full.contains(place) {
+                full.push(*place);
+            }
+        }
+        if charged.take().is_some() {
+            self.untrusted.enforce();
+        }
     }
 }
 
 impl State {
-    fn flush(&mut self) {
-        if self.run.is_empty() {
-            return;
-        }
-        let at = self.run_at.take().unwrap_or_else(Instant::now);
-        let chunk = Chunk::for_many(&mut self.run, at);
-        for place in self.targets.iter() {
-            if let Some(subscriber) = &self.peers[*place as usize]
-                && !subscriber.peer.queue.push_shared(&chunk, subscriber.on_full)
-                && !self.full.contains(place)
-            {
-                self.full.push(*place);
-            }
-        }
-    }
-
     /// Whether somebody is behind who is waited for.
     fn is_full(&mut self) -> bool {
         let peers = &self.peers;

@@ -1,7 +1,7 @@
 //! What waits for one peer to be written.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::changes::Changes;
 use super::monitor::DisconnectReason;
 use super::options::{Bound, OnFull};
+use super::untrusted::Charge;
 use crate::sync::lock;
 use crate::zmtp::Message;
 use crate::zmtp::command::subscription;
@@ -39,13 +40,15 @@ pub(super) struct Chunk {
     pub(super) messages: usize,
     pub(super) bytes: usize,
     pub(super) at: Instant,
+    /// Kept by the queues of untrusted subscribers, for as long as they hold the chunk.
+    pub(super) charge: Option<Arc<Charge>>,
 }
 
 /// The pieces of a chunk. Most have one.
 #[derive(Debug, Clone)]
 pub(super) enum Parts {
     One(Bytes),
-    Many(std::sync::Arc<[Bytes]>),
+    Many(Arc<[Bytes]>),
 }
 
 impl Chunk {
@@ -64,7 +67,7 @@ impl Chunk {
             Ok([part]) => Parts::One(part),
             Err(parts) => Parts::Many(parts.into()),
         };
-        Self { parts, messages, bytes, at }
+        Self { parts, messages, bytes, at, charge: None }
     }
 
     fn put_into(self, pending: &mut VecDeque<Bytes>) {
@@ -95,6 +98,8 @@ struct State {
     changes: Changes,
     /// What the connection's task has taken and not written.
     writing: (usize, usize, Option<Instant>),
+    /// The charges for it.
+    writing_charges: Vec<Arc<Charge>>,
     writer: Option<Waker>,
     /// Whether there is something for the writer elsewhere, since its turn began.
     nudged: bool,
@@ -255,6 +260,7 @@ impl PeerQueue {
         let mut state = lock(&self.state);
         state.seal();
         state.writing = (0, 0, None);
+        state.writing_charges.clear();
         while state.writing.1 < TAKEN_AT_ONCE {
             let Some((subscribe, prefix)) = state.changes.pop() else { break };
             let command = subscription(subscribe, &prefix, minor);
@@ -262,7 +268,8 @@ impl PeerQueue {
             pending.push_back(command);
         }
         while state.writing.1 < TAKEN_AT_ONCE {
-            let Some(chunk) = state.chunks.pop_front() else { break };
+            let Some(mut chunk) = state.chunks.pop_front() else { break };
+            state.writing_charges.extend(chunk.charge.take());
             state.messages -= chunk.messages;
             state.bytes -= chunk.bytes;
             state.writing.0 += chunk.messages;
@@ -296,16 +303,19 @@ impl PeerQueue {
         lock(&self.state).ended.clone()
     }
 
+    /// Ends the connection, for this reason, and drops what waits, which counts as dropped.
+    pub(super) fn cut(&self, reason: DisconnectReason) {
+        let mut state = lock(&self.state);
+        state.ended.get_or_insert(reason);
+        state.dropped += state.clear() as u64;
+        state.wake();
+    }
+
     /// Drops all that waits; how many messages those were.
     pub(super) fn abandon(&self) -> usize {
         let mut state = lock(&self.state);
         state.is_abandoned = true;
-        let lost = state.messages + state.writing.0;
-        state.chunks.clear();
-        state.open = Encoded::default();
-        state.changes = Changes::default();
-        (state.messages, state.bytes, state.writing) = (0, 0, (0, 0, None));
-        lost
+        state.clear()
     }
 
     /// Whether nothing waits to be written, nor is being written.
@@ -326,6 +336,17 @@ impl PeerQueue {
 }
 
 impl State {
+    /// Drops all that waits; how many messages those were.
+    fn clear(&mut self) -> usize {
+        let lost = self.messages + self.writing.0;
+        self.chunks.clear();
+        self.writing_charges.clear();
+        self.open = Encoded::default();
+        self.changes = Changes::default();
+        (self.messages, self.bytes, self.writing) = (0, 0, (0, 0, None));
+        lost
+    }
+
     /// Whether it was full, and is not any more; told once.
     fn made_room(&mut self, bound: &Bound) -> bool {
         let made = self.full && !self.is_full(bound);
