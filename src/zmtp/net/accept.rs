@@ -36,6 +36,8 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
         // Until what those before have left was taken, newcomers wait in the system's queue.
         let newcomer = async {
             hub.leftovers.room(false).await;
+            // The descriptors of displaced connections are in use until those have ended.
+            hub.settled().await;
             listener.accept().await
         };
         let accepted = tokio::select! {
@@ -47,6 +49,8 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listener) {
                 Ok(peer) => {
                     hub.emit(MonitorEvent::Accepted(address));
                     hub.tasks.spawn(link::run(Arc::clone(&hub), peer, stream, false));
+                    // Connections come no faster than those that are there are served.
+                    tokio::task::yield_now().await;
                 }
                 // Dropping the stream closes it: nothing of it is kept.
                 Err(limit) => hub.emit(MonitorEvent::Refused { address, limit }),

@@ -76,9 +76,8 @@ impl Peer {
         self.untrusted.store(number, Ordering::Relaxed);
     }
 
-    /// Marks the peer as trusted. Returns the number that it had before.
-    pub(super) fn set_trusted(&self) -> Option<u64> {
-        Some(self.untrusted.swap(0, Ordering::Relaxed)).filter(|number| *number != 0)
+    pub(super) fn set_trusted(&self) {
+        self.untrusted.store(0, Ordering::Relaxed);
     }
 
     /// Whether nothing goes to it any more.
@@ -227,6 +226,20 @@ impl Hub {
         self.untrusted.displace_one(self.number())
     }
 
+    /// Waits until all displaced connections have ended. Cancel safe.
+    pub(super) async fn settled(&self) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Registered before the look, so that no change falls between.
+            room.as_mut().enable();
+            if self.untrusted.is_settled(self.number()) {
+                return;
+            }
+            room.await;
+        }
+    }
+
     /// Admits a connection, or names the limit that refuses it. A connection that this side dialled is
     /// trusted, and not counted by address.
     pub(super) fn admit(&self, address: PeerAddress, is_ours: bool) -> Result<Arc<Peer>, RefusedBy> {
@@ -304,7 +317,7 @@ impl Hub {
             peer.is_over.store(true, Ordering::Relaxed);
             peers.list.retain(|other| other.key != peer.key);
         }
-        self.untrusted.leave(peer);
+        self.untrusted.leave(peer, self.number());
         peer.credit.leave(&self.leftovers, is_ours);
         if let Some(publisher) = &self.publisher
             && publisher.remove(peer) == Change::Woken

@@ -58,10 +58,17 @@ pub(crate) struct Untrusted {
 struct State {
     last: u64,
     entries: BTreeMap<u64, Entry>,
-    /// The entries of each socket, by source.
-    sockets: BTreeMap<usize, BTreeMap<Source, BTreeSet<u64>>>,
+    sockets: BTreeMap<usize, Socket>,
     /// What all entries are charged.
     bytes: usize,
+}
+
+/// The untrusted connections of one socket.
+#[derive(Debug, Default)]
+struct Socket {
+    entries: BTreeMap<Source, BTreeSet<u64>>,
+    /// Displaced connections that have not ended yet.
+    ending: usize,
 }
 
 #[derive(Debug)]
@@ -84,12 +91,12 @@ impl State {
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.entries.remove(&number)?;
         self.bytes -= entry.bytes();
-        if let Some(sources) = self.sockets.get_mut(&entry.socket)
-            && let Some(numbers) = sources.get_mut(&entry.source)
+        if let Some(socket) = self.sockets.get_mut(&entry.socket)
+            && let Some(numbers) = socket.entries.get_mut(&entry.source)
         {
             numbers.remove(&number);
             if numbers.is_empty() {
-                sources.remove(&entry.source);
+                socket.entries.remove(&entry.source);
             }
         }
         Some(entry)
@@ -97,12 +104,20 @@ impl State {
 
     /// The oldest connection of the source that has most connections at a socket.
     fn oldest_of_largest_share(&self, socket: usize) -> Option<u64> {
-        let sources = self.sockets.get(&socket)?;
-        sources.values().max_by_key(|numbers| numbers.len())?.first().copied()
+        let shares = self.sockets.get(&socket)?.entries.values();
+        shares.max_by_key(|numbers| numbers.len())?.first().copied()
     }
 
     fn count(&self, socket: usize) -> usize {
-        self.sockets.get(&socket).map_or(0, |sources| sources.values().map(BTreeSet::len).sum())
+        self.sockets.get(&socket).map_or(0, |socket| socket.entries.values().map(BTreeSet::len).sum())
+    }
+
+    /// Ends a connection. Returns whether it was there.
+    fn displace(&mut self, number: u64, reason: DisconnectReason) -> bool {
+        let Some(entry) = self.remove(number) else { return false };
+        self.sockets.entry(entry.socket).or_default().ending += 1;
+        entry.peer.queue.cut(reason);
+        true
     }
 
     /// The connection that holds the most memory.
@@ -124,13 +139,14 @@ impl Untrusted {
         let mut state = lock(&self.state);
         while state.count(socket) >= most.max(1) {
             let Some(number) = state.oldest_of_largest_share(socket) else { break };
-            displace(&mut state, number);
+            state.displace(number, DisconnectReason::Displaced);
         }
         state.last += 1;
         let (number, source) = (state.last, Source::of(&peer.address));
         let entry = Entry { peer: Arc::clone(peer), socket, source, reading: 0, subscribed: 0 };
         state.entries.insert(number, entry);
-        state.sockets.entry(socket).or_default().entry(source).or_default().insert(number);
+        let socket = state.sockets.entry(socket).or_default();
+        socket.entries.entry(source).or_default().insert(number);
         state.bytes += CONNECTION;
         peer.set_untrusted(number);
         self.relieve(&mut state);
@@ -141,7 +157,12 @@ impl Untrusted {
     pub(super) fn displace_one(&self, socket: usize) -> bool {
         let mut state = lock(&self.state);
         let number = state.oldest_of_largest_share(socket);
-        number.is_some_and(|number| displace(&mut state, number))
+        number.is_some_and(|number| state.displace(number, DisconnectReason::Displaced))
+    }
+
+    /// Whether all displaced connections of a socket have ended.
+    pub(super) fn is_settled(&self, socket: usize) -> bool {
+        lock(&self.state).sockets.get(&socket).is_none_or(|socket| socket.ending == 0)
     }
 
     /// Charges a connection for the bytes that it was read and that make no whole message yet.
@@ -167,17 +188,20 @@ impl Untrusted {
         }
     }
 
-    /// Trusts a peer.
+    /// Trusts a peer, unless it was displaced already.
     pub(super) fn trust(&self, peer: &Peer) {
-        if let Some(number) = peer.set_trusted() {
-            lock(&self.state).remove(number);
+        let mut state = lock(&self.state);
+        if peer.untrusted().is_some_and(|number| state.remove(number).is_some()) {
+            peer.set_trusted();
         }
     }
 
-    /// Forgets a connection that has ended.
-    pub(super) fn leave(&self, peer: &Peer) {
-        if let Some(number) = peer.untrusted() {
-            lock(&self.state).remove(number);
+    /// Forgets a connection of a socket that has ended.
+    pub(super) fn leave(&self, peer: &Peer, socket: usize) {
+        let mut state = lock(&self.state);
+        let is_displaced = peer.untrusted().is_some_and(|number| state.remove(number).is_none());
+        if is_displaced && let Some(socket) = state.sockets.get_mut(&socket) {
+            socket.ending -= 1;
         }
     }
 
@@ -196,13 +220,10 @@ impl Untrusted {
     fn relieve(&self, state: &mut State) {
         while state.bytes + self.published.load(Ordering::Relaxed) > self.memory {
             let Some(number) = state.largest() else { break };
-            let Some(entry) = state.remove(number) else { break };
-            let is_slow = entry.peer.queue.backlog().bytes > entry.bytes();
-            entry.peer.queue.cut(if is_slow {
-                DisconnectReason::TooSlow
-            } else {
-                DisconnectReason::Displaced
-            });
+            let is_slow = |entry: &Entry| entry.peer.queue.backlog().bytes > entry.bytes();
+            let is_slow = state.entries.get(&number).is_some_and(is_slow);
+            let reason = if is_slow { DisconnectReason::TooSlow } else { DisconnectReason::Displaced };
+            state.displace(number, reason);
         }
     }
 
@@ -211,12 +232,6 @@ impl Untrusted {
         let state = lock(&self.state);
         (state.entries.len(), state.bytes + self.published.load(Ordering::Relaxed))
     }
-}
-
-fn displace(state: &mut State, number: u64) -> bool {
-    let Some(entry) = state.remove(number) else { return false };
-    entry.peer.queue.cut(DisconnectReason::Displaced);
-    true
 }
 
 /// A charge for published messages. Untrusted subscribers hold clones of it beside the messages.
@@ -308,7 +323,7 @@ mod tests {
         untrusted.charge_reading(&readers[3], budget);
         assert_eq!(readers[3].queue.ended(), Some(DisconnectReason::Displaced));
         assert!(readers.iter().enumerate().all(|(index, peer)| index == 3 || peer.queue.ended().is_none()));
-        readers.iter().chain([&honest, &hoarder]).for_each(|peer| untrusted.leave(peer));
+        readers.iter().chain([&honest, &hoarder]).for_each(|peer| untrusted.leave(peer, 0));
         assert_eq!(untrusted.usage(), (0, 0));
     }
 

@@ -25,6 +25,9 @@ pub(crate) struct Vetting {
     pub(crate) opening: Opening,
 }
 
+/// Finds the name that the first frame of a message bears.
+type NameOf = dyn Fn(&Bytes) -> Option<Bytes> + Send + Sync;
+
 /// What an untrusted peer may say first.
 #[derive(Clone)]
 pub(crate) enum Opening {
@@ -33,7 +36,7 @@ pub(crate) enum Opening {
     Message(fn(&Bytes) -> bool),
     /// Messages whose first frame, by the function, bears a name that is trusted: so is the peer
     /// from then on. Anything else ends the connection.
-    Name(Arc<dyn Fn(&Bytes) -> Option<Bytes> + Send + Sync>),
+    Name(Arc<NameOf>),
     /// Subscriptions. Messages are dropped and counted.
     Subscriptions,
 }
