@@ -69,6 +69,9 @@ pub struct Stats {
     pub duplicates: u64,
     /// Broadcast messages that the transport dropped on full queues of subscribers, as far as it can tell. Hosts only.
     pub transport_drops: u64,
+    /// Connections that were closed before their peers were authenticated: they did not speak the
+    /// protocol, or gave way to others. Hosts only.
+    pub rejected_connections: u64,
     /// Sessions begun: 1 after the first join. Clients only.
     pub sessions: u64,
     /// Where each member stands, as of some milliseconds ago. Hosts only.
@@ -113,7 +116,7 @@ counters! {
     missed_windows, repaired_windows, lost_windows, missed_repairs, set_aside, resent_batches, resends_asked, evictions, pauses,
     straggler_waits, forgotten_origins,
     malformed_control, malformed_submits, malformed_broadcasts, unknown_sessions, forbidden_submits, refused, duplicates,
-    transport_drops, sessions,
+    transport_drops, rejected_connections, sessions,
 }
 
 /// Sets counters to what a machine or link counted.

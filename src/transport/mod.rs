@@ -325,6 +325,12 @@ pub trait ParentChannels: Send + fmt::Debug {
 
     /// How many broadcast messages were dropped on full subscriber queues, as far as the transport knows.
     fn dropped(&self) -> u64;
+
+    /// How many connections were closed before their peers were authenticated, because they did not
+    /// speak the protocol or gave way to others, as far as the transport knows.
+    fn rejected(&self) -> u64 {
+        0
+    }
 }
 
 /// A bound parent: what it bound, what it hears and how it speaks.

@@ -368,6 +368,7 @@ impl Closed {
             (stats.lost_windows, "windows lost"),
             (malformed, "malformed, dropped"),
             (stats.transport_drops, "dropped on full queues"),
+            (stats.rejected_connections, "unauthenticated connections closed"),
             // Not those of ended sessions: their members send them again.
             (stats.forbidden_submits, "submits refused"),
             (self.unsent as u64, "not sent"),

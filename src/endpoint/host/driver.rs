@@ -356,6 +356,7 @@ impl Driver {
             straggler_waits = machine.straggler_waits,
             forgotten_origins = machine.forgotten_origins,
             transport_drops = self.link.channels.dropped(),
+            rejected_connections = self.link.channels.rejected(),
         );
     }
 }

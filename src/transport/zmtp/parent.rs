@@ -308,4 +308,8 @@ impl ParentChannels for ZmtpParent {
     fn dropped(&self) -> u64 {
         self.broadcast.dropped()
     }
+
+    fn rejected(&self) -> u64 {
+        self.control.rejected() + self.broadcast.rejected() + self.submit.rejected()
+    }
 }

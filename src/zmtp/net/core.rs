@@ -43,6 +43,11 @@ impl Handle {
         self.0.dropped()
     }
 
+    /// Connections that were closed since their peers were not trusted.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.0.rejected()
+    }
+
     pub(crate) fn peer_count(&self) -> usize {
         self.0.peer_count()
     }

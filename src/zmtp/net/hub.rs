@@ -159,6 +159,8 @@ pub(super) struct Hub {
     unrouted: AtomicU64,
     /// Messages dropped at peers that are gone.
     dropped: AtomicU64,
+    /// Connections that were displaced or rejected.
+    rejected: AtomicU64,
     /// Whether the reader wants to know of peers that come and go.
     tells_peers: bool,
     /// Until when somebody waits for all to be written.
@@ -196,6 +198,7 @@ impl Hub {
             next_key: AtomicU64::new(1),
             unrouted: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             tells_peers,
             closing: OnceLock::new(),
             listening: cancel.child_token(),
@@ -324,6 +327,9 @@ impl Hub {
         {
             self.inbound.push(Arrival::Subscriptions);
         }
+        if matches!(reason, DisconnectReason::Displaced | DisconnectReason::Rejected(_)) {
+            self.rejected.fetch_add(1, Ordering::Relaxed);
+        }
         self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
         let lost = peer.queue.abandon();
         if *reason == DisconnectReason::TooSlow {
@@ -406,6 +412,10 @@ impl Hub {
 
     pub(super) fn unrouted(&self) -> u64 {
         self.unrouted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     pub(super) fn publisher(&self) -> Option<&Publisher> {
