@@ -94,7 +94,7 @@ pub fn bytes(data: &[u8]) {
         1 + (split >> 59) as usize
     };
     let pieces = run(kind, &limits, &octets, &mut split_at_random);
-    let whole = run(kind, &limits, &octets, || octets.len().max(1));
+    let whole = run(kind, &limits, &octets, || usize::MAX);
     assert_eq!(pieces, whole, "it depends on the split");
 }
 
@@ -103,10 +103,17 @@ fn run(kind: SocketType, limits: &Limits, mut octets: &[u8], mut size: impl FnMu
     let mut connection = Connection::new(config(kind, limits.clone()), now);
     let (mut buffer, mut events, mut result) = (BytesMut::new(), Vec::new(), Ok(()));
     while result.is_ok() && !octets.is_empty() {
-        let (piece, rest) = octets.split_at(size().min(octets.len()));
+        let most = size();
+        let (piece, rest) = octets.split_at(most.min(octets.len()));
         octets = rest;
         buffer.extend_from_slice(piece);
-        result = connection.handle_bytes(now, &mut buffer);
+        // As many frames at a time as octets in the piece.
+        let mut taken = most;
+        while result.is_ok() && taken == most {
+            result = connection.handle_frames(now, &mut buffer, most).map(|count| taken = count);
+            assert!(taken <= most, "it takes more than it is let");
+            events.extend(std::iter::from_fn(|| connection.poll_event()));
+        }
         if result.is_ok() {
             let most = limits.frame.max(limits.command).max(64) + 9;
             assert!(buffer.len() < most && connection.missing(&buffer) <= most, "it waits for too much");
