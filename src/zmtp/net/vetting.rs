@@ -51,31 +51,43 @@ impl fmt::Debug for Opening {
     }
 }
 
+/// How many tokens an empty bucket collects before there is one again, so that a flood costs its
+/// connection a wake-up for some frames, not for each (a guess).
+const REFILL: u32 = 32;
+
 /// A token bucket: a burst at once, then a number a second.
 #[derive(Debug)]
 pub(super) struct Rate {
     /// The pause that one token costs.
     pause: Duration,
     burst: Duration,
+    /// How long an empty bucket stays so.
+    refill: Duration,
     /// When the bucket will be full again.
     full_at: Instant,
+    /// When an empty bucket has tokens again.
+    resume_at: Instant,
 }
 
 impl Rate {
     pub(super) fn new((burst, per_second): (u32, u32), now: Instant) -> Self {
-        let pause = Duration::from_secs(1) / per_second.max(1);
-        Self { pause, burst: pause * burst.max(1), full_at: now }
+        let (burst, pause) = (burst.max(1), Duration::from_secs(1) / per_second.max(1));
+        let refill = pause * REFILL.min(burst);
+        Self { pause, burst: pause * burst, refill, full_at: now, resume_at: now }
     }
 
     /// Takes a token, whether or not there is one.
     pub(super) fn take(&mut self, now: Instant) {
         self.full_at = self.full_at.max(now) + self.pause;
+        let missing = self.full_at - now;
+        if missing >= self.burst {
+            self.resume_at = now + (missing - self.burst) + self.refill;
+        }
     }
 
-    /// When there is a token again; `None` if there is one now.
+    /// When there are tokens again; `None` if there are some now.
     pub(super) fn empty_until(&self, now: Instant) -> Option<Instant> {
-        let until = self.full_at.checked_sub(self.burst)?;
-        (until > now).then_some(until)
+        (self.resume_at > now).then_some(self.resume_at)
     }
 }
 
@@ -86,16 +98,27 @@ mod tests {
     #[test]
     fn a_rate_allows_a_burst_and_then_so_many_a_second() {
         let start = Instant::now();
-        let mut rate = Rate::new((3, 10), start);
-        let mut taken = 0;
-        for tenth in 0..20 {
-            let now = start + Duration::from_millis(tenth * 100);
-            while rate.empty_until(now).is_none() {
-                rate.take(now);
-                taken += 1;
-                assert!(taken <= 4 + tenth);
+        let mut rate = Rate::new((100, 1_000), start);
+        let (mut taken, mut pauses) = (0, 0);
+        let mut now = start;
+        while now < start + Duration::from_secs(10) {
+            match rate.empty_until(now) {
+                None => {
+                    rate.take(now);
+                    taken += 1;
+                    let most = 100 + (now - start).as_millis();
+                    assert!(taken <= most, "{taken} of {most}");
+                }
+                Some(until) => {
+                    pauses += 1;
+                    now = until;
+                }
             }
         }
-        assert!(taken >= 22, "{taken}");
+        assert!(taken >= 10_000 && pauses <= taken / 30, "{taken} with {pauses} pauses");
+        // What was not used comes to no more than a burst.
+        now += Duration::from_secs(100);
+        let at_once = std::iter::from_fn(|| rate.empty_until(now).is_none().then(|| rate.take(now))).count();
+        assert_eq!(at_once, 100);
     }
 }
