@@ -11,7 +11,9 @@ use bytes::Bytes;
 use common::{Kind, address, soon};
 use futures::{FutureExt, StreamExt};
 use zincmq::SessionToken;
-use zincmq::transport::{BindAddresses, ParentEvent, ParentLimits, ParentLink, Transport, ZmtpTransport};
+use zincmq::transport::{
+    BindAddresses, ParentEvent, ParentLimits, ParentLink, PeerId, Transport, ZmtpTransport,
+};
 use zincmq::zmtp::{Bound, MonitorEvent, Options, SubSocket};
 
 async fn bind(kind: Kind) -> ParentLink {
@@ -63,7 +65,7 @@ async fn a_subscriber_that_names_itself_is_cut_off_like_any_other_unless_it_has_
         is_cut(&mut link).await;
         drop(named);
         let session = SessionToken::from_bytes([7; 16]).unwrap();
-        link.channels.open_session(session);
+        link.channels.open_session(&PeerId::new("a child".into()), session);
         // Of this one the host knows; what finds no room is dropped until it has judged.
         let member = reluctant(&mut link, session.as_bytes()).await;
         let before = link.channels.dropped();

@@ -309,7 +309,7 @@ impl HostBuilder {
             first_origin_seq,
             max_message: self.max_message,
             max_members: self.max_members,
-            max_handshakes: config::MAX_HANDSHAKES,
+            authentication: config::AUTHENTICATION,
             handshake_timeout: self.handshake_timeout,
             marks: self.marks,
             pace_percentile,

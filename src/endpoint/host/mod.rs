@@ -1,5 +1,6 @@
 //! The host: the endpoint that orders and publishes.
 
+mod auth_tasks;
 mod builder;
 mod driver;
 

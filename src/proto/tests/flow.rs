@@ -339,7 +339,7 @@ fn acks_that_claim_what_was_not_published_end_the_session() {
     let peer = world.children[a].peer.clone();
     let nowhere = Position { epoch: 1000, seq: 5 };
     let ack = ChildMessage::Ack(Ack { stored: nowhere, handled: nowhere, confirmed: 0 }).encode();
-    world.input(host::Input::Control { peer, frames: vec![ack] });
+    world.input(host::Input::Control { peer, address: None, frames: vec![ack] });
     world.run();
     assert_eq!(world.left(), [(id(1), LeaveReason::Closed(CloseReason::Violation))]);
 }

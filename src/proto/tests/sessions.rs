@@ -34,7 +34,7 @@ fn a_member_the_host_still_holds_for_live_takes_its_own_place() {
 #[test]
 fn refusals_end_a_first_join_and_are_reported() {
     let mut world = World::new();
-    world.verdict = |_| Err("not you".into());
+    world.verdict = |_, _| Err("not you".into());
     let mut wrong_cluster = member_config(2, &[""]);
     wrong_cluster.cluster = "other".into();
     let (a, b) = (world.add(member_config(1, &[""])), world.add(wrong_cluster));
@@ -79,7 +79,8 @@ fn a_joiner_that_falls_silent_is_dropped_at_the_handshake_limit() {
 #[test]
 fn members_that_join_at_once_know_each_other() {
     let mut world = World::new();
-    world.host = Host::new(host::Config { max_handshakes: 10, ..host_config() }, world.now);
+    let authentication = AuthLimits { pending: 10, running_per_source: 10 };
+    world.host = Host::new(host::Config { authentication, ..host_config() }, world.now);
     for n in 1..=8 {
         world.add(member_config(n, &[""]));
     }
@@ -141,7 +142,7 @@ fn garbage_on_control_is_counted_and_changes_nothing() {
     ];
     let count = cases.len() as u64;
     for (peer, frames) in cases {
-        world.input(host::Input::Control { peer, frames });
+        world.input(host::Input::Control { peer, address: None, frames });
     }
     world.run();
     assert_eq!(world.host.counters().malformed_control, count);
@@ -167,7 +168,7 @@ fn a_malformed_hello_and_one_from_the_far_future_are_refused_in_words() {
     };
     for (name, frame) in [(1, hello(0).slice(..20)), (2, hello(1 << 60))] {
         let peer = PeerId::new(Bytes::copy_from_slice(&[name]));
-        world.input(host::Input::Control { peer, frames: vec![frame] });
+        world.input(host::Input::Control { peer, address: None, frames: vec![frame] });
     }
     world.run();
     let codes: Vec<_> = world

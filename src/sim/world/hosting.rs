@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::id::EndpointId;
 use crate::message::Message;
 use crate::proto::Instant;
-use crate::proto::host::{self, Host};
+use crate::proto::host::{self, AuthLimits, Host};
 use crate::wire::{BatchBuilder, Lane, ParentMessage};
 
 use super::super::Fault;
@@ -39,7 +39,7 @@ impl World<'_> {
             first_origin_seq: u64::from(life) << 32,
             max_message: 1 << 20,
             max_members: scenario.members + 3,
-            max_handshakes: 3,
+            authentication: AuthLimits { pending: 3, running_per_source: 1 },
             handshake_timeout: scenario.handshake,
             marks: scenario.marks,
             pace_percentile: scenario.pace_percentile,
@@ -310,10 +310,12 @@ impl World<'_> {
                     self.hang_up(link, true, true);
                 }
             }
-            host::Output::Authenticate { peer, .. } => {
+            host::Output::Authenticate { query, .. } => {
                 let after = self.dice.below(2 * MILLI);
-                self.push(after, Event::Verdict { life: self.host.life, peer });
+                self.push(after, Event::Verdict { life: self.host.life, query });
             }
+            // The answer comes all the same, to be ignored.
+            host::Output::CancelAuthentication { .. } => {}
             host::Output::Ordered(_) => {}
             host::Output::AskRights { id, name, .. } => self.on_ask_rights(id, name),
             host::Output::Event(event) => {

@@ -310,7 +310,7 @@ impl ParentChannels for ZmtpParent {
         }
     }
 
-    fn open_session(&mut self, session: SessionToken) {
+    fn open_session(&mut self, _peer: &PeerId, session: SessionToken) {
         self.broadcast.vouch(session.as_bytes(), true);
     }
 
