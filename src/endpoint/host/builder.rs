@@ -289,7 +289,7 @@ impl HostBuilder {
     }
 
     /// Starts a host on channels that are bound.
-    fn start(self, link: ParentLink) -> Host {
+    pub(super) fn start(self, link: ParentLink) -> Host {
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 

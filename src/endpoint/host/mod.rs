@@ -3,6 +3,8 @@
 mod auth_tasks;
 mod builder;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -273,7 +273,9 @@ impl Host {
                     }
                     Some(Peer::Closing { session }) => session,
                     Some(Peer::Authenticating { query, .. }) => {
-                        self.end_authentication(query);
+                        if !mutant!(self, StaleVerdict) {
+                            self.end_authentication(query);
+                        }
                         None
                     }
                     None => None,

@@ -17,6 +17,7 @@ use crate::wire::{
     ParentMessage, RefusalCode, SubmitHead, WindowBuilder,
 };
 
+mod admission;
 mod delivery;
 mod flow;
 mod outbox;
