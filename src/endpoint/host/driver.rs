@@ -128,7 +128,7 @@ impl Driver {
         let now = self.clock.now();
         self.listener.check(now);
         let handled = if self.node.consumers.is_empty() { None } else { self.listener.handled() };
-        let seq = handled.map(|position| position.seq);
+        let seq = handled.map(|handled| handled.position.seq);
         if seq != self.handled {
             self.handled = seq;
             self.machine.handle_input(now, Input::LocalHandled { seq });

@@ -15,7 +15,7 @@ use super::forbidden::Forbidden;
 use super::peers::Peer;
 use super::rights::Known;
 use super::session::{Bucket, Filter, Flow, Session};
-use super::{AuthQuery, EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
+use super::{AuthQuery, Event, HANG_UP, Host, Output, Verdict};
 
 /// How many numbers are left out for what another process under the same id may have in its outbox: more than fit into one (800 batches of 1,024). As numbers
 /// begin with the Unix time in microseconds, that is a second: those that later processes propose are above them again soon.
@@ -92,8 +92,6 @@ impl Host {
             refusal(RefusalCode::Version, reason)
         } else if hello.cluster != self.config.cluster {
             refusal(RefusalCode::Cluster, format!("this is cluster {:?}", self.config.cluster))
-        } else if hello.epoch > self.config.epoch.saturating_add(EPOCH_SLACK) {
-            refusal(RefusalCode::Malformed, "the epoch is far in the future".to_owned())
         } else if self.draining {
             refusal(RefusalCode::Closing, "the host is shutting down".to_owned())
         } else if let Some(retry_after) = self.quarantine.remaining(now, &hello.id) {
@@ -150,11 +148,6 @@ impl Host {
         }
         if let Some(old) = self.by_id.get(&hello.id).copied() {
             self.close(now, old, CloseReason::Replaced);
-        }
-        // A joiner that has seen a later reign than ours, or another host's of the same number: positions of this one must be above it.
-        let foreign = hello.incarnation != 0 && hello.incarnation != self.config.incarnation;
-        if hello.epoch > self.order.epoch() || (foreign && hello.epoch == self.order.epoch()) {
-            self.rise_above(now, hello.epoch);
         }
         self.admit(now, peer, &hello, role, session);
     }

@@ -57,10 +57,6 @@ use session::{Demand, Filter, Session};
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
 
-/// How far above its own first epoch a host believes a joiner's: 70 years in milliseconds. A clock may be wrong by some of that; more
-/// would let one joiner use up all epochs.
-const EPOCH_SLACK: u64 = 1 << 41;
-
 /// The host's state machine. See the [module above](super) for how to drive it.
 ///
 /// After any number of inputs that order messages, [`Input::Flush`] sends them out: the driver gives it when nothing

@@ -209,3 +209,29 @@ fn hellos_that_hang_up_leave_nothing() {
     }
     assert!(door.host.is_alone());
 }
+
+#[test]
+fn what_a_joiner_says_of_epochs_moves_nobody_elses() {
+    let mut door = Door::new(|_| {});
+    let epochs = [1, 999, 1000, 1001, 1 << 41, 1 << 62];
+    for (n, epoch) in (1..).zip(epochs) {
+        for (m, incarnation) in [(0, 0), (50, 77), (100, 78)] {
+            let frames =
+                vec![hello(id(n + m), |hello| (hello.epoch, hello.incarnation) = (epoch, incarnation))];
+            let peer = peer(u16::from(n + m));
+            let outputs = door.input(Input::Control { peer: peer.clone(), address: None, frames });
+            let [(query, _)] = asked(&outputs)[..] else { panic!("{outputs:?}") };
+            let outputs = door.admit(query, n + m);
+            let welcome = outputs.iter().find_map(|output| match output {
+                Output::Control { frame, .. } => match ParentMessage::decode(frame) {
+                    Ok(ParentMessage::Welcome(welcome)) => Some(welcome),
+                    _ => None,
+                },
+                _ => None,
+            });
+            assert_eq!(welcome.map(|welcome| welcome.at.epoch), Some(1000), "{epoch}, {incarnation}");
+            door.input(Input::ControlClosed { peer });
+        }
+    }
+    assert_eq!(door.host.usage().end.epoch, 1000);
+}

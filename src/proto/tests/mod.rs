@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::host::{self, AuthLimits, Host, LeaveReason, RepairRate, RingLimit, Verdict};
 use super::member::{self, End, Member};
-use super::{Instant, MAX_UNANSWERED};
+use super::{Instant, MAX_UNANSWERED, Reached};
 use crate::flow::{EvictReason, HighWaterMark};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
@@ -95,7 +95,7 @@ struct Child {
     /// Its consumers handle nothing.
     stalled: bool,
     /// Up to where it was given messages.
-    up_to: Option<Position>,
+    up_to: Option<Reached>,
 }
 
 /// Everything that is under way, in order.
@@ -231,7 +231,7 @@ impl World {
     fn handle_first(&mut self, child: usize, count: usize) {
         let child = &mut self.children[child];
         let Some(message) = count.checked_sub(1).and_then(|last| child.delivered.get(last)) else { return };
-        let up_to = message.position().unwrap();
+        let up_to = Reached { reign: 1, position: message.position().unwrap() };
         child.machine.handle_input(self.now, member::Input::Handled { up_to });
     }
 
