@@ -5,20 +5,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Host, HostBuilder};
 use crate::config::PER_WAKE;
-use crate::endpoint::{Endpoint, Event, authenticate_fn};
-use crate::error::RefusalReason;
+use crate::endpoint::{Client, Endpoint, Event, Events, Messages, authenticate_fn};
+use crate::error::{RecvError, RefusalReason};
 use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::message::Message;
 use crate::role::Role;
 use crate::transport::{
-    Address, Backlog, BoundAddresses, ChannelError, Frames, ParentChannels, ParentEvent, ParentLink,
-    PeerAddress,
+    Address, Backlog, BoundAddresses, ChannelError, ChildEvent, Frames, InprocTransport, ParentChannels,
+    ParentEvent, ParentLink, PeerAddress, Transport,
 };
 use crate::wire::{ChildMessage, Hello, PROTOCOL_VERSION, ParentMessage, RefusalCode};
 
@@ -287,4 +288,100 @@ async fn an_authenticator_that_panics_refuses() {
     let (_, message) = peers.hear().await;
     let ParentMessage::Refused(refusal) = message else { panic!("{message:?}") };
     assert_eq!((refusal.code, &*refusal.reason), (RefusalCode::Unauthorized, "the authenticator panicked"));
+}
+
+/// Waits for an event that matters.
+async fn until<T>(events: &mut Events, mut matters: impl FnMut(Event) -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = matters(events.next().await.expect("the endpoint is up")) {
+                return found;
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("in time")
+}
+
+async fn next(messages: &mut Messages) -> Result<Message, RecvError> {
+    timeout(PATIENCE, messages.next()).await.expect("in time").expect("no end")
+}
+
+#[tokio::test]
+async fn a_hello_of_the_far_future_does_not_keep_others_from_coming_back() {
+    let quarantine = Duration::from_millis(10);
+    let host = Host::builder().quarantine(quarantine, quarantine).bind("inproc://far-future").await.unwrap();
+    let honest = Client::builder().join(host.address()).await.unwrap();
+    let mut events = honest.events();
+    let before = honest.joined_at();
+    for epoch in [before.epoch + 1, before.epoch + (1 << 40), 1 << 62] {
+        let mut link = InprocTransport::new().dial(host.address(), PATIENCE).await.unwrap();
+        let ChildMessage::Hello(hello) = hello(EndpointId::random(), "") else { unreachable!() };
+        let hello = ChildMessage::Hello(Hello { incarnation: 7, epoch, ..hello });
+        link.channels.send_control(hello.encode()).unwrap();
+        let event = timeout(PATIENCE, link.events.recv()).await.expect("in time").expect("a word");
+        let ChildEvent::Control(frames) = event else { panic!("{event:?}") };
+        assert!(matches!(ParentMessage::decode(&frames[0]), Ok(ParentMessage::Welcome(_))));
+
+        assert!(host.kick(honest.id(), "come again").await);
+        let connected = until(&mut events, |event| match event {
+            Event::Connected { position, .. } => Some(position),
+            Event::Refused { reason } => panic!("{reason}"),
+            _ => None,
+        });
+        assert_eq!(connected.await.epoch, before.epoch);
+    }
+    let newcomer = Client::builder().join(host.address()).await.unwrap();
+    assert_eq!(newcomer.joined_at().epoch, before.epoch);
+}
+
+#[tokio::test]
+async fn a_client_follows_a_host_whose_clock_is_behind() {
+    const ADDRESS: &str = "inproc://behind";
+    let host = Host::builder().bind(ADDRESS).await.unwrap();
+    let client = Client::builder().join(ADDRESS).await.unwrap();
+    let (mut messages, mut unread) = (client.messages(), client.messages());
+    host.sender().rise_above(client.joined_at().epoch + (1 << 35)).await;
+    host.send(Message::new("t", "old").unwrap()).await.unwrap();
+    let old = next(&mut messages).await.unwrap();
+    assert_eq!(old.payload(), "old");
+    drop(host);
+    let host = timeout(PATIENCE, async {
+        loop {
+            match Host::builder().bind(ADDRESS).await {
+                Ok(host) => return host,
+                // The last one is about to let go of the name.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    });
+    let host = host.await.expect("in time");
+    let reset = next(&mut messages).await;
+    let Err(RecvError::Reset { after, resume_at }) = reset else { panic!("{reset:?}") };
+    assert_eq!(after, old.position());
+    assert!(resume_at < old.position().unwrap());
+    let receipt = client.send(Message::new("t", "mine").unwrap()).await.unwrap();
+    let place = timeout(PATIENCE, receipt.ordered()).await.expect("in time").unwrap();
+    assert_eq!(place, resume_at);
+    host.send(Message::new("t", "new").unwrap()).await.unwrap();
+    let new = next(&mut messages).await.unwrap();
+    assert_eq!((&new.payload()[..], new.position().unwrap().epoch), (&b"new"[..], resume_at.epoch));
+
+    // One stream has not come to this host's messages yet: nothing of them is handled, whatever the other one has done.
+    assert!(messages.next().now_or_never().is_none());
+    let handled = || host.stats().members.first().map(|member| (member.handled.seq, member.lag.messages));
+    let until_handled = async |seq, lag| {
+        let settled = async {
+            while handled() != Some((seq, lag)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, settled).await.unwrap_or_else(|_| panic!("{:?}", handled()));
+    };
+    until_handled(0, 2).await;
+    for _ in 0..3 {
+        // What is old, the word of the reset, and what is new.
+        drop(next(&mut unread).await);
+    }
+    assert!(unread.next().now_or_never().is_none());
+    until_handled(2, 0).await;
 }
