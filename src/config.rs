@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::proto::host::RepairRate;
+use crate::proto::host::{AuthLimits, RepairRate};
 use crate::proto::member::Limit;
 
 /// The largest payload by default: 8 MiB (design, section 4).
@@ -21,8 +21,9 @@ pub(crate) const OUTBOX: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 }
 pub(crate) const MAX_MEMBERS: usize = 10_000;
 /// Unauthenticated connections of each channel, and their memory over all channels, in bytes (guesses).
 pub(crate) const UNAUTHENTICATED: (usize, usize) = (1_024, 32 << 20);
-/// How many peers may be joining at once (design of the ZMTP engine: 256 half-open connections).
-pub(crate) const MAX_HANDSHAKES: usize = 256;
+/// How many hellos may be without a verdict: as many as there may be half-open connections (design of the ZMTP engine), and of
+/// one source as many at the authenticator that it takes sixteen sources to fill the table with running calls (a guess).
+pub(crate) const AUTHENTICATION: AuthLimits = AuthLimits { pending: 256, running_per_source: 16 };
 /// How long each step of a join may take by default (design: the handshake limit, 5 s).
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a first join may take by default (a guess: two handshakes).

@@ -17,6 +17,8 @@ pub struct Batch {
     last_taken: Option<Position>,
     /// Where to say how far it was handled.
     progress: Option<Arc<Progress>>,
+    /// Which of the hosts that the endpoint followed ordered it.
+    reign: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -42,8 +44,12 @@ impl Progress {
 }
 
 impl Batch {
-    pub(crate) fn new(messages: Arc<Vec<Message>>) -> Self {
-        Self { messages: Run::Shared(messages, 0), last_taken: None, progress: None }
+    pub(crate) fn new(messages: Arc<Vec<Message>>, reign: u64) -> Self {
+        Self { messages: Run::Shared(messages, 0), last_taken: None, progress: None, reign }
+    }
+
+    pub(super) fn reign(&self) -> u64 {
+        self.reign
     }
 
     /// The same batch, to be read: when all other consumers are done with it its messages are moved out, not cloned.
@@ -55,7 +61,7 @@ impl Batch {
             },
             other => other,
         };
-        Self { messages, last_taken: self.last_taken, progress: Some(progress) }
+        Self { messages, progress: Some(progress), ..self }
     }
 
     /// The messages that are left, in order.
@@ -87,7 +93,7 @@ impl Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { messages: Run::Own(vec::IntoIter::default()), last_taken: None, progress: None }
+        Self { messages: Run::Own(vec::IntoIter::default()), last_taken: None, progress: None, reign: 0 }
     }
 }
 

@@ -12,8 +12,8 @@ use futures::Stream;
 use crate::error::RecvError;
 use crate::flow::HighWaterMark;
 use crate::id::EndpointId;
-use crate::message::{Message, Position};
-use crate::proto::Instant;
+use crate::message::Message;
+use crate::proto::{Instant, Reached};
 use crate::sync::lock;
 
 use super::batch::Batch;
@@ -103,7 +103,7 @@ impl Consumer {
     fn push(
         &self,
         messages: Arc<Vec<Message>>,
-        own: Option<EndpointId>,
+        (own, reign): (Option<EndpointId>, u64),
         limits: &Limits,
         outcome: &mut Outcome,
     ) -> bool {
@@ -116,14 +116,14 @@ impl Consumer {
         }
         outcome.delivered += messages.len() as u64;
         match self.queues.as_slice() {
-            [queue] => queue.push(Batch::new(messages)),
+            [queue] => queue.push(Batch::new(messages, reign)),
             queues => {
                 let mut hands: Vec<Vec<Message>> = vec![Vec::new(); queues.len()];
                 for message in messages.iter() {
                     hands[self.shard(message)].push(message.clone());
                 }
                 for (queue, hand) in queues.iter().zip(hands).filter(|(_, hand)| !hand.is_empty()) {
-                    queue.push(Batch::new(Arc::new(hand)));
+                    queue.push(Batch::new(Arc::new(hand), reign));
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Consumer {
     }
 
     /// Up to where it is done with all that was put in; `None` when that is everything.
-    fn handled(&self) -> Option<Position> {
+    fn handled(&self) -> Option<Reached> {
         self.queues.iter().filter_map(|queue| queue.handled()).min()
     }
 }
@@ -255,7 +255,7 @@ impl Consumers {
     }
 
     /// Up to where all of them are done with all that was dealt out; `None` when that is everything.
-    pub(super) fn handled(&self) -> Option<Position> {
+    pub(super) fn handled(&self) -> Option<Reached> {
         self.list()
             .iter()
             .filter(|consumer| !consumer.is_gone())
@@ -267,8 +267,9 @@ impl Consumers {
         Arc::clone(&lock(&self.state).list)
     }
 
-    /// Deals out messages; those of `own` to consumers with an echo alone. Never waits: a consumer that has fallen too far behind ends alone.
-    pub(super) fn deliver(&self, messages: Vec<Message>, own: Option<EndpointId>) -> Outcome {
+    /// Deals out messages of a [reign](Reached); those of `own` to consumers with an echo alone. Never waits: a consumer that has
+    /// fallen too far behind ends alone.
+    pub(super) fn deliver(&self, messages: Vec<Message>, own: Option<EndpointId>, reign: u64) -> Outcome {
         let mut outcome = Outcome::default();
         let (consumers, limits) = {
             let state = lock(&self.state);
@@ -279,7 +280,7 @@ impl Consumers {
             // The last one gets ours, so that a consumer that is alone need not share.
             let last = number + 1 == consumers.len();
             let batch = if last { std::mem::take(&mut messages) } else { Arc::clone(&messages) };
-            if !consumer.is_gone() && !consumer.push(batch, own, &limits, &mut outcome) {
+            if !consumer.is_gone() && !consumer.push(batch, (own, reign), &limits, &mut outcome) {
                 self.overrun(consumer, &mut outcome);
             }
         }

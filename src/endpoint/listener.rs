@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::error::RecvError;
 use crate::message::{Message, Position};
-use crate::proto::Instant;
+use crate::proto::{Instant, Reached};
 use crate::sync::lock;
 use crate::wire::Window;
 
@@ -26,7 +26,7 @@ pub(super) struct ChannelListener {
     /// Prefixes of which one must match, where the driver does not filter.
     subscriptions: Option<Arc<Mutex<BTreeSet<String>>>>,
     /// Up to where messages were given.
-    delivered: Option<Position>,
+    delivered: Option<Reached>,
 }
 
 impl ChannelListener {
@@ -47,6 +47,7 @@ impl ChannelListener {
 
     /// A window of our own making. Decoded only where somebody wants to see it.
     pub(super) fn on_window(&mut self, body: &Bytes, last: Position, foreign: bool) {
+        let last = Reached { reign: 0, position: last };
         if (foreign || self.echo || self.node.consumers.want_echo()) && !self.node.consumers.is_empty() {
             match Window::decode(body, self.max_message) {
                 Ok(window) => self.deliver(window.messages, last),
@@ -57,7 +58,7 @@ impl ChannelListener {
     }
 
     /// Messages in order, all that are asked for up to this position.
-    pub(super) fn deliver(&mut self, mut messages: Vec<Message>, up_to: Position) {
+    pub(super) fn deliver(&mut self, mut messages: Vec<Message>, up_to: Reached) {
         self.delivered = Some(up_to);
         let id = self.node.id;
         // Whose messages are for consumers with an echo alone, if such are among these.
@@ -76,7 +77,7 @@ impl ChannelListener {
             }
         }
         if !messages.is_empty() {
-            let outcome = self.node.consumers.deliver(messages, own);
+            let outcome = self.node.consumers.deliver(messages, own, up_to.reign);
             self.report(outcome);
         }
     }
@@ -87,7 +88,7 @@ impl ChannelListener {
     }
 
     /// Up to where all consumers are done; without any, what was given. `None` while that is nothing.
-    pub(super) fn handled(&self) -> Option<Position> {
+    pub(super) fn handled(&self) -> Option<Reached> {
         self.node.consumers.handled().or(self.delivered)
     }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::RecvError;
 use crate::message::{Message, Position};
+use crate::proto::Reached;
 use crate::sync::lock;
 
 use super::batch::{Batch, Progress};
@@ -20,6 +21,12 @@ fn weight(message: &Message) -> usize {
         + message.payload().len()
         + message.headers().as_bytes().len()
         + message.topic().as_str().len()
+}
+
+/// Where a batch begins.
+fn first_of(batch: &Batch) -> Option<Reached> {
+    let position = batch.as_slice().first()?.position()?;
+    Some(Reached { reign: batch.reign(), position })
 }
 
 /// What a consumer's queue holds.
@@ -71,7 +78,7 @@ pub(crate) struct Queue {
 struct State {
     items: VecDeque<(Item, usize)>,
     /// Where the batch that is being read begins.
-    current: Option<Position>,
+    current: Option<Reached>,
     /// How often something was taken.
     taken: u64,
     /// Nothing more comes.
@@ -135,19 +142,17 @@ impl Queue {
     }
 
     /// Up to where the reader is done with all that was put in; `None` when that is everything.
-    pub(super) fn handled(&self) -> Option<Position> {
+    pub(super) fn handled(&self) -> Option<Reached> {
         let state = lock(&self.state);
+        let before = |first: Reached, seq: u64| {
+            let seq = seq.max(first.position.seq.saturating_sub(1));
+            Reached { position: Position { seq, ..first.position }, ..first }
+        };
         if let Some(first) = state.current {
-            return Some(Position {
-                epoch: first.epoch,
-                seq: self.progress.get().max(first.seq.saturating_sub(1)),
-            });
+            return Some(before(first, self.progress.get()));
         }
         state.items.iter().find_map(|(item, _)| match item {
-            Item::Batch(batch) => {
-                let first = batch.as_slice().first()?.position()?;
-                Some(Position { epoch: first.epoch, seq: first.seq.saturating_sub(1) })
-            }
+            Item::Batch(batch) => Some(before(first_of(batch)?, 0)),
             Item::Word(_) => None,
         })
     }
@@ -165,8 +170,8 @@ impl Queue {
             Some((Item::Batch(batch), bytes)) => {
                 self.load.take(batch.len(), bytes);
                 state.taken += 1;
-                state.current = batch.as_slice().first().and_then(Message::position);
-                self.progress.set(state.current.map_or(0, |first| first.seq.saturating_sub(1)));
+                state.current = first_of(&batch);
+                self.progress.set(state.current.map_or(0, |first| first.position.seq.saturating_sub(1)));
                 drop(state);
                 Poll::Ready(Some(Item::Batch(batch.for_reader(Arc::clone(&self.progress)))))
             }
@@ -221,7 +226,7 @@ impl Queue {
             *bytes = kept.iter().map(weight).sum();
             self.load.take(before - kept.len(), weighed - *bytes);
             dropped += (before - kept.len()) as u64;
-            *batch = Batch::new(Arc::new(kept));
+            *batch = Batch::new(Arc::new(kept), batch.reign());
         }
         if dropped > 0 {
             state.items.retain(|(item, _)| !matches!(item, Item::Batch(batch) if batch.is_empty()));
@@ -258,11 +263,11 @@ mod tests {
     }
 
     fn batch(seqs: std::ops::RangeInclusive<u64>) -> Batch {
-        Batch::new(Arc::new(seqs.map(|seq| message("t", seq)).collect()))
+        Batch::new(Arc::new(seqs.map(|seq| message("t", seq)).collect()), 1)
     }
 
-    fn at(seq: u64) -> Option<Position> {
-        Some(Position { epoch: 5, seq })
+    fn at(seq: u64) -> Option<Reached> {
+        Some(Reached { reign: 1, position: Position { epoch: 5, seq } })
     }
 
     #[tokio::test]
@@ -293,11 +298,11 @@ mod tests {
     async fn conflation_keeps_the_newest_of_each_topic_and_says_how_many_went() {
         let load = Arc::new(Load::default());
         let queue = Queue::new(Arc::clone(&load));
-        queue.push(Batch::new(Arc::new(vec![message("a", 1), message("b", 2), message("log", 3)])));
-        queue.push(Batch::new(Arc::new(vec![message("a", 4), message("a", 5), message("log", 6)])));
+        queue.push(Batch::new(Arc::new(vec![message("a", 1), message("b", 2), message("log", 3)]), 1));
+        queue.push(Batch::new(Arc::new(vec![message("a", 4), message("a", 5), message("log", 6)]), 1));
         assert_eq!(queue.conflate(&["a".to_owned(), "b".to_owned()]), 2);
         assert_eq!(load.messages(), 4);
-        queue.push(Batch::new(Arc::new(vec![message("a", 7)])));
+        queue.push(Batch::new(Arc::new(vec![message("a", 7)]), 1));
         assert_eq!(queue.conflate(&["a".to_owned()]), 1);
         let Some(Item::Word(RecvError::Lagged(3))) = queue.pop().await else { panic!("word of what went") };
         let mut seqs = Vec::new();
@@ -315,9 +320,10 @@ mod tests {
     fn of_what_documents_say_nothing_goes() {
         let queue = Queue::new(Arc::default());
         let topics = ["doc/minutes/f", "doc/minutes/f", "doc-to/me", "doc-to/me", "a", "a"];
-        queue.push(Batch::new(Arc::new(
-            topics.into_iter().zip(1..).map(|(topic, seq)| message(topic, seq)).collect(),
-        )));
+        queue.push(Batch::new(
+            Arc::new(topics.into_iter().zip(1..).map(|(topic, seq)| message(topic, seq)).collect()),
+            1,
+        ));
         assert_eq!(queue.conflate(&[String::new()]), 1);
     }
 }

@@ -16,11 +16,13 @@ pub(crate) mod host;
 pub(crate) mod member;
 #[cfg(any(test, feature = "test-utils"))]
 mod mutant;
+mod reached;
 mod rng;
 mod time;
 
 #[cfg(any(test, feature = "test-utils"))]
 pub use mutant::Mutant;
+pub(crate) use reached::Reached;
 #[cfg(any(test, feature = "crdt", feature = "test-utils"))]
 pub(crate) use rng::Rng;
 pub(crate) use time::Instant;

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mutant {
+    /// The host takes a verdict for that of whatever hello has come by a connection of the same name since.
+    StaleVerdict,
     /// The host orders whatever is submitted, had or not.
     SkipDedupe,
     /// The host passes over a request for the window before its oldest, and tells nobody.
@@ -36,7 +38,8 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
+        Self::StaleVerdict,
         Self::SkipDedupe,
         Self::RingEdge,
         Self::AckBeforeHandling,
@@ -57,6 +60,7 @@ impl Mutant {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::StaleVerdict => "mutant_stale_verdict",
             Self::SkipDedupe => "mutant_skip_dedupe",
             Self::RingEdge => "mutant_ring_edge",
             Self::AckBeforeHandling => "mutant_ack_before_handling",

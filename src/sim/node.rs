@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::EndpointId;
-use crate::message::Position;
-use crate::proto::Instant;
 use crate::proto::host::Host;
 use crate::proto::member::Member;
+use crate::proto::{Instant, Reached};
 
 use super::dice::Nanos;
 
@@ -55,9 +54,9 @@ impl LocalClock {
 #[derive(Debug, Default)]
 pub(super) struct Consumer {
     /// What waits: how many messages, and up to where.
-    pub(super) queue: VecDeque<(u64, Position)>,
+    pub(super) queue: VecDeque<(u64, Reached)>,
     /// Up to where all was put in.
-    pub(super) up_to: Option<Position>,
+    pub(super) up_to: Option<Reached>,
     /// It overran, and is no more.
     pub(super) gone: bool,
     /// It has its hands full: an event will say when it is done.
@@ -69,7 +68,7 @@ pub(super) struct Consumer {
 
 impl Consumer {
     /// It is done with what it took first: up to where it is done with all, now.
-    pub(super) fn take(&mut self) -> Option<Position> {
+    pub(super) fn take(&mut self) -> Option<Reached> {
         let (_, up_to) = self.queue.pop_front()?;
         if self.queue.is_empty() { self.up_to } else { Some(up_to) }
     }

@@ -373,7 +373,8 @@ impl Oracle {
             }
             _ => seen.began_behind = None,
         }
-        if after.is_some_and(|after| resume_at <= after) {
+        // Another life of the host may have lower epochs.
+        if after.is_some_and(|after| resume_at <= after && self.are_of_one_life(after, resume_at)) {
             return broken(9, format!("a reset leads back from {after:?} to {resume_at}"));
         }
         seen.at = Some((life, Position { epoch: resume_at.epoch, seq: resume_at.seq - 1 }));

@@ -598,3 +598,44 @@ fn what_a_host_that_is_slow_has_by_one_name_is_not_said_by_another_while_it_may_
         }
     }
 }
+
+/// A host that comes back without memory, and with a clock that is behind, has lower positions than replicas and stores know.
+fn goes_on_in_a_lower_epoch<D: Document>(fragments: [D::Fragment; 3], expected: &[u8]) {
+    let mut net = Net::<D>::new();
+    net.epoch = 9;
+    let (first, mirror) = (net.open(), net.mirror());
+    net.place_all();
+    let [one, two, three] = fragments;
+    net.update(first, vec![one]).expect("room");
+    net.update(first, vec![two]).expect("room");
+    net.place_all();
+    let stored = net.ones[first].replica.position().expect("a place");
+    net.say(HOST, Live::Stored(stored).encode());
+    net.place_all();
+    assert_eq!(net.ones[first].replica.stored(), Some(stored));
+
+    net.restart(false);
+    net.epoch = 2;
+    net.reset(first);
+    net.reset_mirror(mirror);
+    net.place_all();
+    let second = net.open();
+    net.place_all();
+    net.update(second, vec![three]).expect("room");
+    net.place_all();
+    net.all_have(expected);
+    net.has(mirror, expected);
+    // Nothing of what is ordered now is stored.
+    assert!(net.ones[first].replica.position() < Some(stored));
+    assert_eq!(net.ones[first].replica.stored(), None);
+    let again = net.ones[first].replica.position().expect("a place");
+    net.say(HOST, Live::Stored(again).encode());
+    net.place_all();
+    assert_eq!(net.ones[first].replica.stored(), Some(again));
+}
+
+#[test]
+fn a_document_goes_on_in_a_lower_epoch() {
+    goes_on_in_a_lower_epoch::<Line>([b"a", b"b", b"c"].map(|text| (text.to_vec(), None)), b"abc");
+    goes_on_in_a_lower_epoch::<Set>([vec![1], vec![2], vec![3]], &[1, 2, 3]);
+}

@@ -13,8 +13,8 @@ use crate::config::{DIAL_TIMEOUT, PER_WAKE};
 use crate::error::RecvError;
 use crate::id::SessionToken;
 use crate::message::Position;
-use crate::proto::Instant;
 use crate::proto::member::{End, Event as MachineEvent, Input, Joined, Member as Machine, Output};
+use crate::proto::{Instant, Reached};
 use crate::role::Role;
 use crate::transport::{
     Address, Channel, ChannelAddress, ChannelError, ChildChannels, ChildEvent, ChildLink, DialError,
@@ -105,7 +105,7 @@ pub(super) struct Driver {
     clock: Clock,
     listener: ChannelListener,
     /// What the machine was told last of how far the consumers are.
-    handled: Option<Position>,
+    handled: Option<Reached>,
     /// Whether it was told that all of them have overrun.
     overrun: bool,
     /// Who waits in `join`, to be told where the order stood.

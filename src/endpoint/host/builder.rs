@@ -303,7 +303,7 @@ impl HostBuilder {
     }
 
     /// Starts a host on channels that are bound.
-    fn start(self, link: ParentLink) -> Host {
+    pub(super) fn start(self, link: ParentLink) -> Host {
         let bound = link.addresses.clone();
         let (broadcast, submit) = self.channel_names(&bound);
 
@@ -323,7 +323,7 @@ impl HostBuilder {
             first_origin_seq,
             max_message: self.max_message,
             max_members: self.max_members,
-            max_handshakes: config::MAX_HANDSHAKES,
+            authentication: config::AUTHENTICATION,
             handshake_timeout: self.handshake_timeout,
             marks: self.marks,
             pace_percentile,
@@ -561,6 +561,7 @@ mod tests {
             address: PeerAddress::Inproc,
             frames: Vec::new(),
         };
+        while hear.try_send(noise()).is_ok() {}
         let clock = std::time::Instant::now();
         while clock.elapsed() < HEARTBEAT * 40 {
             while hear.try_send(noise()).is_ok() {}

@@ -1,24 +1,22 @@
 //! The host's driver: feeds the machine from the link, the application and the clock, and does what it says.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::config::{LAGS_EVERY, PER_WAKE};
-use crate::id::{EndpointId, PeerId, SessionToken};
+use crate::id::PeerId;
 use crate::proto::Instant;
 use crate::proto::host::{
-    Config, Event as MachineEvent, Host as Machine, Input, LeaveReason as MachineLeave, Output, Verdict,
+    AuthQuery, Config, Event as MachineEvent, Host as Machine, Input, LeaveReason as MachineLeave, Output,
+    Verdict,
 };
 use crate::role::Role;
 use crate::sync::lock;
-use crate::transport::{ChannelError, ParentEvent, ParentLink, PeerAddress};
+use crate::transport::{Address, ChannelError, ParentEvent, ParentLink, PeerAddress};
 use crate::wire::{CloseReason, Lane, MemberEntry};
 
 use super::super::auth::{Authenticator, JoinRequest};
@@ -28,6 +26,7 @@ use super::super::listener::ChannelListener;
 use super::super::node::{Command, Guard, Node, Told};
 use super::super::outbound::Gate;
 use super::super::stats::{MemberLag, set_counters};
+use super::auth_tasks::AuthTasks;
 
 /// Runs a host. Never waits for a peer's queue, nor for the host's own consumers. While the pack is behind it takes in no more messages,
 /// and goes on with all else.
@@ -44,7 +43,7 @@ pub(super) struct Driver {
     handled: Option<u64>,
     /// When the figures on the members are to be brought up to date.
     lags_at: Instant,
-    examiner: Examiner,
+    auth_tasks: AuthTasks,
     /// Who tells what members may say about documents, if anybody does.
     guard: Option<Guard>,
     /// Whether a shutdown was asked for, and when it must be done.
@@ -63,7 +62,6 @@ impl Driver {
     ) -> Self {
         node.set_members([MemberEntry { id: node.id, role: Role::Host }]);
         let clock = Clock::start();
-        let timeout = config.handshake_timeout;
         Self {
             node,
             machine: Machine::new(config, clock.now()),
@@ -73,12 +71,7 @@ impl Driver {
             subscriptions,
             handled: None,
             lags_at: Instant::START,
-            examiner: Examiner {
-                authenticator,
-                timeout,
-                pending: JoinSet::new(),
-                addresses: BTreeMap::new(),
-            },
+            auth_tasks: AuthTasks::new(authenticator),
             guard: None,
             draining: None,
             drained: false,
@@ -93,21 +86,20 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = node.cancel.cancelled() => break,
+                () = self.clock.sleep_until(deadline) => {}
+                (query, verdict) = self.auth_tasks.next() => self.on_verdict(query, verdict),
+                told = next_told(&mut self.guard) => self.on_told(told),
                 Some(command) = commands.recv() => self.on_command(command),
                 Some(event) = self.link.events.recv() => self.on_event(event),
-                Some(Ok((peer, verdict))) = self.examiner.pending.join_next() => {
-                    self.machine.handle_input(self.clock.now(), Input::Verdict { peer, verdict });
-                }
-                told = next_told(&mut self.guard) => self.on_told(told),
-                () = self.clock.sleep_until(deadline) => {}
                 Some(frames) = self.link.submits.recv(), if takes => {
                     self.machine.handle_input(self.clock.now(), Input::Submit { frames });
                 }
                 () = node.outbound.work(), if takes => {}
             }
-            // Whatever came first: members that speak all the time are not to keep the others from hearing of the host.
+            // Whatever woke the driver, each kind has its turn: peers that speak all the time delay neither heartbeats nor
+            // verdicts nor the application.
             self.do_what_is_due();
-            self.take_what_waits();
+            let is_more_waiting = self.take_what_waits(&mut commands);
             // All that was accepted goes out before the farewell, as fast as the pack takes it.
             if self.draining.is_some() && self.node.outbound.queued() == 0 {
                 self.machine.handle_input(self.clock.now(), Input::Drain);
@@ -117,8 +109,8 @@ impl Driver {
             // What was counted is known before anybody can see what came of it.
             self.count();
             let published = self.perform();
-            if published {
-                // The transport's own tasks need a turn: a publisher that never yields starves its writers.
+            if published || is_more_waiting {
+                // Others need a turn: the transport's writers, and the authenticator's tasks, which this worker may hold.
                 tokio::task::yield_now().await;
             }
         }
@@ -136,40 +128,60 @@ impl Driver {
         let now = self.clock.now();
         self.listener.check(now);
         let handled = if self.node.consumers.is_empty() { None } else { self.listener.handled() };
-        let seq = handled.map(|position| position.seq);
+        let seq = handled.map(|handled| handled.position.seq);
         if seq != self.handled {
             self.handled = seq;
             self.machine.handle_input(now, Input::LocalHandled { seq });
         }
     }
 
-    /// Takes what is waiting without waiting for more, of each kind a bounded number.
-    fn take_what_waits(&mut self) {
+    /// Takes what is waiting without waiting for more, of each kind a bounded number. Returns whether more may be waiting.
+    fn take_what_waits(&mut self, commands: &mut mpsc::Receiver<Command>) -> bool {
         let now = self.clock.now();
-        for _ in 0..PER_WAKE {
-            let Ok(event) = self.link.events.try_recv() else { break };
-            self.on_event(event);
+        let mut is_more_waiting = false;
+        for taken in 1..=PER_WAKE {
+            let Some((query, verdict)) = self.auth_tasks.try_next() else { break };
+            self.on_verdict(query, verdict);
+            is_more_waiting |= taken == PER_WAKE;
         }
-        for _ in 0..PER_WAKE {
+        for taken in 1..=PER_WAKE {
             let Some(Ok(told)) = self.guard.as_mut().map(|guard| guard.told.try_recv()) else { break };
             self.on_told(Some(told));
+            is_more_waiting |= taken == PER_WAKE;
+        }
+        for taken in 1..=PER_WAKE {
+            let Ok(command) = commands.try_recv() else { break };
+            self.on_command(command);
+            is_more_waiting |= taken == PER_WAKE;
+        }
+        for taken in 1..=PER_WAKE {
+            let Ok(event) = self.link.events.try_recv() else { break };
+            self.on_event(event);
+            is_more_waiting |= taken == PER_WAKE;
         }
         // The pack may fall behind by what is taken here.
-        for _ in 0..PER_WAKE {
+        for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
-                return;
+                return is_more_waiting;
             }
             let Ok(frames) = self.link.submits.try_recv() else { break };
             self.machine.handle_input(now, Input::Submit { frames });
+            is_more_waiting |= taken == PER_WAKE;
         }
-        for _ in 0..PER_WAKE {
+        for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
-                return;
+                return is_more_waiting;
             }
             let Some(batch) = self.node.outbound.take() else { break };
             set_counters!(self.node.counters, sent = batch.first_origin_seq + u64::from(batch.count) - 1);
             self.machine.handle_input(now, Input::Local { body: batch.body });
+            is_more_waiting |= taken == PER_WAKE;
         }
+        is_more_waiting
+    }
+
+    fn on_verdict(&mut self, query: AuthQuery, verdict: Verdict) {
+        self.machine.handle_input(self.clock.now(), Input::Verdict { query, verdict });
     }
 
     fn on_command(&mut self, command: Command) {
@@ -234,13 +246,13 @@ impl Driver {
     fn on_event(&mut self, event: ParentEvent) {
         let input = match event {
             ParentEvent::Control { peer, address, frames } => {
-                self.examiner.note(&peer, address);
-                Input::Control { peer, frames }
+                let address = match address {
+                    PeerAddress::Tcp(address) => Some(address),
+                    PeerAddress::Ipc | PeerAddress::Inproc | PeerAddress::Unknown => None,
+                };
+                Input::Control { peer, address, frames }
             }
-            ParentEvent::ControlClosed { peer } => {
-                self.examiner.forget(&peer);
-                Input::ControlClosed { peer }
-            }
+            ParentEvent::ControlClosed { peer } => Input::ControlClosed { peer },
             ParentEvent::BroadcastClosed { session } => Input::BroadcastClosed { session },
             ParentEvent::SubscriberCut { address } => {
                 return self.node.emit(Event::SubscriberCut { address });
@@ -275,8 +287,12 @@ impl Driver {
                 }
                 Output::Session { session, is_open: false, .. } => self.link.channels.end_session(session),
                 Output::CutBroadcast { session } => self.link.channels.cut_broadcast(session),
-                Output::Disconnect { peer, session } => self.disconnect(&peer, session),
-                Output::Authenticate { peer, id, token } => self.examiner.examine(peer, id, token),
+                Output::Disconnect { peer, session } => self.link.channels.disconnect(&peer, session),
+                Output::Authenticate { query, address, id, token } => {
+                    let address = self.peer_address(address);
+                    self.auth_tasks.start(query, JoinRequest { address, id, token });
+                }
+                Output::CancelAuthentication { query } => self.auth_tasks.cancel(query),
                 Output::Ordered(ordered) => {
                     set_counters!(self.node.counters, confirmed = ordered.last_origin_seq());
                     self.node.outbound.on_ordered(ordered);
@@ -299,14 +315,19 @@ impl Driver {
     fn send_control(&mut self, peer: PeerId, frame: Bytes) {
         if let Err(ChannelError::Full(_)) = self.link.channels.send_control(&peer, frame) {
             // It takes nothing any more: its session ends as if it had hung up.
-            self.disconnect(&peer, None);
+            self.link.channels.disconnect(&peer, None);
             self.machine.handle_input(self.clock.now(), Input::ControlClosed { peer });
         }
     }
 
-    fn disconnect(&mut self, peer: &PeerId, session: Option<SessionToken>) {
-        self.examiner.forget(peer);
-        self.link.channels.disconnect(peer, session);
+    /// Where a peer with this address calls from. Without one it came the way that the control channel is bound to.
+    fn peer_address(&self, address: Option<SocketAddr>) -> PeerAddress {
+        match (address, &self.link.addresses.control) {
+            (Some(address), _) => PeerAddress::Tcp(address),
+            (None, Address::Ipc(_)) => PeerAddress::Ipc,
+            (None, Address::Inproc(_)) => PeerAddress::Inproc,
+            (None, Address::Tcp { .. }) => PeerAddress::Unknown,
+        }
     }
 
     fn on_machine_event(&mut self, event: MachineEvent) {
@@ -317,8 +338,8 @@ impl Driver {
                 self.node.emit(Event::Forbidden { id, document, messages });
             }
             MachineEvent::Left { id, reason } => self.node.on_left(id, leave_reason(reason)),
-            MachineEvent::Refused { peer, id, code, reason: text } => {
-                let address = self.examiner.address(&peer);
+            MachineEvent::Refused { address, id, code, reason: text } => {
+                let address = self.peer_address(address);
                 self.node.emit(Event::JoinRefused { id, address, reason: reason(code, text) });
             }
         }
@@ -388,63 +409,5 @@ fn leave_reason(reason: MachineLeave) -> LeaveReason {
         MachineLeave::Closed(CloseReason::Replaced) => LeaveReason::Replaced,
         MachineLeave::Closed(CloseReason::Violation) => LeaveReason::Violation,
         MachineLeave::Closed(CloseReason::Unresponsive) => LeaveReason::Unresponsive,
-    }
-}
-
-/// Runs the authenticator beside the host, and remembers where those under examination call from.
-struct Examiner {
-    authenticator: Arc<dyn Authenticator>,
-    timeout: Duration,
-    pending: JoinSet<(PeerId, Verdict)>,
-    addresses: BTreeMap<PeerId, PeerAddress>,
-}
-
-impl std::fmt::Debug for Examiner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Examiner").field("pending", &self.pending.len()).finish_non_exhaustive()
-    }
-}
-
-impl Examiner {
-    fn note(&mut self, peer: &PeerId, address: PeerAddress) {
-        self.addresses.entry(peer.clone()).or_insert(address);
-    }
-
-    fn address(&self, peer: &PeerId) -> PeerAddress {
-        self.addresses.get(peer).cloned().unwrap_or(PeerAddress::Unknown)
-    }
-
-    fn forget(&mut self, peer: &PeerId) {
-        self.addresses.remove(peer);
-    }
-
-    /// The machine bounds how many there are at once.
-    fn examine(&mut self, peer: PeerId, id: EndpointId, token: Bytes) {
-        let request = JoinRequest { address: self.address(&peer), id, token };
-        let authenticator = Arc::clone(&self.authenticator);
-        let timeout = self.timeout;
-        self.pending.spawn(async move {
-            let decision = AssertUnwindSafe(authenticator.authenticate(&request)).catch_unwind();
-            let verdict = match tokio::time::timeout(timeout, decision).await {
-                Ok(Ok(Ok(role))) => fresh_session()
-                    .map(|session| Verdict::Admit { role, session })
-                    .ok_or_else(|| "the host has no random numbers".to_owned()),
-                Ok(Ok(Err(reason))) => Err(reason),
-                Ok(Err(_)) => Err("the authenticator panicked".to_owned()),
-                Err(_) => Err("the authenticator took too long".to_owned()),
-            };
-            (peer, verdict.unwrap_or_else(|reason| Verdict::Refuse { reason }))
-        });
-    }
-}
-
-/// An unguessable session token from the operating system's generator; `None` if that fails.
-fn fresh_session() -> Option<SessionToken> {
-    loop {
-        let mut bytes = [0; SessionToken::LENGTH];
-        getrandom::fill(&mut bytes).ok()?;
-        if let Some(token) = SessionToken::from_bytes(bytes) {
-            return Some(token);
-        }
     }
 }

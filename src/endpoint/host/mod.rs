@@ -1,7 +1,10 @@
 //! The host: the endpoint that orders and publishes.
 
+mod auth_tasks;
 mod builder;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

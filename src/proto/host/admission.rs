@@ -1,5 +1,7 @@
 //! How peers become members: hello, verdict, welcome.
 
+use std::net::SocketAddr;
+
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::role::Role;
 use crate::wire::{
@@ -8,30 +10,79 @@ use crate::wire::{
 };
 
 use super::super::{ControlCount, Instant};
+use super::authentications::{Ended, Room, Source};
 use super::forbidden::Forbidden;
+use super::peers::Peer;
 use super::rights::Known;
-use super::session::{Bucket, Filter, Flow, Peer, Session};
-use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
+use super::session::{Bucket, Filter, Flow, Session};
+use super::{AuthQuery, Event, HANG_UP, Host, Output, Verdict};
 
 /// How many numbers are left out for what another process under the same id may have in its outbox: more than fit into one (800 batches of 1,024). As numbers
 /// begin with the Unix time in microseconds, that is a second: those that later processes propose are above them again soon.
 const OUTBOX_ROOM: u64 = 1 << 20;
 
+/// Why a hello is refused for which there is no room.
+const TOO_MANY: &str = "too many peers are joining at once";
+
 impl Host {
-    pub(super) fn on_hello(&mut self, now: Instant, peer: PeerId, hello: Hello) {
+    pub(super) fn on_hello(&mut self, now: Instant, peer: PeerId, address: Option<SocketAddr>, hello: Hello) {
         if let Some(refusal) = self.refusal(now, &hello) {
-            return self.refuse(now, peer, hello.id, refusal);
+            return self.refuse(now, (peer, address), hello.id, refusal);
         }
-        self.outputs.push_back(Output::Authenticate {
-            peer: peer.clone(),
-            id: hello.id,
-            token: hello.token.clone(),
-        });
-        let deadline = self.arm(now + self.config.handshake_timeout, &peer);
-        self.peers.insert(peer, Peer::Examined { hello, deadline });
+        let source = Source::of(address);
+        match self.authentications.room_for(source) {
+            Room::Free => {}
+            Room::Taken(query) => self.give_up_authentication(now, query, TOO_MANY),
+            Room::None => {
+                let refusal = refusal(RefusalCode::Busy, TOO_MANY.to_owned());
+                return self.refuse(now, (peer, address), hello.id, refusal);
+            }
+        }
+        let (query, runs) = self.authentications.begin(peer.clone(), source);
+        let deadline = now + self.config.handshake_timeout;
+        self.peers.set(peer, Peer::Authenticating { query, address, hello }, deadline);
+        if runs {
+            self.authenticate(query);
+        }
     }
 
-    /// Why a peer that says this need not be examined.
+    /// Hands a pending hello to the authenticator.
+    fn authenticate(&mut self, query: AuthQuery) {
+        let peer = self.authentications.peer(query).and_then(|peer| self.peers.get(peer));
+        if let Some(Peer::Authenticating { address, hello, .. }) = peer {
+            let (address, id, token) = (*address, hello.id, hello.token.clone());
+            self.outputs.push_back(Output::Authenticate { query, address, id, token });
+        }
+    }
+
+    /// A hello is pending no more, for another reason than its verdict.
+    pub(super) fn end_authentication(&mut self, query: AuthQuery) {
+        if let Some(Ended { was_running, next, .. }) = self.authentications.end(query) {
+            if was_running {
+                self.outputs.push_back(Output::CancelAuthentication { query });
+            }
+            next.into_iter().for_each(|next| self.authenticate(next));
+        }
+    }
+
+    /// Refuses a pending hello, which may come again.
+    fn give_up_authentication(&mut self, now: Instant, query: AuthQuery, reason: &str) {
+        let peer = self.authentications.peer(query).cloned();
+        self.end_authentication(query);
+        if let Some(peer) = peer
+            && let Some(Peer::Authenticating { address, hello, .. }) = self.peers.remove(&peer)
+        {
+            let refusal = refusal(RefusalCode::Busy, reason.to_owned());
+            self.refuse(now, (peer, address), hello.id, refusal);
+        }
+    }
+
+    /// The time for the verdict is over.
+    pub(super) fn on_late_verdict(&mut self, now: Instant, query: AuthQuery) {
+        self.give_up_authentication(now, query, "the authenticator did not decide in time");
+    }
+
+    /// Why a peer that says this is refused whatever its token.
     fn refusal(&self, now: Instant, hello: &Hello) -> Option<Refusal> {
         let refusal = |code, reason: String| Some(refusal(code, reason));
         if hello.version != PROTOCOL_VERSION {
@@ -41,8 +92,6 @@ impl Host {
             refusal(RefusalCode::Version, reason)
         } else if hello.cluster != self.config.cluster {
             refusal(RefusalCode::Cluster, format!("this is cluster {:?}", self.config.cluster))
-        } else if hello.epoch > self.config.epoch.saturating_add(EPOCH_SLACK) {
-            refusal(RefusalCode::Malformed, "the epoch is far in the future".to_owned())
         } else if self.draining {
             refusal(RefusalCode::Closing, "the host is shutting down".to_owned())
         } else if let Some(retry_after) = self.quarantine.remaining(now, &hello.id) {
@@ -53,15 +102,9 @@ impl Host {
         } else if !self.origins.has_room_for(&hello.id) {
             let most = self.config.max_origins;
             refusal(RefusalCode::Full, format!("the host remembers at most {most} endpoints"))
-        } else if self.handshakes() >= self.config.max_handshakes {
-            refusal(RefusalCode::Busy, "too many peers are joining at once".to_owned())
         } else {
             self.duplicate(hello)
         }
-    }
-
-    fn handshakes(&self) -> usize {
-        self.peers.values().filter(|peer| matches!(peer, Peer::Examined { .. })).count()
     }
 
     /// Why a hello may not have the id it names: somebody live has it, whose session it does not continue.
@@ -74,42 +117,37 @@ impl Host {
         taken.then(|| refusal(RefusalCode::DuplicateId, reason()))
     }
 
-    pub(super) fn refuse(&mut self, now: Instant, peer: PeerId, id: EndpointId, refusal: Refusal) {
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        (peer, address): (PeerId, Option<SocketAddr>),
+        id: EndpointId,
+        refusal: Refusal,
+    ) {
         let frame = ParentMessage::Refused(refusal.clone()).encode();
         let Refusal { code, reason, .. } = refusal;
         self.outputs.push_back(Output::Control { peer: peer.clone(), frame });
-        self.outputs.push_back(Output::Event(Event::Refused { peer: peer.clone(), id, code, reason }));
-        let deadline = self.arm(now + HANG_UP, &peer);
-        self.peers.insert(peer, Peer::Closing { deadline, session: None });
+        self.outputs.push_back(Output::Event(Event::Refused { address, id, code, reason }));
+        self.peers.set(peer, Peer::Closing { session: None }, now + HANG_UP);
     }
 
-    pub(super) fn on_verdict(&mut self, now: Instant, peer: PeerId, verdict: Verdict) {
-        // A peer that hung up or ran out of time meanwhile is not there any more.
-        let hello = match self.peers.remove(&peer) {
-            Some(Peer::Examined { hello, .. }) => hello,
-            Some(other) => {
-                self.peers.insert(peer, other);
-                return;
-            }
-            None => return,
-        };
+    pub(super) fn on_verdict(&mut self, now: Instant, query: AuthQuery, verdict: Verdict) {
+        let Some(Ended { peer, next, .. }) = self.authentications.end(query) else { return };
+        next.into_iter().for_each(|next| self.authenticate(next));
+        let Some(Peer::Authenticating { hello, address, .. }) = self.peers.remove(&peer) else { return };
         let (role, session) = match verdict {
             Verdict::Admit { role, session } => (role, session),
             Verdict::Refuse { reason } => {
-                return self.refuse(now, peer, hello.id, refusal(RefusalCode::Unauthorized, reason));
+                let refusal = refusal(RefusalCode::Unauthorized, reason);
+                return self.refuse(now, (peer, address), hello.id, refusal);
             }
         };
         // Much may have changed while the authenticator was thinking.
         if let Some(refusal) = self.refusal(now, &hello) {
-            return self.refuse(now, peer, hello.id, refusal);
+            return self.refuse(now, (peer, address), hello.id, refusal);
         }
         if let Some(old) = self.by_id.get(&hello.id).copied() {
             self.close(now, old, CloseReason::Replaced);
-        }
-        // A joiner that has seen a later reign than ours, or another host's of the same number: positions of this one must be above it.
-        let foreign = hello.incarnation != 0 && hello.incarnation != self.config.incarnation;
-        if hello.epoch > self.order.epoch() || (foreign && hello.epoch == self.order.epoch()) {
-            self.rise_above(now, hello.epoch);
         }
         self.admit(now, peer, &hello, role, session);
     }
@@ -136,11 +174,12 @@ impl Host {
             submit: self.config.submit.clone(),
             members: self.members().collect(),
         };
+        let deadline = now + self.config.handshake_timeout;
         let session = Session {
             peer: peer.clone(),
             id: hello.id,
             role,
-            joining: Some(self.arm(now + self.config.handshake_timeout, &peer)),
+            joining: Some(deadline),
             filter: Filter::default(),
             proposed: None,
             control: ControlCount { received: 1, ..ControlCount::default() },
@@ -151,7 +190,7 @@ impl Host {
             known: Known::of(self.left_behind.take(&hello.id)),
             forbidden: Forbidden::default(),
         };
-        self.peers.insert(peer.clone(), Peer::Admitted { session: token });
+        self.peers.set(peer.clone(), Peer::Admitted { session: token }, deadline);
         self.by_id.insert(hello.id, token);
         self.demand.add(&session);
         self.sessions.insert(token, session);

@@ -1,5 +1,6 @@
 //! What goes into a host and what comes out of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +26,8 @@ pub(crate) struct Config {
     pub(crate) first_origin_seq: u64,
     pub(crate) max_message: usize,
     pub(crate) max_members: usize,
-    /// How many peers may be under examination at once.
-    pub(crate) max_handshakes: usize,
-    /// How long a peer may take from its hello to its membership.
+    pub(crate) authentication: AuthLimits,
+    /// How long the verdict on a hello may take, and how long a peer may take from there to its membership.
     pub(crate) handshake_timeout: Duration,
     pub(crate) marks: HighWaterMark,
     /// Which member sets the pace: the share of members, in percent, that are at least as fast. 0 is the fastest, 50 the median, 100 the slowest.
@@ -57,6 +57,20 @@ pub(crate) struct Config {
     pub(crate) submit: String,
 }
 
+/// How many hellos may be without a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AuthLimits {
+    /// Over all: those the authenticator has, and those that wait for it.
+    pub(crate) pending: usize,
+    /// Those of one source that the authenticator has at once; at least 1. A source is an IPv4 address, an IPv6 /64, or
+    /// everything without an address.
+    pub(crate) running_per_source: usize,
+}
+
+/// One question to the authenticator. The host counts them, so a peer cannot choose or repeat one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AuthQuery(pub(super) u64);
+
 /// A bound in messages and in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RingLimit {
@@ -75,14 +89,14 @@ pub(crate) struct RepairRate {
 /// What happens to a host.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A message on the control channel, its frames as they came.
-    Control { peer: PeerId, frames: Vec<Bytes> },
+    /// A message on the control channel, its frames as they came, and where the connection comes from, if it has an address.
+    Control { peer: PeerId, address: Option<SocketAddr>, frames: Vec<Bytes> },
     /// A control connection closed.
     ControlClosed { peer: PeerId },
     /// A session's broadcast connection closed.
     BroadcastClosed { session: SessionToken },
-    /// The authenticator's answer to [`Output::Authenticate`].
-    Verdict { peer: PeerId, verdict: Verdict },
+    /// The authenticator's answer to [`Output::Authenticate`]. Ignored when that question was cancelled.
+    Verdict { query: AuthQuery, verdict: Verdict },
     /// A message on the submit channel, its frames as they came.
     Submit { frames: Vec<Bytes> },
     /// A batch of the host's own. Only while [`Host::takes_submits`](super::Host::takes_submits), but for what must go out before the end.
@@ -134,7 +148,9 @@ pub(crate) enum Output {
     /// Cut a peer's connections.
     Disconnect { peer: PeerId, session: Option<SessionToken> },
     /// Ask the authenticator, and answer with [`Input::Verdict`].
-    Authenticate { peer: PeerId, id: EndpointId, token: Bytes },
+    Authenticate { query: AuthQuery, address: Option<SocketAddr>, id: EndpointId, token: Bytes },
+    /// The answer to this question is of no use any more.
+    CancelAuthentication { query: AuthQuery },
     /// Find out what a member may do with a document, and answer with [`Input::Rights`].
     AskRights { guard: u64, id: EndpointId, name: String },
     /// Messages of the host's own have their places.
@@ -168,7 +184,8 @@ pub(crate) enum Event {
         messages: u64,
     },
     Refused {
-        peer: PeerId,
+        /// Where the hello came from.
+        address: Option<SocketAddr>,
         id: EndpointId,
         code: RefusalCode,
         reason: String,

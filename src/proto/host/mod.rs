@@ -1,11 +1,12 @@
 //! The host's side: admits members, gives messages their order, cuts windows.
 //!
-//! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, [`ordering`] is the way of messages
-//! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
-//! [`ring`] of the last ones, the [`rights`] to documents, what is [`asked`] about them and what of [`forbidden`] messages is to be told, the [`patience`] with stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of those it sent away, and [`session`]s.
+//! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, with the hellos among
+//! [`authentications`] until the verdict; [`ordering`] is the way of messages through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
+//! [`ring`] of the last ones, the [`rights`] to documents, what is [`asked`] about them and what of [`forbidden`] messages is to be told, the [`patience`] with stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of those it sent away, its [`peers`], and [`session`]s.
 
 mod admission;
 mod asked;
+mod authentications;
 mod fates;
 mod forbidden;
 mod interface;
@@ -14,6 +15,7 @@ mod ordering;
 mod origins;
 mod pace;
 mod patience;
+mod peers;
 mod quarantine;
 mod repair;
 mod rights;
@@ -23,10 +25,12 @@ mod session;
 pub(crate) use rights::{Rights, Stamp};
 
 pub(crate) use interface::{
-    Config, Counters, Event, Input, LeaveReason, MemberLag, Output, RepairRate, RingLimit, Verdict,
+    AuthLimits, AuthQuery, Config, Counters, Event, Input, LeaveReason, MemberLag, Output, RepairRate,
+    RingLimit, Verdict,
 };
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,19 +45,17 @@ use crate::wire::{
 };
 
 use super::Instant;
+use authentications::Authentications;
 use order::Order;
 use origins::Origins;
 use patience::Patience;
+use peers::{Peer, Peers};
 use quarantine::Quarantine;
 use ring::Ring;
-use session::{Demand, Filter, Peer, Session};
+use session::{Demand, Filter, Session};
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
-
-/// How far above its own first epoch a host believes a joiner's: 70 years in milliseconds. A clock may be wrong by some of that; more
-/// would let one joiner use up all epochs.
-const EPOCH_SLACK: u64 = 1 << 41;
 
 /// The host's state machine. See the [module above](super) for how to drive it.
 ///
@@ -77,9 +79,8 @@ pub(crate) struct Host {
     local_next_origin_seq: u64,
     /// Whether the open window holds messages of others than the host.
     foreign: bool,
-    peers: BTreeMap<PeerId, Peer>,
-    /// When to look at a peer again. An entry whose peer has moved on since means nothing.
-    timers: BTreeSet<(Instant, PeerId)>,
+    peers: Peers,
+    authentications: Authentications,
     sessions: BTreeMap<SessionToken, Session>,
     by_id: BTreeMap<EndpointId, SessionToken>,
     demand: Demand,
@@ -142,8 +143,8 @@ impl Host {
             placed: Vec::new(),
             local_next_origin_seq: config.first_origin_seq,
             foreign: false,
-            peers: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            peers: Peers::default(),
+            authentications: Authentications::new(config.authentication),
             sessions: BTreeMap::new(),
             by_id: BTreeMap::new(),
             demand: Demand::default(),
@@ -195,7 +196,7 @@ impl Host {
     /// Whether no peer is there whose time could run out.
     #[cfg(test)]
     pub(crate) fn is_alone(&self) -> bool {
-        self.peers.is_empty() && self.timers.is_empty() && self.sessions.is_empty()
+        self.peers.is_empty() && self.sessions.is_empty()
     }
 
     /// Everyone who is live, the host left out.
@@ -213,8 +214,10 @@ impl Host {
 
     /// When `handle_timeout` has something to do, at the earliest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let peers = self.timers.first().map(|(deadline, _)| *deadline);
-        [peers, self.next_heartbeat, self.repair_at, self.patience.ends_at()].into_iter().flatten().min()
+        [self.peers.next_deadline(), self.next_heartbeat, self.repair_at, self.patience.ends_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due: signs of life, the end of what has taken too long. An early call does nothing.
@@ -229,35 +232,23 @@ impl Host {
         if self.patience.ends_at().is_some_and(|at| at <= now) {
             self.look(now);
         }
-        while let Some((deadline, peer)) =
-            self.timers.first().cloned().filter(|(deadline, _)| *deadline <= now)
-        {
-            self.timers.pop_first();
+        while let Some(peer) = self.peers.take_due(now) {
             match self.peers.get(&peer) {
-                Some(Peer::Examined { deadline: actual, .. }) if *actual == deadline => {
-                    self.peers.remove(&peer);
-                    self.outputs.push_back(Output::Disconnect { peer, session: None });
-                }
-                Some(Peer::Closing { deadline: actual, session }) if *actual == deadline => {
+                Some(Peer::Authenticating { query, .. }) => self.on_late_verdict(now, *query),
+                Some(Peer::Closing { session }) => {
                     let session = *session;
                     self.peers.remove(&peer);
                     self.outputs.push_back(Output::Disconnect { peer, session });
                 }
                 Some(Peer::Admitted { session }) => {
                     let session = *session;
-                    if self.sessions.get(&session).is_some_and(|s| s.joining == Some(deadline)) {
+                    if self.sessions.get(&session).is_some_and(|s| s.joining.is_some()) {
                         self.cut(now, session, LeaveReason::Disconnected);
                     }
                 }
-                _ => {}
+                None => {}
             }
         }
-    }
-
-    /// Gives a peer until `deadline`.
-    fn arm(&mut self, deadline: Instant, peer: &PeerId) -> Instant {
-        self.timers.insert((deadline, peer.clone()));
-        deadline
     }
 
     /// Nothing more is done by this host: what is left to be told is told.
@@ -269,15 +260,21 @@ impl Host {
     pub(crate) fn handle_input(&mut self, now: Instant, input: Input) {
         self.wake(now);
         match input {
-            Input::Control { peer, frames } => self.on_control(now, peer, &frames),
+            Input::Control { peer, address, frames } => self.on_control(now, peer, address, &frames),
             Input::ControlClosed { peer } => {
                 let session = match self.peers.remove(&peer) {
                     Some(Peer::Admitted { session }) => {
                         self.forget(now, session, LeaveReason::Disconnected);
                         Some(session)
                     }
-                    Some(Peer::Closing { session, .. }) => session,
-                    Some(Peer::Examined { .. }) | None => None,
+                    Some(Peer::Closing { session }) => session,
+                    Some(Peer::Authenticating { query, .. }) => {
+                        if !mutant!(self, StaleVerdict) {
+                            self.end_authentication(query);
+                        }
+                        None
+                    }
+                    None => None,
                 };
                 // Its broadcast connection is to go with it.
                 if session.is_some() {
@@ -290,7 +287,7 @@ impl Host {
                     self.cut(now, session, LeaveReason::Disconnected);
                 }
             }
-            Input::Verdict { peer, verdict } => self.on_verdict(now, peer, verdict),
+            Input::Verdict { query, verdict } => self.on_verdict(now, query, verdict),
             // Looked at with each: many may come before the next flush, and the pack is not to be run over.
             Input::Submit { frames } => {
                 self.on_submit(now, frames);
@@ -312,28 +309,37 @@ impl Host {
         }
     }
 
-    fn on_control(&mut self, now: Instant, peer: PeerId, frames: &[Bytes]) {
+    fn on_control(&mut self, now: Instant, peer: PeerId, address: Option<SocketAddr>, frames: &[Bytes]) {
         let message = match frames {
             [frame] => ChildMessage::decode(frame).ok(),
             _ => None,
         };
         let Some(message) = message else {
             self.counters.malformed_control += 1;
-            if !self.peers.contains_key(&peer) && frames.first().is_some_and(ChildMessage::is_hello) {
+            if self.peers.get(&peer).is_none() && frames.first().is_some_and(ChildMessage::is_hello) {
                 let refusal = admission::refusal(RefusalCode::Malformed, "the hello is malformed".to_owned());
-                self.refuse(now, peer, EndpointId::NIL, refusal);
+                self.refuse(now, (peer, address), EndpointId::NIL, refusal);
             }
             return;
         };
         match (self.peers.get(&peer), message) {
-            (None, ChildMessage::Hello(hello)) => self.on_hello(now, peer, hello),
+            (None, ChildMessage::Hello(hello)) => self.on_hello(now, peer, address, hello),
+            (Some(Peer::Authenticating { query, .. }), ChildMessage::Hello(_)) => {
+                // A connection says hello once. Where a transport lets peers choose their ids, this may be another connection
+                // than the one whose hello is with the authenticator.
+                self.counters.malformed_control += 1;
+                let query = *query;
+                self.peers.remove(&peer);
+                self.end_authentication(query);
+                self.outputs.push_back(Output::Disconnect { peer, session: None });
+            }
             (Some(Peer::Admitted { session }), message) => {
                 let session = *session;
                 self.on_session_message(now, session, message);
             }
             // What was on its way when it was told to go.
             (Some(Peer::Closing { session: Some(_), .. }), _) => {}
-            // Before its hello a peer has nothing to say, nor while it is examined, nor after it was refused.
+            // Before its hello a peer has nothing to say, nor before the verdict, nor after it was refused.
             _ => self.counters.malformed_control += 1,
         }
     }
@@ -477,10 +483,14 @@ impl Host {
         self.send(now, token, &closing);
         let leave = if reason == CloseReason::Left { LeaveReason::Left } else { LeaveReason::Closed(reason) };
         self.forget(now, token, leave);
+        self.expect_hang_up(now, peer, token);
+    }
+
+    /// Gives a peer whose session is over the time to hang up.
+    fn expect_hang_up(&mut self, now: Instant, peer: PeerId, session: SessionToken) {
         // `send` may have cut the peer off already.
-        if self.peers.contains_key(&peer) {
-            let deadline = self.arm(now + HANG_UP, &peer);
-            self.peers.insert(peer, Peer::Closing { deadline, session: Some(token) });
+        if self.peers.get(&peer).is_some() {
+            self.peers.set(peer, Peer::Closing { session: Some(session) }, now + HANG_UP);
         }
     }
 

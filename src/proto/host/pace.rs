@@ -8,8 +8,8 @@ use crate::message::Position;
 use crate::wire::{Ack, CloseReason, Lane, ParentMessage};
 
 use super::super::Instant;
-use super::session::{Peer, Session};
-use super::{Event, HANG_UP, Host, LeaveReason, MemberLag, Output};
+use super::session::Session;
+use super::{Event, Host, LeaveReason, MemberLag, Output};
 
 /// The share of the high-water mark above which the pack is slowed: the low-water mark (design, section 5: half).
 const LOW_WATER: f64 = 0.5;
@@ -224,11 +224,7 @@ impl Host {
         self.outputs.push_back(Output::CutBroadcast { session: token });
         self.outputs.push_back(Output::Event(Event::Evicted { id, eviction }));
         self.forget(now, token, LeaveReason::Evicted);
-        // `send` may have cut the peer off already.
-        if self.peers.contains_key(&peer) {
-            let deadline = self.arm(now + HANG_UP, &peer);
-            self.peers.insert(peer, Peer::Closing { deadline, session: Some(token) });
-        }
+        self.expect_hang_up(now, peer, token);
     }
 
     /// What is done regularly: the order's end is told to all, signs of life are given, the pack is looked at, what is outdated is forgotten.

@@ -1,26 +1,15 @@
-//! What a host knows of its peers, of their sessions, and of what those take.
+//! What a host knows of sessions, and of what those take.
 
 use std::collections::BTreeMap;
 
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::role::Role;
-use crate::wire::{Ack, Hello};
+use crate::wire::Ack;
 
 use super::super::{ControlCount, Instant};
 use super::forbidden::Forbidden;
 use super::interface::RepairRate;
 use super::rights::Known;
-
-/// What is known of a control connection.
-#[derive(Debug)]
-pub(super) enum Peer {
-    /// It said hello, and the authenticator is thinking.
-    Examined { hello: Hello, deadline: Instant },
-    /// It has a session.
-    Admitted { session: SessionToken },
-    /// It was told to go, and its session, if it had one, is over.
-    Closing { deadline: Instant, session: Option<SessionToken> },
-}
 
 /// Who submitted messages, and so is told their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

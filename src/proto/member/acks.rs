@@ -7,7 +7,7 @@ use crate::flow::HighWaterMark;
 use crate::message::Position;
 use crate::wire::Ack;
 
-use super::super::Instant;
+use super::super::{Instant, Reached};
 
 /// How often to acknowledge, while there is something to (design, section 5).
 const EVERY: Duration = Duration::from_millis(25);
@@ -15,15 +15,16 @@ const EVERY: Duration = Duration::from_millis(25);
 const SHARE: u64 = 8;
 
 pub(super) const NOWHERE: Position = Position { epoch: 0, seq: 0 };
+const START: Reached = Reached { reign: 0, position: NOWHERE };
 
 /// How far the consumers have come, and what was said of it.
 #[derive(Debug)]
 pub(super) struct Acks {
     /// Where delivery began under this incarnation of the host: what is before it is none of its business.
-    base: Position,
-    handled: Position,
+    base: Reached,
+    handled: Reached,
     /// The windows delivered and not handled: up to where, and their bytes.
-    unhandled: VecDeque<(Position, u64)>,
+    unhandled: VecDeque<(Reached, u64)>,
     unhandled_bytes: u64,
     /// What was handled since the last ack.
     handled_bytes: u64,
@@ -36,8 +37,8 @@ pub(super) struct Acks {
 impl Default for Acks {
     fn default() -> Self {
         Self {
-            base: NOWHERE,
-            handled: NOWHERE,
+            base: START,
+            handled: START,
             unhandled: VecDeque::new(),
             unhandled_bytes: 0,
             handled_bytes: 0,
@@ -55,8 +56,8 @@ impl Acks {
     }
 
     /// Delivery jumped to here: from another incarnation of the host, or over what is missing.
-    pub(super) fn jump(&mut self, to: Position, new_incarnation: bool) {
-        if new_incarnation {
+    pub(super) fn jump(&mut self, to: Reached) {
+        if to.reign != self.base.reign {
             self.base = to;
         }
         if self.unhandled.is_empty() {
@@ -64,12 +65,12 @@ impl Acks {
         }
     }
 
-    pub(super) fn on_delivered(&mut self, up_to: Position, bytes: u64) {
+    pub(super) fn on_delivered(&mut self, up_to: Reached, bytes: u64) {
         self.unhandled.push_back((up_to, bytes));
         self.unhandled_bytes += bytes;
     }
 
-    pub(super) fn on_handled(&mut self, up_to: Position) {
+    pub(super) fn on_handled(&mut self, up_to: Reached) {
         while let Some((_, bytes)) = self.unhandled.front().filter(|(end, _)| *end <= up_to) {
             self.handled_bytes += bytes;
             self.unhandled_bytes -= bytes;
@@ -80,13 +81,14 @@ impl Acks {
 
     /// How much was delivered and is not handled: messages, those of others' topics counted in, and bytes.
     pub(super) fn unhandled(&self) -> (u64, u64) {
-        let messages = self.unhandled.back().map_or(0, |(end, _)| end.seq.saturating_sub(self.handled().seq));
+        let handled = self.handled().seq;
+        let messages = self.unhandled.back().map_or(0, |(end, _)| end.position.seq.saturating_sub(handled));
         (messages, self.unhandled_bytes)
     }
 
-    /// Up to where all was handled.
+    /// Up to where all was handled, in the present incarnation.
     pub(super) fn handled(&self) -> Position {
-        self.handled.max(self.base)
+        self.handled.max(self.base).position
     }
 
     /// What there is to say. Nothing beyond `stored` can have been handled.
@@ -112,7 +114,7 @@ impl Acks {
         marks: &HighWaterMark,
         pulse: Duration,
     ) -> Option<Ack> {
-        let messages = self.sent.map_or(0, |sent| self.handled.seq.saturating_sub(sent.handled.seq));
+        let messages = self.sent.map_or(0, |sent| self.handled().seq.saturating_sub(sent.handled.seq));
         let eager =
             messages >= (marks.messages / SHARE).max(1) || self.handled_bytes >= (marks.bytes / SHARE).max(1);
         if now < self.next_look(stored, confirmed, pulse) && !eager {

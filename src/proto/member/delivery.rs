@@ -7,7 +7,7 @@ use crate::id::EndpointId;
 use crate::message::{Message, MessageKind, Position};
 use crate::wire::{Barrier, Index, MAX_RECORDS, TopicPart, Window};
 
-use super::super::Instant;
+use super::super::{Instant, Reached};
 use super::filter::Filter;
 use super::seen::Seen;
 
@@ -25,7 +25,9 @@ const MAX_SWITCHES: usize = 16;
 pub(super) struct Delivery {
     /// The incarnation of the host that the numbers belong to; 0 before the first.
     incarnation: u64,
-    /// The highest epoch seen.
+    /// How often delivery began anew, since the numbers were of another incarnation.
+    reign: u64,
+    /// The highest epoch seen of this incarnation.
     epoch: u64,
     /// What is broadcast under a lower epoch belongs to no session of now.
     floor: u64,
@@ -102,6 +104,7 @@ impl Delivery {
     pub(super) fn new(filter: Filter) -> Self {
         Self {
             incarnation: 0,
+            reign: 0,
             epoch: 0,
             floor: 0,
             number: 0,
@@ -138,6 +141,11 @@ impl Delivery {
         self.position
     }
 
+    /// This position, as one of the present incarnation.
+    pub(super) fn reached(&self, position: Position) -> Reached {
+        Reached { reign: self.reign, position }
+    }
+
     pub(super) fn counters(&self) -> DeliveryCounters {
         self.counters
     }
@@ -164,8 +172,8 @@ impl Delivery {
     ) -> Option<Hole> {
         self.forget_parts();
         self.floor = barrier.epoch;
-        self.epoch = self.epoch.max(barrier.epoch);
         if self.incarnation == incarnation && barrier.number >= self.number && self.position.is_some() {
+            self.epoch = self.epoch.max(barrier.epoch);
             // What was claimed to be beyond it was not true.
             self.head = barrier.number;
             self.keep_ahead(|number| number <= barrier.number);
@@ -181,6 +189,8 @@ impl Delivery {
             self.had = Some(Had { seen: all, until });
         }
         self.incarnation = incarnation;
+        self.reign += 1;
+        self.epoch = barrier.epoch;
         self.head = barrier.number;
         self.filter = filter.clone();
         self.switches.clear();

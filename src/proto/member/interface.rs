@@ -11,6 +11,7 @@ use crate::message::{Message, Position};
 use crate::role::Role;
 use crate::wire::{MemberEntry, Ordered, RefusalCode, Terms};
 
+pub(crate) use super::super::Reached;
 pub(crate) use super::outbox::Limit;
 
 /// What a member is told at its start.
@@ -66,7 +67,7 @@ pub(crate) enum Input {
     /// A batch of the application's. Only while [`Member::can_submit`](super::Member::can_submit).
     Submit { first_origin_seq: u64, count: u16, body: Bytes },
     /// All consumers are done with all messages up to here; without consumers, what was delivered. Any time, and often.
-    Handled { up_to: Position },
+    Handled { up_to: Reached },
     /// All consumers have overrun their queues: the endpoint evicts itself.
     Overrun,
     /// Take these prefixes from now on. [`Output::Subscribed`] with the ticket says when that is in force.
@@ -93,7 +94,7 @@ pub(crate) enum Output {
     /// Send on the submit channel.
     Submit { head: Bytes, body: Bytes },
     /// Messages in order, for the application: all that it takes up to this position. There may be none.
-    Deliver { messages: Vec<Message>, up_to: Position },
+    Deliver { messages: Vec<Message>, up_to: Reached },
     /// Messages of the application's have their places.
     Ordered(Ordered),
     /// The fate of the application's messages up to this origin_seq, as far as they have no place, is unknown.

@@ -232,7 +232,8 @@ impl Member {
             self.outputs.push_back(Output::Subscribed { ticket });
         }
         if first || hole.is_some() {
-            self.acks.jump(Position { epoch: barrier.epoch, seq: barrier.last_seq }, new_incarnation);
+            let to = Position { epoch: barrier.epoch, seq: barrier.last_seq };
+            self.acks.jump(self.delivery.reached(to));
         }
         self.tell_hole(hole);
         self.state = State::Confirming {

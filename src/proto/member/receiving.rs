@@ -97,7 +97,8 @@ impl Member {
             return;
         }
         if let Some(hole) = self.delivery.on_missed(at) {
-            self.acks.jump(crate::message::Position { epoch: at.epoch, seq: at.last_seq }, false);
+            let to = crate::message::Position { epoch: at.epoch, seq: at.last_seq };
+            self.acks.jump(self.delivery.reached(to));
             self.tell_hole(Some(hole));
         }
         self.asked = None;
@@ -109,8 +110,9 @@ impl Member {
         while let Some(taken) = self.delivery.next(mutant!(self, DeliverAhead)) {
             self.counters.windows += 1;
             self.counters.received += taken.messages.len() as u64;
-            self.acks.on_delivered(taken.up_to, taken.bytes);
-            self.outputs.push_back(Output::Deliver { messages: taken.messages, up_to: taken.up_to });
+            let up_to = self.delivery.reached(taken.up_to);
+            self.acks.on_delivered(up_to, taken.bytes);
+            self.outputs.push_back(Output::Deliver { messages: taken.messages, up_to });
         }
         if let Some((_, ticket)) = self.settling.take_if(|(number, _)| *number <= self.delivery.number()) {
             self.outputs.push_back(Output::Subscribed { ticket });

@@ -100,7 +100,7 @@ fn grace_lets_a_member_catch_up() {
     }
     world.run_for(Duration::from_millis(300));
     assert_eq!(evicted(&world), []);
-    let up_to = world.children[3].delivered.last().unwrap().position().unwrap();
+    let up_to = world.children[3].up_to.unwrap();
     let now = world.now;
     world.children[3].machine.handle_input(now, member::Input::Handled { up_to });
     world.run_for(Duration::from_secs(1));
@@ -130,7 +130,7 @@ fn a_pack_that_is_behind_slows_the_senders_and_loses_nobody() {
     }
     assert_eq!(evicted(&world), []);
     for child in &mut world.children {
-        let up_to = child.delivered.last().unwrap().position().unwrap();
+        let up_to = child.up_to.unwrap();
         child.machine.handle_input(world.now, member::Input::Handled { up_to });
     }
     world.run_for(Duration::from_millis(30));
@@ -339,7 +339,7 @@ fn acks_that_claim_what_was_not_published_end_the_session() {
     let peer = world.children[a].peer.clone();
     let nowhere = Position { epoch: 1000, seq: 5 };
     let ack = ChildMessage::Ack(Ack { stored: nowhere, handled: nowhere, confirmed: 0 }).encode();
-    world.input(host::Input::Control { peer, frames: vec![ack] });
+    world.input(host::Input::Control { peer, address: None, frames: vec![ack] });
     world.run();
     assert_eq!(world.left(), [(id(1), LeaveReason::Closed(CloseReason::Violation))]);
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::host::{self, Host, LeaveReason, RepairRate, RingLimit, Verdict};
+use super::host::{self, AuthLimits, Host, LeaveReason, RepairRate, RingLimit, Verdict};
 use super::member::{self, End, Member};
-use super::{Instant, MAX_UNANSWERED};
+use super::{Instant, MAX_UNANSWERED, Reached};
 use crate::flow::{EvictReason, HighWaterMark};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
@@ -17,6 +17,7 @@ use crate::wire::{
     ParentMessage, RefusalCode, SubmitHead, WindowBuilder,
 };
 
+mod admission;
 mod delivery;
 mod flow;
 mod outbox;
@@ -50,7 +51,7 @@ fn host_config() -> host::Config {
         mutant: None,
         max_message: 1 << 20,
         max_members: 10,
-        max_handshakes: 3,
+        authentication: AuthLimits { pending: 3, running_per_source: 3 },
         handshake_timeout: Duration::from_secs(5),
         broadcast: ":1".into(),
         submit: ":2".into(),
@@ -94,7 +95,7 @@ struct Child {
     /// Its consumers handle nothing.
     stalled: bool,
     /// Up to where it was given messages.
-    up_to: Option<Position>,
+    up_to: Option<Reached>,
 }
 
 /// Everything that is under way, in order.
@@ -114,7 +115,7 @@ struct World {
     asked_rights: Vec<(EndpointId, String)>,
     drained: bool,
     sessions: u8,
-    verdict: fn(EndpointId) -> Result<Role, String>,
+    verdict: fn(EndpointId, &[u8]) -> Result<Role, String>,
     /// Whether a broadcast of this lane is lost on its way to this child.
     loses: Loses,
 }
@@ -131,7 +132,10 @@ impl World {
             asked_rights: Vec::new(),
             drained: false,
             sessions: 0,
-            verdict: |_| Ok(Role::Member),
+            verdict: |_, token| {
+                assert_eq!(token, b"token");
+                Ok(Role::Member)
+            },
             loses: Box::new(|_, _| false),
         }
     }
@@ -227,7 +231,7 @@ impl World {
     fn handle_first(&mut self, child: usize, count: usize) {
         let child = &mut self.children[child];
         let Some(message) = count.checked_sub(1).and_then(|last| child.delivered.get(last)) else { return };
-        let up_to = message.position().unwrap();
+        let up_to = Reached { reign: 1, position: message.position().unwrap() };
         child.machine.handle_input(self.now, member::Input::Handled { up_to });
     }
 
@@ -278,9 +282,8 @@ impl World {
                     self.packets.push_back(Packet::ToChild(child, member::Input::Lost { reason }));
                 }
             }
-            host::Output::Authenticate { peer, id, token } => {
-                assert_eq!(&token[..], b"token");
-                let verdict = match (self.verdict)(id) {
+            host::Output::Authenticate { query, id, token, .. } => {
+                let verdict = match (self.verdict)(id, &token) {
                     Ok(role) => {
                         self.sessions += 1;
                         let session = SessionToken::from_bytes([self.sessions; 16]).unwrap();
@@ -288,7 +291,11 @@ impl World {
                     }
                     Err(reason) => Verdict::Refuse { reason },
                 };
-                self.packets.push_back(Packet::ToHost(host::Input::Verdict { peer, verdict }));
+                self.packets.push_back(Packet::ToHost(host::Input::Verdict { query, verdict }));
+            }
+            host::Output::CancelAuthentication { query } => {
+                let is_its = |packet: &Packet| matches!(packet, Packet::ToHost(host::Input::Verdict { query: other, .. }) if *other == query);
+                self.packets.retain(|packet| !is_its(packet));
             }
             host::Output::Ordered(_) => {}
             host::Output::AskRights { id, name, .. } => self.asked_rights.push((id, name)),
@@ -323,7 +330,9 @@ impl World {
             }
             member::Output::Control { frame } => {
                 let peer = child.peer.clone();
-                self.packets.push_back(Packet::ToHost(host::Input::Control { peer, frames: vec![frame] }));
+                let address = Some(([10, 0, 0, index as u8], 1).into());
+                let input = host::Input::Control { peer, address, frames: vec![frame] };
+                self.packets.push_back(Packet::ToHost(input));
             }
             member::Output::Attach { broadcast, submit, session } => {
                 assert_eq!((broadcast.as_str(), submit.as_str()), (":1", ":2"));

@@ -266,7 +266,7 @@ fn full_batches_of_honest_senders_that_take_little_do_not_look_like_silence() {
 #[test]
 fn a_read_only_member_cannot_submit() {
     let mut world = World::new();
-    world.verdict = |_| Ok(Role::ReadOnly);
+    world.verdict = |_, _| Ok(Role::ReadOnly);
     let a = world.join(1, &[""]);
     world.submit(a, "t", &["no"]);
     world.run();
@@ -277,7 +277,7 @@ fn a_read_only_member_cannot_submit() {
 #[test]
 fn a_read_only_member_may_ask_for_documents() {
     let mut world = World::new();
-    world.verdict = |_| Ok(Role::ReadOnly);
+    world.verdict = |_, _| Ok(Role::ReadOnly);
     let a = world.join(1, &[""]);
     let head = SubmitHead { session: world.children[a].attached.unwrap() }.encode();
     for (topic, kind, payload, is_ordered) in [

@@ -91,7 +91,7 @@ impl World<'_> {
 
     pub(super) fn arrives_at_host(&mut self, index: usize, pipe: Pipe, item: Item) -> Result<(), Broken> {
         let link = &mut self.links[index];
-        let peer = link.peer.clone();
+        let (peer, link_member) = (link.peer.clone(), link.member);
         match (pipe, item) {
             (Pipe::ControlUp, Item::Frames(frames)) => {
                 let now = self.host.clock.now(self.now);
@@ -110,7 +110,8 @@ impl World<'_> {
                     _ => {}
                 }
                 self.news.push((index, now, acked));
-                self.tell_host(host::Input::Control { peer, frames })
+                let address = Some(([10, 0, 0, link_member as u8], 1).into());
+                self.tell_host(host::Input::Control { peer, address, frames })
             }
             (Pipe::ControlUp, Item::Closed) => self.tell_host(host::Input::ControlClosed { peer }),
             (Pipe::BroadcastUp, Item::Subscribe(prefix)) => {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::id::EndpointId;
 use crate::message::Message;
-use crate::proto::Instant;
-use crate::proto::host::{self, Host};
+use crate::proto::host::{self, AuthLimits, Host};
+use crate::proto::{Instant, Reached};
 use crate::wire::{BatchBuilder, Lane, ParentMessage};
 
 use super::super::Fault;
@@ -39,7 +39,7 @@ impl World<'_> {
             first_origin_seq: u64::from(life) << 32,
             max_message: 1 << 20,
             max_members: scenario.members + 3,
-            max_handshakes: 3,
+            authentication: AuthLimits { pending: 3, running_per_source: 1 },
             handshake_timeout: scenario.handshake,
             marks: scenario.marks,
             pace_percentile: scenario.pace_percentile,
@@ -268,7 +268,7 @@ impl World<'_> {
 
     pub(super) fn host_handled(&self) -> Option<u64> {
         let consumer = &self.host.consumer;
-        let waits = consumer.queue.front().map(|(_, up_to)| up_to.seq - 1);
+        let waits = consumer.queue.front().map(|(_, up_to)| up_to.position.seq - 1);
         self.scenario.host_consumes.then(|| waits.unwrap_or(self.oracle.last_seq(self.host.life)))
     }
 
@@ -280,7 +280,7 @@ impl World<'_> {
                 self.oracle.on_window(self.host.life, &body, at, self.scenario.ring)?;
                 self.documents_ordered(&body)?;
                 if foreign && self.scenario.host_consumes {
-                    self.host.consumer.queue.push_back((1, last));
+                    self.host.consumer.queue.push_back((1, Reached { reign: 0, position: last }));
                     if !self.host.consumer.busy && !self.host.consumer.stalled {
                         self.host.consumer.busy = true;
                         let after = self.dice.below(MILLI);
@@ -310,10 +310,12 @@ impl World<'_> {
                     self.hang_up(link, true, true);
                 }
             }
-            host::Output::Authenticate { peer, .. } => {
+            host::Output::Authenticate { query, .. } => {
                 let after = self.dice.below(2 * MILLI);
-                self.push(after, Event::Verdict { life: self.host.life, peer });
+                self.push(after, Event::Verdict { life: self.host.life, query });
             }
+            // The answer comes all the same, to be ignored.
+            host::Output::CancelAuthentication { .. } => {}
             host::Output::Ordered(_) => {}
             host::Output::AskRights { id, name, .. } => self.on_ask_rights(id, name),
             host::Output::Event(event) => {

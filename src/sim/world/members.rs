@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::id::SessionToken;
 use crate::message::{Message, Position};
+use crate::proto::Reached;
 use crate::proto::member::{self, End, Member};
 use crate::wire::ChildMessage;
 
@@ -153,9 +154,10 @@ impl World<'_> {
                 if let Ok(ChildMessage::Ack(ack)) = ChildMessage::decode(&frame) {
                     let front = self.members[index].consumer.queue.front();
                     // What is left of another life of the host is none of this one's business.
-                    let same_life = |up_to: &Position| self.oracle.are_of_one_life(*up_to, ack.handled);
-                    if let Some((_, up_to)) =
-                        front.filter(|(_, up_to)| *up_to <= ack.handled && same_life(up_to))
+                    let same_life = |up_to: Position| self.oracle.are_of_one_life(up_to, ack.handled);
+                    if let Some(up_to) = front
+                        .map(|(_, up_to)| up_to.position)
+                        .filter(|up_to| *up_to <= ack.handled && same_life(*up_to))
                     {
                         let handled = ack.handled;
                         return Err((
@@ -297,9 +299,9 @@ impl World<'_> {
         &mut self,
         index: usize,
         messages: &[Message],
-        up_to: Position,
+        up_to: Reached,
     ) -> Result<(), Broken> {
-        self.oracle.on_delivered(&mut self.seen[index], messages, up_to)?;
+        self.oracle.on_delivered(&mut self.seen[index], messages, up_to.position)?;
         self.documents_delivered(index, messages);
         let member = &mut self.members[index];
         let consumer = &mut member.consumer;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{EndpointId, PeerId, SessionToken};
-use crate::proto::host::{self, Verdict};
+use crate::proto::host::{self, AuthQuery, Verdict};
 use crate::proto::member;
 use crate::proto::{Instant, Mutant};
 use crate::role::Role;
@@ -54,7 +54,7 @@ pub(super) enum Event {
     },
     Verdict {
         life: u32,
-        peer: PeerId,
+        query: AuthQuery,
     },
     /// A message for the host from a peer that it never met.
     Stray {
@@ -400,13 +400,13 @@ impl<'a> World<'a> {
             Event::Flush { life } if life == self.host.life => self.flush()?,
             Event::HostTick { life } if life == self.host.life => self.on_host_tick()?,
             Event::HostHandled { life } if life == self.host.life => self.on_host_handled()?,
-            Event::Verdict { life, peer } if life == self.host.life => {
+            Event::Verdict { life, query } if life == self.host.life => {
                 self.counter += 1;
                 let mut token = [1; 16];
                 token[8..].copy_from_slice(&self.counter.to_be_bytes());
                 let session = SessionToken::from_bytes(token).ok_or((0, "no token".to_owned()))?;
                 let verdict = Verdict::Admit { role: Role::Member, session };
-                self.tell_host(host::Input::Verdict { peer, verdict })?;
+                self.tell_host(host::Input::Verdict { query, verdict })?;
             }
             Event::Stray { pipe: Pipe::SubmitUp, frames } => {
                 self.host.submits.push_back(frames);
@@ -414,7 +414,7 @@ impl<'a> World<'a> {
             }
             Event::Stray { frames, .. } => {
                 let peer = self.fresh_peer();
-                self.tell_host(host::Input::Control { peer, frames })?;
+                self.tell_host(host::Input::Control { peer, address: None, frames })?;
             }
             Event::StartMember { member } => self.start_member(member)?,
             Event::MemberTimer { member, life } if life == self.members[member].life => {
