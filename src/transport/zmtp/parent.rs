@@ -20,10 +20,12 @@ use crate::zmtp::{
     Options, SocketType, Untrusted, Vetting,
 };
 
-/// The capacity of the queue of control messages to the driver.
-const CONTROL_QUEUE: usize = 1_024;
-/// The capacity of the queue of batches to the driver. With full ones 16 MiB, or as many large messages.
-const SUBMIT_QUEUE: usize = 256;
+/// The capacities of the queues of control messages and of batches to the driver (guesses). Children
+/// have their turns in front of them, so what is in them is what a child waits for at least.
+const CONTROL_QUEUE: usize = 64;
+const SUBMIT_QUEUE: usize = 16;
+/// How many control messages, and batches, a child gets through before others have their turn (guesses).
+const TURNS: (usize, usize) = (4, 1);
 /// How much may wait for a child on control: somewhat more than may be unanswered there, and what repairs may come to.
 const CONTROL: Bound = Bound::new(2_048, 64 << 20);
 /// How much that came from one child may wait to be taken, on control and on submit.
@@ -47,6 +49,7 @@ pub(super) async fn bind(
         stalled: Some(limits.stalled),
         linger: LINGER,
         vetting: Some(Vetting { untrusted: Arc::clone(&untrusted), opening }),
+        turn: TURNS.0,
         ..Options::default()
     };
     // A child's answers go to the connection that asked, whatever identity others tell.
@@ -66,7 +69,7 @@ pub(super) async fn bind(
     let name_of = move |frame: &Bytes| {
         (protocol.session_of)(frame).map(|session| Bytes::copy_from_slice(session.as_bytes()))
     };
-    let submit = options(limits.submit, Opening::Name(Arc::new(name_of)));
+    let submit = Options { turn: TURNS.1, ..options(limits.submit, Opening::Name(Arc::new(name_of))) };
     let router = Core::new(SocketType::Router, control, true);
     let publisher = Core::new(SocketType::Pub, broadcast, true);
     let puller = Core::new(SocketType::Pull, submit, false);

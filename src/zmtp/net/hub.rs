@@ -186,11 +186,10 @@ impl Hub {
             kind,
             unfinished: Unfinished::new(options.limits.unfinished),
             leftovers: Arc::new(Leftovers::new(options.recv_left.unwrap_or(options.recv_hwm))),
-            options,
             peers: Mutex::default(),
             connections: ConnectionLimiter::default(),
             untrusted,
-            inbound: Inbound::default(),
+            inbound: Inbound::new(options.turn),
             publisher,
             subscriptions: Mutex::default(),
             events: OnceLock::new(),
@@ -204,6 +203,7 @@ impl Hub {
             listening: cancel.child_token(),
             cancel,
             tasks: TaskTracker::new(),
+            options,
         })
     }
 

@@ -1,6 +1,6 @@
 //! What came from peers and was not taken yet.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -40,6 +40,14 @@ impl Batch {
         let cost = (messages.len(), bytes);
         peer.credit.take(cost);
         Self { peer: Arc::clone(peer), messages: messages.into_iter(), cost }
+    }
+
+    /// Takes the first `count` messages, with their part of what this counts for.
+    fn split_to(&mut self, count: usize) -> Self {
+        let bytes = self.cost.1 * count / self.messages.len();
+        let messages: Vec<Message> = self.messages.by_ref().take(count).collect();
+        self.cost = (self.cost.0 - count, self.cost.1 - bytes);
+        Self { peer: Arc::clone(&self.peer), messages: messages.into_iter(), cost: (count, bytes) }
     }
 
     /// Gives back what this counts for, once.
@@ -216,20 +224,69 @@ impl Credit {
     }
 }
 
-/// The queue to the socket's reader. What may wait is bounded by each peer's [`Credit`].
-#[derive(Debug, Default)]
+/// The queue to the socket's reader, which peers have their turns in. What may wait is bounded by each
+/// peer's [`Credit`].
+#[derive(Debug)]
 pub(super) struct Inbound {
     state: Mutex<State>,
+    /// How many messages a peer gets through in a turn.
+    turn: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    arrivals: VecDeque<Arrival>,
+    /// What came from each peer, by its key, in order; under 0 what concerns the whole socket.
+    arrivals: HashMap<u64, VecDeque<Arrival>>,
+    /// The keys of those, the next one first.
+    turns: VecDeque<u64>,
     reader: Option<Waker>,
     ended: bool,
 }
 
+impl Arrival {
+    fn key(&self) -> u64 {
+        match self {
+            Self::Messages(batch) => batch.peer.key,
+            Self::Gone(peer, _) => peer.key,
+            Self::Ready | Self::Subscriptions => 0,
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, arrival: Arrival) {
+        let key = arrival.key();
+        let waiting = self.arrivals.entry(key).or_default();
+        if waiting.is_empty() {
+            self.turns.push_back(key);
+        }
+        waiting.push_back(arrival);
+    }
+
+    /// Takes what is next of the peer whose turn it is.
+    fn pop(&mut self, turn: usize) -> Option<Arrival> {
+        let key = self.turns.pop_front()?;
+        let waiting = self.arrivals.get_mut(&key)?;
+        let arrival = match waiting.front_mut()? {
+            Arrival::Messages(batch) if batch.messages.len() > turn => {
+                Some(Arrival::Messages(batch.split_to(turn)))
+            }
+            _ => waiting.pop_front(),
+        };
+        if waiting.is_empty() {
+            self.arrivals.remove(&key);
+        } else {
+            self.turns.push_back(key);
+        }
+        arrival
+    }
+}
+
 impl Inbound {
+    pub(super) fn new(turn: usize) -> Self {
+        Self { state: Mutex::default(), turn: turn.max(1) }
+    }
+
     pub(super) fn push(&self, arrival: Arrival) {
         let mut state = lock(&self.state);
         if state.ended {
@@ -238,7 +295,7 @@ impl Inbound {
         if let Arrival::Gone(peer, _) = &arrival {
             peer.credit.take(WORD);
         }
-        state.arrivals.push_back(arrival);
+        state.push(arrival);
         if let Some(reader) = state.reader.take() {
             reader.wake();
         }
@@ -247,7 +304,7 @@ impl Inbound {
     /// Takes what came first; `None` at the end.
     pub(super) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
         let mut state = lock(&self.state);
-        match state.arrivals.pop_front() {
+        match state.pop(self.turn) {
             Some(arrival) => {
                 drop(state);
                 if let Arrival::Gone(peer, _) = &arrival {
@@ -270,11 +327,58 @@ impl Inbound {
         let mut state = lock(&self.state);
         state.ended = true;
         let left = std::mem::take(&mut state.arrivals);
+        state.turns.clear();
         let reader = state.reader.take();
         drop(state);
         drop(left);
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::hub::Hub;
+    use super::super::{Options, PeerAddress};
+    use super::*;
+    use crate::zmtp::SocketType;
+
+    #[test]
+    fn peers_have_their_turns_and_each_keeps_its_order() {
+        let options = Options { recv_hwm: Bound::new(100, 1 << 20), turn: 2, ..Options::default() };
+        let hub = Hub::new(SocketType::Pull, options, true);
+        let peers: Vec<_> = (0..3).map(|_| hub.admit(PeerAddress::Ipc, false).unwrap()).collect();
+        // One of them floods, and then the others come.
+        for (index, count) in [(0, 50), (1, 5), (0, 50), (2, 1)] {
+            let message = |number: usize| Message::from(vec![index as u8, number as u8]);
+            let before = peers[index].credit.bound.messages - peers[index].credit.room();
+            hub.on_messages(&peers[index], (before..before + count).map(message).collect(), 1_000);
+        }
+        assert_eq!(peers[0].credit.room(), 0);
+        hub.inbound.push(Arrival::Gone(Arc::clone(&peers[2]), DisconnectReason::Closed));
+        let mut order = Vec::new();
+        let mut next = [0; 3];
+        let pop = || std::future::poll_fn(|cx| hub.inbound.poll_pop(cx)).now_or_never().flatten();
+        while let Some(arrival) = pop() {
+            match arrival {
+                Arrival::Messages(batch) => {
+                    for message in batch {
+                        let [index, number] = message.first()[..] else { panic!("{message:?}") };
+                        assert_eq!(number, next[usize::from(index)]);
+                        next[usize::from(index)] += 1;
+                        order.push(index);
+                    }
+                }
+                Arrival::Gone(..) => order.push(9),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(order[..15], [0, 0, 1, 1, 2, 0, 0, 1, 1, 9, 0, 0, 1, 0, 0]);
+        assert_eq!(next, [100, 5, 1]);
+        assert!(peers.iter().all(|peer| peer.credit.room() == 100));
+        assert!(lock(&hub.inbound.state).arrivals.is_empty());
     }
 }

@@ -76,6 +76,9 @@ pub struct Options {
     pub(crate) on_full_trusted: Option<OnFull>,
     /// Whether peers are distrusted until the application names them. Default: no.
     pub(crate) vetting: Option<Vetting>,
+    /// How many messages a peer gets through before others have their turn, at least one. Default: as
+    /// many as were read at once.
+    pub(crate) turn: usize,
     /// Whether peers go by numbers of this side's own, whatever identity they tell. Default: no.
     pub(crate) numbers_peers: bool,
     /// Whether a peer is refused that tells the identity of one that is connected ([`DisconnectReason::IdentityInUse`](super::DisconnectReason)). ROUTER, which
@@ -113,6 +116,7 @@ impl Default for Options {
             on_full_trusted: None,
             vetting: None,
             numbers_peers: false,
+            turn: usize::MAX,
             unique_identities: false,
             limits: Limits::default(),
             heartbeat: None,
