@@ -24,13 +24,12 @@ def percentile(values, share):
 class Pair:
     """A `zincmq sub` and a `zincmq pub` that is fed lines at an even rate, each with its number and the time at which it was written."""
 
-    def __init__(self, host, binary, takes_all=False, proxy=None):
+    def __init__(self, host, binary, proxy=None):
         self.host, self.proxy, self.arrivals, self.wrong, self.sent, self.origin = host, proxy, [], [], 0, None
         self.harm = HARM if proxy is None else HARM - {"disconnected"}
         join = [f"tcp://127.0.0.1:{proxy.port}" if proxy else host.address, "--cluster", host.cluster, "--timeout", "20"]
-        topics = [] if takes_all else ["--topic", TOPIC]
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=host.clients_environment())
-        self.sub = subprocess.Popen([binary, "--json", "sub", *join, *topics], stdin=subprocess.DEVNULL, **pipes)
+        self.sub = subprocess.Popen([binary, "--json", "sub", *join, "--topic", TOPIC], stdin=subprocess.DEVNULL, **pipes)
         self.lines = Lines(self.sub.stdout, self._on_message)
         self.pub = None
         try:
@@ -139,8 +138,8 @@ class Pair:
 class Joiner:
     """Fresh honest members, one after the other: each joins, is live, and leaves. Every fourth is a `zincmq sub`, the others raw."""
 
-    def __init__(self, host, binary, limit, pause=0.25, target=None):
-        self.host, self.binary, self.limit, self.pause, self.target = host, binary, limit, pause, target or host.target
+    def __init__(self, host, binary, limit, pause=0.25):
+        self.host, self.binary, self.limit, self.pause = host, binary, limit, pause
         self.times, self.failures, self.stopping = [], [], threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -153,12 +152,12 @@ class Joiner:
             try:
                 took = self._spawn() if count % 4 == 0 else self._raw()
                 self.times.append((began, took))
-            except OSError as error:
-                self.failures.append((began, str(error)))
+            except Exception as error:  # whatever it was, this one has not joined
+                self.failures.append((began, str(error) or repr(error)))
             self.stopping.wait(self.pause)
 
     def _raw(self):
-        member, took = join_patiently(self.target, self.limit)
+        member, took = join_patiently(self.host.target, self.limit)
         member.leave()
         return took
 

@@ -49,9 +49,9 @@ def case(attack, channels=tuple(KINDS), sources=SAME, files=None, **options):
     def run(settings, report):
         with Arena(settings, report, open_files=files) as arena:
             attacks = [(attack, dict(options, channel=channel, sources=sources)) for channel in channels]
-            arena.attack(15 if settings.is_long else 6, *attacks)
+            arena.attack(settings.span(6, 15), *attacks)
             arena.judge_joins()
-            arena.judge_delivery()
+            arena.judge_latency()
             arena.judge_files()
 
     return run
@@ -64,7 +64,7 @@ ATTACKS = {
     "rubbish-word": (rubbish_word, "1,500 connections say one word of rubbish", {}),
     "half-closed": (half_closed, "600 connections close their own direction", {}),
 }
-SHORT = {"silent-control", "half-open-control", "rubbish-word-control", "half-open-all-few-files", "rubbish-word-all-few-files-elsewhere"}
+SHORT = {"silent-control", "half-open-control", "half-open-all-few-files", "rubbish-word-all-few-files-elsewhere"}
 
 
 def cases():

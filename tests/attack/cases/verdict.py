@@ -95,7 +95,7 @@ def rubbish(target, running):
 def run(settings, report, *busy):
     tries = 10_000 if settings.is_long else 300
     with Arena(settings, report, token=TOKEN) as arena:
-        (counts, *_) = arena.attack(600 if settings.is_long else 12, (steal, dict(tries=tries)), *busy)
+        (counts, *_) = arena.attack(settings.span(12, 600), (steal, dict(tries=tries)), *busy)
         asked = sum(counts.get(answer, 0) for answer in ("admitted", "refused", "no answer"))
         measured = f"{counts.get('admitted', 0)} of {asked}" + "".join(f", {n} {what}" for what, n in counts.items())
         report.check("nobody admitted with a wrong token", measured, asked >= min(50, tries) and not counts.get("admitted"))
