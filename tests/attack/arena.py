@@ -43,11 +43,11 @@ class Report(list):
 class Arena:
     """A host with an honest pair, as a context. At its end the pair must have everything, and the host must live."""
 
-    def __init__(self, settings, report, *flags, through_proxy=False, **host):
+    def __init__(self, settings, report, *, through_proxy=False, **host):
         self.settings, self.report = settings, report
-        self.host = Host(settings.binary, *flags, **host)
+        self.host = Host(settings.binary, **host)
         self.pair = self.joiner = None
-        self.attackers = []
+        self.attackers, self.since = [], None
         try:
             proxy = Proxy(self.host.target.control) if through_proxy else None
             self.pair = Pair(self.host, settings.binary, proxy)
@@ -96,6 +96,7 @@ class Arena:
         """Runs attacks, each a function and its options, for so long or until all of them end. Honest members join meanwhile."""
         self.attackers = [Attacker(function, self.host.target, seconds, **options) for function, options in attacks]
         self.began, host_cpu = time.monotonic(), self.host.cpu()
+        self.since = self.since or self.began
         cpus = [attacker.cpu() for attacker in self.attackers]
         self._begin_joins()
         while time.monotonic() < self.began + seconds and self.host.is_alive():
@@ -129,7 +130,7 @@ class Arena:
         self.report.check(f"p50 and p99 at most {MEDIAN:g} and {TAIL:g} ms", f"{self.p50:.1f} and {self.p99:.1f} ms", holds)
 
     def judge_memory(self):
-        peak = self.host.peak(self.began)[0]
+        peak = self.host.peak(self.since)[0]
         time.sleep(max(0.0, self.ended + SETTLE - time.monotonic()))
         after = self.host.rss()
         measured = f"{peak - self.before:.0f} MiB above {self.before:.0f}, then {after - self.before:.0f}"
@@ -137,7 +138,7 @@ class Arena:
         self.report.check(f"memory grows by at most {PEAK} MiB, by {AFTER} after {SETTLE:g} s", measured, fits)
 
     def judge_files(self):
-        peak, most = self.host.peak(self.began)[1], self.host.most_files()
+        peak, most = self.host.peak(self.since)[1], self.host.most_files()
         self.report.check("descriptors are left", f"{peak} of {most}", peak <= most - SPARE_FILES)
 
     def compare_latency(self, seconds, *attacks, floor=FLOOR):

@@ -74,15 +74,13 @@ class Lines:
 class Host:
     """A `zincmq host` on loopback. `open_files` is its `ulimit -n`; None is the machine's."""
 
-    def __init__(self, binary, *flags, cluster="default", token=b"", open_files=None):
-        command = [binary, "host", "--json", "--bind", "tcp://127.0.0.1:0", "--cluster", cluster, *flags]
-        environment = {name: value for name, value in os.environ.items() if name != "ZINCMQ_TOKEN"}
-        if token:
-            environment["ZINCMQ_TOKEN"] = token.decode()
+    def __init__(self, binary, cluster="default", token=b"", open_files=None):
+        command = [binary, "host", "--json", "--bind", "tcp://127.0.0.1:0", "--cluster", cluster]
+        self.cluster, self.token = cluster, token
         if open_files:
             command = ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment()
         )
         self.errors = []
         threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
@@ -92,7 +90,7 @@ class Host:
         except TimeoutError:
             self.process.kill()
             raise
-        self.address, self.cluster, self.token = listening["address"], cluster, token
+        self.address = listening["address"]
         addresses = (endpoint(listening[name]) for name in ("address", "broadcast", "submit"))
         self.target = Target(*addresses, cluster.encode(), token)
         self.samples, self.sampling = [], threading.Event()
@@ -135,7 +133,8 @@ class Host:
         span = [sample for sample in self.samples if since <= sample[0] <= until]
         return max((rss for _, rss, _ in span), default=self.rss()), max((files for *_, files in span), default=self.files())
 
-    def clients_environment(self):
+    def environment(self):
+        """With the cluster's token, and no other."""
         environment = {name: value for name, value in os.environ.items() if name != "ZINCMQ_TOKEN"}
         return environment | ({"ZINCMQ_TOKEN": self.token.decode()} if self.token else {})
 

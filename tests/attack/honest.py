@@ -28,7 +28,7 @@ class Pair:
         self.host, self.proxy, self.arrivals, self.wrong, self.sent, self.origin = host, proxy, [], [], 0, None
         self.harm = HARM if proxy is None else HARM - {"disconnected"}
         join = [f"tcp://127.0.0.1:{proxy.port}" if proxy else host.address, "--cluster", host.cluster, "--timeout", "20"]
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=host.clients_environment())
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=host.environment())
         self.sub = subprocess.Popen([binary, "--json", "sub", *join, "--topic", TOPIC], stdin=subprocess.DEVNULL, **pipes)
         self.lines = Lines(self.sub.stdout, self._on_message)
         self.pub = None
@@ -165,7 +165,7 @@ class Joiner:
         began = time.monotonic()
         command = [self.binary, "--json", "sub", self.host.address, "--cluster", self.host.cluster, "--timeout", "10"]
         pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        sub = subprocess.Popen([*command, "--topic", "none"], env=self.host.clients_environment(), **pipes)
+        sub = subprocess.Popen([*command, "--topic", "none"], env=self.host.environment(), **pipes)
         try:
             said = queue.SimpleQueue()
             threading.Thread(target=lambda: said.put(sub.stdout.readline()), daemon=True).start()

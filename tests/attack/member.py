@@ -30,14 +30,13 @@ class Member:
     `pump` reads what has come, counts it, and reports; `ack` says that all of it is handled.
     """
 
-    def __init__(self, target, id=None, prefixes=(b"",), timeout=2.0, goes_live=True, **hello):
+    def __init__(self, target, id=None, prefixes=(b"",), timeout=2.0, **hello):
         self.target, self.id, self.prefixes = target, id or wire.fresh_id(), prefixes
         self.deadline, self.control, self.broadcast, self.submit = time.monotonic() + timeout, None, None, None
-        self.received, self.ordered, self.windows, self.at, self.live, self.asked = 0, 0, 0, None, False, 0
+        self.received, self.ordered, self.at, self.live = 0, 0, None, False
         try:
             self._greet(hello)
-            if goes_live:
-                self._attach()
+            self._attach()
         except BaseException:
             self.drop()
             raise
@@ -113,7 +112,6 @@ class Member:
             epoch, _, seq = wire.parse_barrier(body)
         elif kind == wire.WINDOW:
             epoch, _, seq = wire.window_end(body)
-            self.windows += 1
         else:
             return
         self.at, self.epoch = (epoch, seq), max(self.epoch, epoch)

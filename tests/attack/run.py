@@ -13,6 +13,7 @@ import importlib
 import json
 import pathlib
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -63,6 +64,8 @@ def main():
         parser.error("name a --binary, cases that there are (see --list), and one of --long and --short")
     # Connections of the honest ones, and pipes.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    # By way of the contexts, so that no host is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.setswitchinterval(0.0005)  # those who measure take turns quickly
     settings = Settings(str(pathlib.Path(options.binary).resolve()), options.long, options.seconds)
     failed = 0

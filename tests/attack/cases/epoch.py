@@ -62,7 +62,7 @@ def ahead(epoch):
 
 
 def run(settings, report, attack):
-    """`attack(target, epoch, incarnation, back)` calls `back()` for honest members to come back: the epoch they see, or None where they are shut out."""
+    """`attack(target, epoch, incarnation, back)` has an honest member come back by `back()`: the epoch it sees, None where it is shut out."""
     with Arena(settings, report, through_proxy=True) as arena:
         honest, lost = Honest(arena.host.target), []
         first, welcome = honest.epoch, honest.member.welcome

@@ -18,9 +18,9 @@ def empty_frames(target, running, channel, glued=False):
     return swarm.run(running)
 
 
-def half_messages(target, running, channel, glued=False):
+def half_messages(target, running, channel):
     """Each sends 800 KB of a message that would be larger, and then nothing."""
-    return Swarm(address(target, channel), CONNECTIONS, opening(channel), UNFINISHED, glued=glued).run(running)
+    return Swarm(address(target, channel), CONNECTIONS, opening(channel), UNFINISHED).run(running)
 
 
 def endless_messages(target, running, channel):
@@ -55,25 +55,20 @@ def case(attack, **options):
     return run
 
 
-CASES = [
-    *(
-        Case(f"empty-frames-{channel}", f"{CONNECTIONS} strangers send empty frames on {channel}", case(empty_frames, channel=channel))
-        for channel in KINDS
-    ),
-    *(
-        Case(f"half-messages-{channel}", f"{CONNECTIONS} strangers never finish 800 KB on {channel}", case(half_messages, channel=channel), channel == "submit")
-        for channel in KINDS
-    ),
-    *(
-        Case(f"glued-frames-{channel}", f"empty frames glued to READY on {channel}", case(empty_frames, channel=channel, glued=True), False)
-        for channel in KINDS
-    ),
-    *(
-        Case(f"endless-messages-{channel}", f"{CONNECTIONS} strangers send messages without an end on {channel}", case(endless_messages, channel=channel), False)
-        for channel in KINDS
-    ),
-    *(
-        Case(f"trickle-{channel}", f"{CONNECTIONS} strangers speak octet by octet on {channel}", case(trickle, channel=channel), False)
-        for channel in KINDS
-    ),
-]
+ATTACKS = {
+    "empty-frames": (empty_frames, "send empty frames", {}),
+    "half-messages": (half_messages, "never finish 800 KB", {}),
+    "glued-frames": (empty_frames, "send empty frames glued to READY", {"glued": True}),
+    "endless-messages": (endless_messages, "send messages without an end", {}),
+    "trickle": (trickle, "speak octet by octet", {}),
+}
+SHORT = {"empty-frames-control", "empty-frames-broadcast", "empty-frames-submit", "half-messages-submit"}
+
+
+def cases():
+    for name, (attack, about, options) in ATTACKS.items():
+        for channel in KINDS:
+            yield f"{name}-{channel}", f"{CONNECTIONS} strangers {about} on {channel}", case(attack, channel=channel, **options)
+
+
+CASES = [Case(name, about, run, name in SHORT) for name, about, run in cases()]

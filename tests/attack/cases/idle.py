@@ -73,8 +73,9 @@ def cases():
             yield f"{name}-{channel}", f"{about} on {channel}", case(attack, (channel,), **options)
         for suffix, more in ("", {}), ("-few-files", {"files": FEW_FILES}):
             for where, sources in ("", SAME), ("-elsewhere", OTHERS):
-                about_all = f"{about} on each port, from {'other addresses' if where else 'the same address'}, ulimit -n {more.get('files', 'as it is')}"
-                yield f"{name}-all{suffix}{where}", about_all, case(attack, sources=sources, **options, **more)
+                place = f"from {'other addresses' if where else 'the same address'}, ulimit -n {more.get('files', 'as it is')}"
+                run = case(attack, sources=sources, **options, **more)
+                yield f"{name}-all{suffix}{where}", f"{about} on each port, {place}", run
 
 
 CASES = [Case(name, about, run, name in SHORT) for name, about, run in cases()]

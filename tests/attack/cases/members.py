@@ -1,4 +1,4 @@
-"""Members that ask for more than is good for others, as fast as they can: they keep to flow control, so as to stay members."""
+"""Members that ask for more than is good for others, as fast as they can. They answer what flow control asks for, so as to stay members."""
 
 import struct
 import time
@@ -15,7 +15,7 @@ ACK_EVERY = 0.025  # seconds
 
 
 class Insider(Member):
-    """A member that stays one: it reads, acknowledges, and has no more under way than the protocol allows."""
+    """A member that stays one: it reads, reports and acknowledges. `room` is how much more it may say by the protocol."""
 
     def __init__(self, target, **options):
         self.said, self.reported, self.acked_at = 0, 0, 0.0
