@@ -133,7 +133,7 @@ pub enum RecvError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// It is another cluster's host.
+    /// It is another cluster's host. It does not tell the name of its cluster.
     #[error("wrong cluster: {0}")]
     WrongCluster(String),
     /// It speaks another version of the protocol.

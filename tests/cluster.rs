@@ -440,7 +440,8 @@ over_every_transport! {
         };
         let blue = || Client::builder().cluster("blue");
         let wrong = refusal(soon(Client::builder().token("secret").join(host.address())).await);
-        assert!(matches!(wrong, RefusalReason::WrongCluster(_)), "{wrong}");
+        let words = "the host belongs to another cluster than \"default\"";
+        assert_eq!(wrong, RefusalReason::WrongCluster(words.into()));
         let wrong = refusal(soon(blue().token("guess").join(host.address())).await);
         assert_eq!(wrong, RefusalReason::Unauthorized("wrong token".into()));
         let wrong = refusal(soon(blue().join(host.address())).await);

@@ -52,6 +52,8 @@ impl LoggedWindow {
 /// All that one life of the host has ordered.
 #[derive(Debug, Default)]
 struct Log {
+    /// Once it is known.
+    epoch: Option<u64>,
     windows: Vec<LoggedWindow>,
     last_seq: u64,
     placed: BTreeSet<(EndpointId, u64)>,
@@ -122,8 +124,17 @@ impl Oracle {
         self.on_epoch(life, epoch)
     }
 
+    /// This life of the host, which knows all that its keeper has stored, stays in this epoch.
+    pub(super) fn on_reign(&mut self, life: u32, epoch: u64) {
+        self.logs.entry(life).or_default().epoch = Some(epoch);
+    }
+
     /// The host is in this epoch now.
     pub(super) fn on_epoch(&mut self, life: u32, epoch: u64) -> Check {
+        let reign = self.logs.get(&life).and_then(|log| log.epoch);
+        if let Some(reign) = reign.filter(|reign| *reign != epoch) {
+            return broken(8, format!("life {life} of the host went from epoch {reign} to {epoch}"));
+        }
         match self.epochs.insert(epoch, life) {
             Some(other) if other != life => {
                 broken(8, format!("life {other} and life {life} of the host are both in epoch {epoch}"))

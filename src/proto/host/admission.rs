@@ -91,7 +91,9 @@ impl Host {
                 format!("this host speaks version {PROTOCOL_VERSION} of the protocol, you speak {spoken}");
             refusal(RefusalCode::Version, reason)
         } else if hello.cluster != self.config.cluster {
-            refusal(RefusalCode::Cluster, format!("this is cluster {:?}", self.config.cluster))
+            // Whoever does not know the name is not told it.
+            let named = &hello.cluster;
+            refusal(RefusalCode::Cluster, format!("the host belongs to another cluster than {named:?}"))
         } else if self.draining {
             refusal(RefusalCode::Closing, "the host is shutting down".to_owned())
         } else if let Some(retry_after) = self.quarantine.remaining(now, &hello.id) {
@@ -101,7 +103,10 @@ impl Host {
             refusal(RefusalCode::Full, format!("the host takes at most {} members", self.config.max_members))
         } else if !self.origins.has_room_for(&hello.id) {
             let most = self.config.max_origins;
-            refusal(RefusalCode::Full, format!("the host remembers at most {most} endpoints"))
+            refusal(
+                RefusalCode::Full,
+                format!("the host remembers at most {most} endpoints, all of them members"),
+            )
         } else {
             self.duplicate(hello)
         }

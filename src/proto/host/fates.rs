@@ -28,6 +28,11 @@ impl Fates {
         self.stretches.push_back(Stretch::new(run));
     }
 
+    /// How many stretches there are.
+    pub(super) fn stretches(&self) -> usize {
+        self.stretches.len()
+    }
+
     /// What is known to whom it concerns need not be remembered.
     pub(super) fn forget(&mut self, up_to: u64) {
         while self.stretches.front().is_some_and(|stretch| stretch.last_origin_seq() <= up_to) {

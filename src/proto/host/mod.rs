@@ -174,7 +174,7 @@ impl Host {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.counters
+        Counters { forgotten_origins: self.origins.forgotten(), ..self.counters }
     }
 
     /// What is held, for those who check its bounds.
@@ -509,7 +509,7 @@ impl Host {
         self.outputs.push_back(Output::Session { peer, session: token, is_open: false });
         self.demand.remove(&session);
         self.by_id.remove(&session.id);
-        self.origins.end(now, session.id);
+        self.origins.end(now, session.id, session.joining.is_none());
         self.repairs.remove(&token);
         self.rights -= session.known.len();
         self.left_behind.put(session.id, std::mem::take(&mut session.known.asked));

@@ -257,7 +257,7 @@ impl Host {
         }
         self.tell_what_was_refused(now, false);
         self.look(now);
-        self.counters.forgotten_origins += self.origins.expire(now);
+        self.origins.expire(now);
         self.quarantine.forgive(now);
     }
 }

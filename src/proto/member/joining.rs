@@ -31,7 +31,7 @@ impl Member {
             cluster: self.config.cluster.clone(),
             id: self.config.id,
             resume: self.session,
-            incarnation: self.delivery.incarnation(),
+            incarnation: self.member_of,
             epoch: self.delivery.epoch(),
             first_open: self.outbox.first_open().unwrap_or(0),
             next_origin_seq: self.outbox.next_origin_seq(),
@@ -156,6 +156,7 @@ impl Member {
         match std::mem::replace(&mut self.state, State::Live) {
             State::Confirming { joined, last_origin_seq, .. } => {
                 self.join_deadline = None;
+                self.member_of = self.delivery.incarnation();
                 self.outbox.settle_beginning();
                 self.pause = self.config.backoff.0;
                 self.counters.sessions += 1;

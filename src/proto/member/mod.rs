@@ -97,6 +97,9 @@ pub(crate) struct Member {
     last_failure: String,
     pause: Duration,
     session: Option<SessionToken>,
+    /// The incarnation of the last host that it was a member of; 0 before the first. A host that does not know the endpoint any
+    /// more knows by this whether it has forgotten it.
+    member_of: u64,
     /// The largest payload, by the parent's word.
     max_message: usize,
     control: ControlCount,
@@ -162,6 +165,7 @@ impl Member {
             last_failure: "nobody has answered yet".to_owned(),
             pause: config.backoff.0,
             session: None,
+            member_of: 0,
             max_message: 0,
             control: ControlCount::default(),
             terms: None,

@@ -235,3 +235,20 @@ fn what_a_joiner_says_of_epochs_moves_nobody_elses() {
     }
     assert_eq!(door.host.usage().end.epoch, 1000);
 }
+
+#[test]
+fn a_hello_for_another_cluster_is_not_told_the_real_name() {
+    let mut door = Door::new(|config| config.cluster = "orchid".into());
+    let long = "x".repeat(255);
+    for (n, named) in (1..).zip(["default", "orchi", &long]) {
+        let frames = vec![hello(id(1), |hello| hello.cluster = named.into())];
+        let outputs = door.input(Input::Control { peer: peer(n), address: None, frames });
+        assert_eq!(refused(&outputs), [(peer(n), RefusalCode::Cluster)]);
+        let [Output::Control { frame, .. }, Output::Event(Event::Refused { reason, .. })] = &outputs[..]
+        else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!(*reason, format!("the host belongs to another cluster than {named:?}"));
+        assert!(!frame.windows(6).any(|octets| octets == b"orchid"));
+    }
+}

@@ -192,6 +192,91 @@ fn an_origin_that_was_forgotten_is_told_that_the_fate_of_its_outbox_is_unknown()
 }
 
 #[test]
+fn an_origin_that_gave_way_to_newcomers_is_told_so_and_ordered_once() {
+    let mut world = World::new();
+    world.host = Host::new(host::Config { max_origins: 2, ..host_config() }, world.now);
+    let (witness, a) = (world.join(1, &[""]), world.join(2, &[""]));
+    world.submit(a, "t", &["ordered"]);
+    // The place is on its way when the connections break.
+    world.collect();
+    let Some(Packet::ToHost(submit)) = world.packets.pop_front() else { panic!("a submit") };
+    world.input(submit);
+    world.collect();
+    world.packets.retain(|packet| matches!(packet, Packet::ToChild(child, _) if *child == witness));
+    world.cut(a);
+    world.collect();
+    let cut: Vec<Packet> = world.packets.drain(..).collect();
+    let (first, later): (Vec<_>, Vec<_>) =
+        cut.into_iter().partition(|packet| !matches!(packet, Packet::ToChild(child, _) if *child == a));
+    world.packets.extend(first);
+    world.run();
+    // A newcomer takes the only room there is.
+    let b = world.join(3, &[""]);
+    assert_eq!(world.host.counters().forgotten_origins, 1);
+    world.cut(b);
+    world.children[b].end = Some(End::Left);
+    world.children[b].machine = Member::new(member_config(99, &[""]));
+    world.packets.extend(later);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.children[a].machine.can_submit(), "there is room for it again");
+    assert_eq!((&world.children[a].unknown[..], &world.children[a].ordered[..]), (&[1][..], &[][..]));
+    world.submit(a, "t", &["afterwards"]);
+    world.run();
+    assert_eq!(world.texts(witness), ["ordered", "afterwards"]);
+}
+
+#[test]
+fn who_was_not_confirmed_as_a_member_is_not_taken_for_forgotten() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));
+    world.submit(a, "t", &["x"]);
+    world.children[a].machine.handle_input(world.now, member::Input::Lost { reason: "cut".into() });
+    world.collect();
+    world.packets.clear();
+    // The next host takes it up to the barrier, and its word that the endpoint is a member is lost.
+    world.host =
+        Host::new(host::Config { incarnation: 78, epoch: 2000, max_origins: 1, ..host_config() }, world.now);
+    world.children[b].machine = Member::new(member_config(99, &[""]));
+    world.children[b].end = Some(End::Left);
+    world.now = world.now + Duration::from_secs(3);
+    world.children[a].machine.handle_timeout(world.now);
+    let is_membership = |packet: &Packet| {
+        matches!(packet, Packet::ToChild(_, member::Input::Control { frames })
+            if matches!(ParentMessage::decode(&frames[0]), Ok(ParentMessage::Membership { .. })))
+    };
+    loop {
+        world.collect();
+        match world.packets.pop_front().expect("a membership") {
+            packet if is_membership(&packet) => break,
+            Packet::ToHost(input) => world.input(input),
+            Packet::ToChild(child, input) => world.children[child].machine.handle_input(world.now, input),
+        }
+    }
+    // The host learns first that the connections broke. Somebody else takes the room in its memory, and leaves.
+    world.cut(a);
+    let peer = world.children[a].peer.clone();
+    world.input(host::Input::ControlClosed { peer });
+    let c = world.add(member_config(3, &[""]));
+    while !world.children[c].machine.can_submit() {
+        world.collect();
+        let at = world.packets.iter().position(|packet| match packet {
+            Packet::ToHost(_) => true,
+            Packet::ToChild(child, _) => *child == c,
+        });
+        match world.packets.remove(at.expect("it joins")).unwrap() {
+            Packet::ToHost(input) => world.input(input),
+            Packet::ToChild(child, input) => world.children[child].machine.handle_input(world.now, input),
+        }
+    }
+    assert_eq!(world.host.counters().forgotten_origins, 1);
+    world.children[c].machine.handle_input(world.now, member::Input::Leave);
+    world.run_for(Duration::from_secs(5));
+    assert!(world.children[a].machine.can_submit());
+    assert_eq!(world.children[a].unknown, [0; 0], "it had sent this host nothing");
+    assert_eq!(world.texts(a), ["x"]);
+}
+
+#[test]
 fn submits_out_of_turn_unknown_and_malformed_are_counted_and_change_nothing() {
     let mut world = World::new();
     let a = world.join(1, &[""]);

@@ -17,6 +17,7 @@ use super::super::network::{Item, Pipe};
 use super::super::node::Consumer;
 use super::super::oracle::Broken;
 use super::super::scenario::TOPICS;
+use super::strangers::WRONG;
 use super::{Event, Phase, SPINS, World, is_heartbeat, trace};
 
 impl World<'_> {
@@ -73,6 +74,9 @@ impl World<'_> {
             machine.handle_input(self.host.clock.now(self.now), host::Input::RiseAbove { epoch });
         }
         self.push(0, Event::HostTick { life });
+        if let Some(machine) = &self.host.machine {
+            self.oracle.on_reign(life, machine.usage().end.epoch);
+        }
         self.flush()
     }
 
@@ -291,6 +295,7 @@ impl World<'_> {
             }
             host::Output::Broadcast { lane, body } => self.publish(lane, &body),
             host::Output::Control { peer, frame } => {
+                self.check_stranger(&peer, &frame)?;
                 let Some(link) = self.peers.get(&peer).copied() else { return Ok(()) };
                 if matches!(ParentMessage::decode(&frame), Ok(ParentMessage::Missed(_))) {
                     let asked = self.asked.get(&link).copied().unwrap_or((u64::MAX, u64::MAX));
@@ -310,9 +315,10 @@ impl World<'_> {
                     self.hang_up(link, true, true);
                 }
             }
-            host::Output::Authenticate { query, .. } => {
+            host::Output::Authenticate { query, token, .. } => {
                 let after = self.dice.below(2 * MILLI);
-                self.push(after, Event::Verdict { life: self.host.life, query });
+                let admits = token != WRONG;
+                self.push(after, Event::Verdict { life: self.host.life, query, admits });
             }
             // The answer comes all the same, to be ignored.
             host::Output::CancelAuthentication { .. } => {}

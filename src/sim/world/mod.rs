@@ -4,6 +4,7 @@ mod connections;
 mod healing;
 mod hosting;
 mod members;
+mod strangers;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
@@ -26,6 +27,7 @@ use super::node::{Consumer, HostNode, LocalClock, MemberNode};
 use super::oracle::{Broken, Oracle, Seen};
 use super::report::{Report, Violation};
 use super::scenario::{Scenario, draw_filter};
+use strangers::Strangers;
 
 /// Something that happens at a moment.
 #[derive(Debug)]
@@ -55,11 +57,20 @@ pub(super) enum Event {
     Verdict {
         life: u32,
         query: AuthQuery,
+        /// Whether the token was a good one.
+        admits: bool,
     },
     /// A message for the host from a peer that it never met.
     Stray {
         pipe: Pipe,
         frames: Vec<Bytes>,
+    },
+    /// Peers that do not belong say something.
+    Strangers,
+    /// The connection of one of them is closed.
+    StrangerGone {
+        life: u32,
+        peer: PeerId,
     },
     StartMember {
         member: usize,
@@ -220,6 +231,7 @@ pub(super) struct World<'a> {
     past_looked_at: Instant,
     pub(super) oracle: Oracle,
     pub(super) documents: Option<Documents>,
+    strangers: Option<Strangers>,
     phase: Phase,
     last_messages: u64,
     /// Set when a session ends, a reset or an eviction comes.
@@ -293,6 +305,7 @@ impl<'a> World<'a> {
             past_looked_at: Instant::START,
             oracle: Oracle::default(),
             documents,
+            strangers: Strangers::draw(seed),
             phase: Phase::Faults,
             last_messages: 0,
             unrest: false,
@@ -326,6 +339,9 @@ impl<'a> World<'a> {
             world.push(first, Event::Fault);
         }
         world.push(length, Event::Heal);
+        if world.strangers.is_some() {
+            world.push(0, Event::Strangers);
+        }
         world
     }
 
@@ -371,6 +387,8 @@ impl<'a> World<'a> {
             | Event::HostHandled { .. }
             | Event::Verdict { .. }
             | Event::Stray { .. }
+            | Event::Strangers
+            | Event::StrangerGone { .. }
             | Event::Rights { .. }
             | Event::Keeper { .. }
             | Event::Stored { .. }
@@ -400,7 +418,11 @@ impl<'a> World<'a> {
             Event::Flush { life } if life == self.host.life => self.flush()?,
             Event::HostTick { life } if life == self.host.life => self.on_host_tick()?,
             Event::HostHandled { life } if life == self.host.life => self.on_host_handled()?,
-            Event::Verdict { life, query } if life == self.host.life => {
+            Event::Verdict { life, query, admits: false } if life == self.host.life => {
+                let verdict = Verdict::Refuse { reason: "wrong token".to_owned() };
+                self.tell_host(host::Input::Verdict { query, verdict })?;
+            }
+            Event::Verdict { life, query, .. } if life == self.host.life => {
                 self.counter += 1;
                 let mut token = [1; 16];
                 token[8..].copy_from_slice(&self.counter.to_be_bytes());
@@ -415,6 +437,10 @@ impl<'a> World<'a> {
             Event::Stray { frames, .. } => {
                 let peer = self.fresh_peer();
                 self.tell_host(host::Input::Control { peer, address: None, frames })?;
+            }
+            Event::Strangers if self.phase == Phase::Faults => self.on_strangers()?,
+            Event::StrangerGone { life, peer } if life == self.host.life => {
+                self.tell_host(host::Input::ControlClosed { peer })?;
             }
             Event::StartMember { member } => self.start_member(member)?,
             Event::MemberTimer { member, life } if life == self.members[member].life => {
