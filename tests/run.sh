@@ -74,7 +74,7 @@ for example in quickstart fan_out sockets shared_text shared_sheet whiteboard or
     run timeout 120 cargo run --locked --quiet --all-features --example "$example"
 done
 
-step "A static command line, and the simulator"
+step "A static command line"
 triple=$(rustc -vV | sed -n 's/^host: //p')
 # Without debug information, which is of no use here. `--target` keeps the flag off what runs at build time.
 export CARGO_PROFILE_RELEASE_DEBUG=none
@@ -95,6 +95,9 @@ if [[ $triple == *-linux-* ]]; then
     fi
     printf 'static: %s\n' "$linked"
     run timeout 120 "$static" tour
+    step "Attacks on a host, beside honest members"
+    run timeout 900 "$ZINCMQ_PYTHON" tests/attack/run.py --binary "$static"
+    step "The simulator"
 else
     printf 'no static build on %s\n' "$triple"
 fi

@@ -28,6 +28,10 @@ use super::super::outbound::Gate;
 use super::super::stats::{MemberLag, set_counters};
 use super::auth_tasks::AuthTasks;
 
+/// How many windows are filled with what members submitted before all else has its turn, and with what
+/// the host's own application sent (a guess: a window takes up to some milliseconds).
+const WINDOWS_PER_TURN: u64 = 2;
+
 /// Runs a host. Never waits for a peer's queue, nor for the host's own consumers. While the pack is behind it takes in no more messages,
 /// and goes on with all else.
 #[derive(Debug)]
@@ -159,10 +163,15 @@ impl Driver {
             self.on_event(event);
             is_more_waiting |= taken == PER_WAKE;
         }
-        // The pack may fall behind by what is taken here.
+        // The pack may fall behind by what is taken here. A batch may fill a window, or many lanes.
+        let windows = self.machine.counters().windows + WINDOWS_PER_TURN;
         for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
                 return is_more_waiting;
+            }
+            if self.machine.counters().windows >= windows {
+                is_more_waiting = true;
+                break;
             }
             let Ok(frames) = self.link.submits.try_recv() else { break };
             self.machine.handle_input(now, Input::Submit { frames });
@@ -171,6 +180,10 @@ impl Driver {
         for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
                 return is_more_waiting;
+            }
+            if self.machine.counters().windows >= windows + WINDOWS_PER_TURN {
+                is_more_waiting = true;
+                break;
             }
             let Some(batch) = self.node.outbound.take() else { break };
             set_counters!(self.node.counters, sent = batch.first_origin_seq + u64::from(batch.count) - 1);
