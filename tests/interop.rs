@@ -280,12 +280,13 @@ over_tcp_and_ipc! {
         let mut events = host.events();
         let watch = Watch::start(&host).await;
         let mut vandal = Peer::script(python, "vandal.py", &[&host.address().to_string()]);
-        let [control, submits, sessions, violations] = vandal.numbers("done").await[..] else {
-            panic!("four numbers")
+        let [control, submits, sessions, rejected, violations] = vandal.numbers("done").await[..] else {
+            panic!("five numbers")
         };
         let expected = (control, submits, sessions);
         until_counted(&host, |stats| {
             (stats.malformed_control, stats.malformed_submits, stats.unknown_sessions) == expected
+                && stats.rejected_connections >= rejected
         })
         .await;
         let seen = watch.finish(&host).await;

@@ -1,7 +1,7 @@
 """vandal.py ADDR: joins, and then sends all kinds of rubbish on the control and submit channels.
 
 Says `done` and how much of it a host must have counted: malformed control messages, malformed submits, submits of unknown
-sessions; and how many members more joined, broke the protocol, and were told so. Ends when the test has nothing more to say.
+sessions, connections of strangers closed (at least); and how many members more joined, broke the protocol, and were told so. Ends when the test has nothing more to say.
 """
 
 import struct
@@ -14,7 +14,7 @@ from raw import ACK, HELLO, LIVE, RECEIVED, REPAIR, SUBMIT, ZincClient, batch, l
 address = sys.argv[1]
 client = ZincClient(address)
 context = zmq.Context.instance()
-malformed_control = malformed_submits = unknown_sessions = 0
+malformed_control = malformed_submits = unknown_sessions = rejected = 0
 
 
 def hello(version=3, cluster=b"\x07default", id=uuid.uuid4().bytes, epoch=0, first_open=0, next=1, token=b""):
@@ -86,37 +86,28 @@ for frames in rubbish + unasked:
     stranger = context.socket(zmq.DEALER)
     stranger.connect(address)
     stranger.send_multipart(frames)
-    malformed_control += 1
+    # One that does not begin with a hello is cut off at once.
+    if len(frames) == 1 and frames[0].startswith(HELLO):
+        malformed_control += 1
+    else:
+        rejected += 1
 for frames in rubbish:
     client.control.send_multipart(frames)
     malformed_control += 1
 
-# On submit: from nobody in particular, and in the name of a member.
-submit = context.socket(zmq.PUSH)
-submit.sndhwm = 0
-submit.connect(client.resolve(address, client.submit_name))
+# On submit: in the name of a member, whose first message is one that the host knows it by, and from strangers.
 good = batch(1, [record(0, payload=b"good")])
 head = SUBMIT + client.session
-for frames in [
-    [b""],
-    [b"rubbish"],
-    [bytes(100_000)],
-    [head],
-    [b"", b""],
-    [good, head],
-    [head, good, b""],
-    [b"Y" + head[1:], good],
-    [b"Z\1\x20" + client.session, good],
-    [head[:-1], good],
-    [head + b"\0", good],
-    [SUBMIT + bytes(16), good],  # no token begins with zero
-]:
-    submit.send_multipart(frames)
-    malformed_submits += 1
-for token in b"\1" * 16, b"\xff" * 16, client.session[:15] + bytes((client.session[15] ^ 1,)):
-    submit.send_multipart([SUBMIT + token, good])
-    submit.send_multipart([SUBMIT + token, b"whatever"])
-    unknown_sessions += 2
+
+
+def pusher():
+    submit = context.socket(zmq.PUSH)
+    submit.sndhwm = 0
+    submit.connect(client.resolve(address, client.submit_name))
+    return submit
+
+
+submit = pusher()
 for body in [
     *(good[:length] for length in range(len(good))),
     good + b"\0",
@@ -147,6 +138,29 @@ for body in [
 ]:
     submit.send_multipart([head, body])
     malformed_submits += 1
+for frames in [
+    [b""],
+    [b"rubbish"],
+    [bytes(100_000)],
+    [head],
+    [b"", b""],
+    [good, head],
+    [head, good, b""],
+    [b"Y" + head[1:], good],
+    [b"Z\1\x20" + client.session, good],
+    [head[:-1], good],
+    [head + b"\0", good],
+    [SUBMIT + bytes(16), good],  # no token begins with zero
+]:
+    submit.send_multipart(frames)
+    malformed_submits += 1
+for token in b"\1" * 16, b"\xff" * 16, client.session[:15] + bytes((client.session[15] ^ 1,)):
+    submit.send_multipart([SUBMIT + token, good])
+    submit.send_multipart([SUBMIT + token, b"whatever"])
+    unknown_sessions += 2
+for frames in [[b""], [b"rubbish"], [bytes(100_000)], [SUBMIT + b"\1" * 16, good], [good, head]]:
+    pusher().send_multipart(frames)
+    rejected += 1
 
 # The member is none the worse for it, nor for asking for what there never was.
 for first, last in (2**64 - 3, 2**64 - 3), (2**40, 2**64 - 3), (2**63, 2**63):
@@ -173,6 +187,6 @@ for break_it in [
         sys.exit(member.closing)
     violations += 1
 malformed_control += 1
-say("done", malformed_control, malformed_submits, unknown_sessions, violations)
+say("done", malformed_control, malformed_submits, unknown_sessions, rejected, violations)
 listen()
 context.destroy(linger=0)

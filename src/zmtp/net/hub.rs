@@ -327,7 +327,11 @@ impl Hub {
         {
             self.inbound.push(Arrival::Subscriptions);
         }
-        if matches!(reason, DisconnectReason::Displaced | DisconnectReason::Rejected(_)) {
+        let is_rejection = matches!(
+            reason,
+            DisconnectReason::Displaced | DisconnectReason::Rejected(_) | DisconnectReason::Violation(_)
+        );
+        if is_rejection && !peer.is_trusted() {
             self.rejected.fetch_add(1, Ordering::Relaxed);
         }
         self.dropped.fetch_add(peer.queue.dropped(), Ordering::Relaxed);
