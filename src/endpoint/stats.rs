@@ -50,8 +50,11 @@ pub struct Stats {
     pub pauses: u64,
     /// How often sending was slowed for [stragglers](crate::HostBuilder::patience). Hosts only.
     pub straggler_waits: u64,
-    /// Endpoints whose messages are remembered no more, after they had been away for long. Hosts only.
+    /// Endpoints whose messages are remembered no more, after they had been away for long or to make room for newcomers. Hosts only.
     pub forgotten_origins: u64,
+    /// Endpoints that were refused when they asked to join, of which [`Event::JoinRefused`](crate::Event::JoinRefused) tells at most 100 in a
+    /// second. Hosts only.
+    pub refused_joins: u64,
     /// Malformed messages on the control channel, dropped.
     pub malformed_control: u64,
     /// Malformed messages on the submit channel, dropped. Hosts only.
@@ -114,7 +117,7 @@ macro_rules! counters {
 counters! {
     sent, confirmed, unknown, received, windows, delivered, conflated, overruns, handler_failures,
     missed_windows, repaired_windows, lost_windows, missed_repairs, set_aside, resent_batches, resends_asked, evictions, pauses,
-    straggler_waits, forgotten_origins,
+    straggler_waits, forgotten_origins, refused_joins,
     malformed_control, malformed_submits, malformed_broadcasts, unknown_sessions, forbidden_submits, refused, duplicates,
     transport_drops, rejected_connections, sessions,
 }

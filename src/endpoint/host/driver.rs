@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -28,9 +30,10 @@ use super::super::outbound::Gate;
 use super::super::stats::{MemberLag, set_counters};
 use super::auth_tasks::AuthTasks;
 
-/// How many windows are filled with what members submitted before all else has its turn, and with what
-/// the host's own application sent (a guess: a window takes up to some milliseconds).
-const WINDOWS_PER_TURN: u64 = 2;
+/// How many refused joins are told as events in a second (a guess: few against what a reader of events may be behind, so that those who
+/// are refused do not keep it from seeing the rest).
+const MAX_REFUSALS_TOLD: u32 = 100;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Runs a host. Never waits for a peer's queue, nor for the host's own consumers. While the pack is behind it takes in no more messages,
 /// and goes on with all else.
@@ -48,6 +51,8 @@ pub(super) struct Driver {
     /// When the figures on the members are to be brought up to date.
     lags_at: Instant,
     auth_tasks: AuthTasks,
+    /// How many refusals were told as events, since when.
+    refusals_told: (Instant, u32),
     /// Who tells what members may say about documents, if anybody does.
     guard: Option<Guard>,
     /// Whether a shutdown was asked for, and when it must be done.
@@ -76,6 +81,7 @@ impl Driver {
             handled: None,
             lags_at: Instant::START,
             auth_tasks: AuthTasks::new(authenticator),
+            refusals_told: (Instant::START, 0),
             guard: None,
             draining: None,
             drained: false,
@@ -163,15 +169,10 @@ impl Driver {
             self.on_event(event);
             is_more_waiting |= taken == PER_WAKE;
         }
-        // The pack may fall behind by what is taken here. A batch may fill a window, or many lanes.
-        let windows = self.machine.counters().windows + WINDOWS_PER_TURN;
+        // The pack may fall behind by what is taken here.
         for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
                 return is_more_waiting;
-            }
-            if self.machine.counters().windows >= windows {
-                is_more_waiting = true;
-                break;
             }
             let Ok(frames) = self.link.submits.try_recv() else { break };
             self.machine.handle_input(now, Input::Submit { frames });
@@ -180,10 +181,6 @@ impl Driver {
         for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
                 return is_more_waiting;
-            }
-            if self.machine.counters().windows >= windows + WINDOWS_PER_TURN {
-                is_more_waiting = true;
-                break;
             }
             let Some(batch) = self.node.outbound.take() else { break };
             set_counters!(self.node.counters, sent = batch.first_origin_seq + u64::from(batch.count) - 1);
@@ -352,8 +349,15 @@ impl Driver {
             }
             MachineEvent::Left { id, reason } => self.node.on_left(id, leave_reason(reason)),
             MachineEvent::Refused { address, id, code, reason: text } => {
-                let address = self.peer_address(address);
-                self.node.emit(Event::JoinRefused { id, address, reason: reason(code, text) });
+                self.node.counters.refused_joins.fetch_add(1, Ordering::Relaxed);
+                let now = self.clock.now();
+                let (since, told) = self.refusals_told;
+                let (since, told) = if now < since + SECOND { (since, told) } else { (now, 0) };
+                self.refusals_told = (since, told + 1);
+                if told < MAX_REFUSALS_TOLD {
+                    let address = self.peer_address(address);
+                    self.node.emit(Event::JoinRefused { id, address, reason: reason(code, text) });
+                }
             }
         }
     }

@@ -52,10 +52,16 @@ use patience::Patience;
 use peers::{Peer, Peers};
 use quarantine::Quarantine;
 use ring::Ring;
-use session::{Demand, Filter, Session};
+use session::{Bucket, Demand, Filter, Session};
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
+
+/// How often members are told who joined and who left, in messages at once and in each second (a guess: a member has ten seconds
+/// to answer as many as it may leave unanswered, however fast others come and go).
+const MEMBERSHIP_RATE: RepairRate = RepairRate { burst: 100, per_second: 100 };
+/// How long members that come and go then wait to be told of together.
+const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(10);
 
 /// The host's state machine. See the [module above](super) for how to drive it.
 ///
@@ -86,6 +92,9 @@ pub(crate) struct Host {
     demand: Demand,
     joined: Vec<MemberEntry>,
     left: Vec<EndpointId>,
+    /// When they are told, if not at once.
+    membership_at: Option<Instant>,
+    membership_bucket: Bucket,
     draining: bool,
     /// The time as last told.
     now: Instant,
@@ -150,6 +159,8 @@ impl Host {
             demand: Demand::default(),
             joined: Vec::new(),
             left: Vec::new(),
+            membership_at: None,
+            membership_bucket: Bucket::new(MEMBERSHIP_RATE, now),
             draining: false,
             now,
             awake_since: now,
@@ -214,10 +225,16 @@ impl Host {
 
     /// When `handle_timeout` has something to do, at the earliest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.peers.next_deadline(), self.next_heartbeat, self.repair_at, self.patience.ends_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.peers.next_deadline(),
+            self.next_heartbeat,
+            self.repair_at,
+            self.patience.ends_at(),
+            self.membership_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due: signs of life, the end of what has taken too long. An early call does nothing.
@@ -232,6 +249,7 @@ impl Host {
         if self.patience.ends_at().is_some_and(|at| at <= now) {
             self.look(now);
         }
+        self.tell_membership(now);
         while let Some(peer) = self.peers.take_due(now) {
             match self.peers.get(&peer) {
                 Some(Peer::Authenticating { query, .. }) => self.on_late_verdict(now, *query),
@@ -427,16 +445,28 @@ impl Host {
             self.serve_repairs(now);
         }
         self.look_if_due(now);
-        if !self.joined.is_empty() || !self.left.is_empty() {
-            let message = ParentMessage::Membership {
-                joined: std::mem::take(&mut self.joined),
-                left: std::mem::take(&mut self.left),
-            };
-            self.send_to_all(now, &message);
-        }
+        self.tell_membership(now);
         if self.draining && self.sessions.is_empty() {
             self.outputs.push_back(Output::Drained);
         }
+    }
+
+    /// Tells all who joined and who left: at once, unless that happens again and again.
+    fn tell_membership(&mut self, now: Instant) {
+        let is_changed = !self.joined.is_empty() || !self.left.is_empty();
+        if !is_changed || self.membership_at.is_some_and(|at| now < at) {
+            return;
+        }
+        if !self.membership_bucket.take(now, 1) {
+            self.membership_at = Some(now + MEMBERSHIP_PAUSE);
+            return;
+        }
+        self.membership_at = None;
+        let message = ParentMessage::Membership {
+            joined: std::mem::take(&mut self.joined),
+            left: std::mem::take(&mut self.left),
+        };
+        self.send_to_all(now, &message);
     }
 
     fn on_drain(&mut self, now: Instant) {

@@ -50,6 +50,20 @@ impl Door {
         self.input(Input::Verdict { query, verdict })
     }
 
+    /// Lets an endpoint join that takes nothing, up to its membership.
+    fn join(&mut self, peer: &PeerId, id: EndpointId, session: u8) -> Vec<Output> {
+        let outputs = self.hello(peer, 1, id);
+        let [(query, _)] = asked(&outputs)[..] else { panic!("{outputs:?}") };
+        assert_eq!(welcomed(&self.admit(query, session)), [peer.clone()]);
+        let messages =
+            [ChildMessage::Subscribe { nonce: 1, prefixes: Vec::new() }, ChildMessage::Live { nonce: 1 }];
+        for message in messages {
+            let frames = vec![message.encode()];
+            self.host.handle_input(self.now, Input::Control { peer: peer.clone(), address: None, frames });
+        }
+        self.input(Input::Flush)
+    }
+
     fn pass(&mut self, time: Duration) -> Vec<Output> {
         self.now = self.now + time;
         self.host.handle_timeout(self.now);
@@ -251,4 +265,30 @@ fn a_hello_for_another_cluster_is_not_told_the_real_name() {
         assert_eq!(*reason, format!("the host belongs to another cluster than {named:?}"));
         assert!(!frame.windows(6).any(|octets| octets == b"orchid"));
     }
+}
+
+#[test]
+fn who_comes_and_goes_all_the_time_costs_the_others_few_messages() {
+    let mut door = Door::new(|_| {});
+    let stays = peer(1);
+    door.join(&stays, id(1), 1);
+    let (mut told, mut joined) = (0, 0);
+    for _ in 0..8_000 {
+        let comes = peer(2);
+        let mut outputs = door.join(&comes, id(2), 2);
+        outputs.extend(door.input(Input::ControlClosed { peer: comes }));
+        outputs.extend(door.input(Input::Flush));
+        outputs.extend(door.pass(Duration::from_millis(1)));
+        for output in outputs {
+            match output {
+                Output::Control { peer, .. } => told += u64::from(peer == stays),
+                Output::Event(Event::Joined { .. }) => joined += 1,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(joined, 8_000);
+    // A hundred at once, and a hundred in each of eight seconds; and a few signs of life. It has not answered any.
+    assert!((800..950).contains(&told), "{told} messages");
+    assert_eq!(door.host.members().count(), 1);
 }
