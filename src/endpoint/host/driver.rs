@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::{LAGS_EVERY, PER_WAKE};
+use crate::config::{LAGS_EVERY, PER_WAKE, TIME_PER_WAKE};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::proto::Instant;
 use crate::proto::host::{
@@ -143,24 +143,33 @@ impl Driver {
         }
     }
 
-    /// Takes what is waiting without waiting for more, of each kind a bounded number.
+    /// Takes what is waiting without waiting for more, of each kind a bounded number, for a bounded time.
     fn take_what_waits(&mut self) {
-        let now = self.clock.now();
+        let until = self.clock.now() + TIME_PER_WAKE;
         for _ in 0..PER_WAKE {
             let Ok(event) = self.link.events.try_recv() else { break };
             self.on_event(event);
+            if self.clock.now() >= until {
+                break;
+            }
         }
         for _ in 0..PER_WAKE {
             let Some(Ok(told)) = self.guard.as_mut().map(|guard| guard.told.try_recv()) else { break };
             self.on_told(Some(told));
         }
         // The pack may fall behind by what is taken here.
+        let mut now = self.clock.now();
+        let until = now + TIME_PER_WAKE;
         for _ in 0..PER_WAKE {
             if !self.machine.takes_submits() {
                 return;
             }
             let Ok(frames) = self.link.submits.try_recv() else { break };
             self.machine.handle_input(now, Input::Submit { frames });
+            now = self.clock.now();
+            if now >= until {
+                break;
+            }
         }
         for _ in 0..PER_WAKE {
             if !self.machine.takes_submits() {

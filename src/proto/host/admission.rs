@@ -11,6 +11,7 @@ use super::super::{ControlCount, Instant};
 use super::forbidden::Forbidden;
 use super::rights::Known;
 use super::session::{Bucket, Filter, Flow, Peer, Session};
+use super::subscribing::FilterChange;
 use super::{EPOCH_SLACK, Event, HANG_UP, Host, Output, Verdict};
 
 /// How many numbers are left out for what another process under the same id may have in its outbox: more than fit into one (800 batches of 1,024). As numbers
@@ -143,6 +144,7 @@ impl Host {
             joining: Some(self.arm(now + self.config.handshake_timeout, &peer)),
             filter: Filter::default(),
             proposed: None,
+            change: FilterChange::new(now),
             control: ControlCount { received: 1, ..ControlCount::default() },
             flow: Flow::new(now),
             repair: None,
