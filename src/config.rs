@@ -36,6 +36,9 @@ pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Dur
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many events of each kind a driver handles before it looks after the others (a guess: a few hundred microseconds of work).
 pub(crate) const PER_WAKE: usize = 64;
+/// For how long a host handles events of one kind before it looks after the others: some cost more than others, and whoever
+/// sends them chooses (a guess: one of the dearest, or a dozen full batches).
+pub(crate) const TIME_PER_WAKE: Duration = Duration::from_millis(1);
 /// How often the order's end is told by default (design, section 4: 100 ms).
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 /// After how long without a word a peer counts as dead by default (a guess: as in zenoh; above the age mark, so that slow members are told

@@ -69,7 +69,13 @@ pub(crate) fn check_prefix(text: &str) -> Result<(), TopicError> {
     if text.len() > Topic::MAX_LENGTH {
         return Err(TopicError::TooLong { length: text.len() });
     }
-    if text.chars().any(char::is_control) {
+    let has_control_character = if text.is_ascii() {
+        // Without an early end, so that many octets are looked at in one step.
+        text.bytes().fold(false, |found, octet| found | octet.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    };
+    if has_control_character {
         return Err(TopicError::ControlCharacter);
     }
     Ok(())

@@ -5,12 +5,10 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::id::EndpointId;
 use crate::message::{Message, Position, Topic};
 
 use super::control::MAX_EPOCH;
-use super::record::{MIN_RECORD, put_tail, read_tail, tail_bound};
-use super::table::put_topic;
+use super::record::{MIN_RECORD, read_tail, skip_tail};
 use super::window::{check_place, put_origins, read_origins};
 use super::{MAX_RECORDS, Malformed, Reader, kind, put_prefix, put_varint};
 
@@ -81,6 +79,107 @@ impl fmt::Display for Nonce {
     }
 }
 
+/// What a window is for children that do not take everything: the parts of the topics that are wanted, then the index, each
+/// with its first frame. When the index comes, all else must have come.
+///
+/// The window is one that [`WindowBuilder`](super::WindowBuilder) made. The cost is that of its bytes, and of what is wanted.
+pub(crate) fn lanes(
+    window: &Bytes,
+    mut is_wanted: impl FnMut(&str) -> bool,
+) -> Result<Vec<(Bytes, Bytes)>, Malformed> {
+    let mut reader = Reader::open(window, kind::WINDOW)?;
+    let (epoch, number, first_seq) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let count = reader.u16()?;
+    let mut topics = (0..reader.u16()?)
+        .map(|_| {
+            let name = reader.text()?;
+            Ok(Split { name, records: 0, wanted: is_wanted(name).then(Vec::new) })
+        })
+        .collect::<Result<Vec<_>, Malformed>>()?;
+    let origins = read_origins(&mut reader, count)?;
+    let mut next_of: Vec<u64> = origins.iter().map(|(_, first)| *first).collect();
+    for offset in 0..count {
+        let topic = reader.length(topics.len() - 1, "record refers to no topic")?;
+        let origin = reader.length(origins.len() - 1, "record refers to no origin")?;
+        let start = reader.position();
+        skip_tail(&mut reader, usize::MAX)?;
+        let origin_seq = next_of[origin];
+        next_of[origin] += 1;
+        topics[topic].records += 1;
+        if let Some(wanted) = &mut topics[topic].wanted {
+            wanted.push(SplitRecord { offset, origin, origin_seq, tail: &window[start..reader.position()] });
+        }
+    }
+    reader.end()?;
+
+    let head = |buffer: &mut BytesMut, kind| {
+        put_prefix(buffer, kind);
+        buffer.put_u64(epoch);
+        buffer.put_u64(number);
+        buffer.put_u64(first_seq);
+    };
+    let mut lanes = Vec::new();
+    // The place of each origin of the window in the part at hand.
+    let mut places = vec![None; origins.len()];
+    let mut of_part = Vec::new();
+    for Split { name, wanted, .. } in &topics {
+        let Some(records) = wanted else { continue };
+        of_part.clear();
+        for record in records {
+            if places[record.origin].is_none() {
+                places[record.origin] = Some((of_part.len() as u64, record.origin_seq));
+                of_part.push((origins[record.origin].0, record.origin_seq));
+            }
+        }
+        let tails: usize = records.iter().map(|record| record.tail.len() + 2 + 2 + 10).sum();
+        let mut buffer = BytesMut::with_capacity(3 + 8 * 3 + 2 + 2 + of_part.len() * 24 + tails);
+        head(&mut buffer, kind::TOPIC_PART);
+        buffer.put_u16(records.len() as u16);
+        put_origins(&mut buffer, &of_part);
+        for SplitRecord { offset, origin, origin_seq, tail } in records {
+            let (place, first) = places[*origin].unwrap_or_default();
+            put_varint(&mut buffer, u64::from(*offset));
+            put_varint(&mut buffer, place);
+            put_varint(&mut buffer, origin_seq - first);
+            buffer.put_slice(tail);
+        }
+        records.iter().for_each(|record| places[record.origin] = None);
+        lanes.push((Lane::topics(name).into(), buffer.freeze()));
+    }
+
+    let names: usize = topics.iter().map(|topic| 1 + topic.name.len() + 2).sum();
+    let mut buffer = BytesMut::with_capacity(3 + 8 * 4 + 2 + names);
+    head(&mut buffer, kind::INDEX);
+    buffer.put_u64(first_seq + u64::from(count) - 1);
+    buffer.put_u16(topics.len() as u16);
+    for Split { name, records, .. } in &topics {
+        // Topics are no longer than a length octet can say.
+        buffer.put_u8(name.len() as u8);
+        buffer.put_slice(name.as_bytes());
+        buffer.put_u16(*records);
+    }
+    lanes.push((Lane::Index.encode(), buffer.freeze()));
+    Ok(lanes)
+}
+
+/// A topic of a window.
+struct Split<'a> {
+    name: &'a str,
+    records: u16,
+    /// Its records, where they are asked for.
+    wanted: Option<Vec<SplitRecord<'a>>>,
+}
+
+/// A record of a window.
+struct SplitRecord<'a> {
+    /// Its seq minus the window's first.
+    offset: u16,
+    /// The place of its origin in the window.
+    origin: usize,
+    origin_seq: u64,
+    tail: &'a [u8],
+}
+
 /// The records of one topic in a window, for children that do not take everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TopicPart {
@@ -92,37 +191,6 @@ pub(crate) struct TopicPart {
 }
 
 impl TopicPart {
-    /// Encodes the messages of one topic, in order, of the window that begins at `first_seq`.
-    pub(crate) fn encode(epoch: u64, number: u64, first_seq: u64, messages: &[&Message]) -> Bytes {
-        let mut origins: Vec<(EndpointId, u64)> = Vec::new();
-        for message in messages {
-            if !origins.iter().any(|(id, _)| *id == message.origin) {
-                origins.push((message.origin, message.origin_seq));
-            }
-        }
-        let records: usize = messages.iter().map(|message| tail_bound(message) + 2 + 2 + 10).sum();
-        let mut buffer = BytesMut::with_capacity(3 + 8 * 3 + 2 + 2 + origins.len() * 24 + records);
-        put_prefix(&mut buffer, kind::TOPIC_PART);
-        buffer.put_u64(epoch);
-        buffer.put_u64(number);
-        buffer.put_u64(first_seq);
-        buffer.put_u16(messages.len() as u16);
-        put_origins(&mut buffer, &origins);
-        for message in messages {
-            let seq = message.position.map_or(0, |position| position.seq);
-            let (place, (_, first)) = origins
-                .iter()
-                .enumerate()
-                .find(|(_, (id, _))| *id == message.origin)
-                .expect("every origin was entered above");
-            put_varint(&mut buffer, seq - first_seq);
-            put_varint(&mut buffer, place as u64);
-            put_varint(&mut buffer, message.origin_seq - first);
-            put_tail(&mut buffer, message);
-        }
-        buffer.freeze()
-    }
-
     pub(crate) fn decode(topic: &Topic, body: &Bytes, max_message: usize) -> Result<Self, Malformed> {
         let mut reader = Reader::open(body, kind::TOPIC_PART)?;
         let (epoch, number, first_seq) = (reader.u64()?, reader.u64()?, reader.u64()?);
@@ -170,21 +238,6 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn encode(&self) -> Bytes {
-        let mut buffer = BytesMut::new();
-        put_prefix(&mut buffer, kind::INDEX);
-        buffer.put_u64(self.epoch);
-        buffer.put_u64(self.number);
-        buffer.put_u64(self.first_seq);
-        buffer.put_u64(self.last_seq);
-        buffer.put_u16(self.topics.len() as u16);
-        for (topic, count) in &self.topics {
-            put_topic(&mut buffer, topic);
-            buffer.put_u16(*count);
-        }
-        buffer.freeze()
-    }
-
     pub(crate) fn decode(body: &Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::open(body, kind::INDEX)?;
         let (epoch, number) = (reader.u64()?, reader.u64()?);

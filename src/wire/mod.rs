@@ -20,7 +20,7 @@ pub(crate) use control::{
     Ack, ChildMessage, CloseReason, Hello, MAX_EPOCH, MAX_ORIGIN_SEQ, MAX_TOKEN, MemberEntry, Ordered,
     OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode, Terms, Welcome,
 };
-pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart};
+pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart, lanes};
 pub(crate) use reader::{Malformed, Reader};
 pub(crate) use record::{ASK, MAX_QUESTION};
 pub(crate) use window::{Window, WindowBuilder};

@@ -1,6 +1,7 @@
 //! The table of topics at the head of batches and windows: a record names its topic by its place there.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 
 use bytes::BufMut;
 
@@ -12,10 +13,20 @@ use super::{Malformed, Reader};
 #[derive(Debug, Default)]
 pub(super) struct TopicTable {
     topics: Vec<Topic>,
-    places: BTreeMap<Topic, u16>,
+    /// The places of topics by their hashes; a topic whose hash is taken has the next free one. Long topics that begin alike
+    /// cost more to compare than to hash.
+    places: BTreeMap<u64, u16>,
     /// The place used last, tried first: runs of one topic need no look-up.
     last: u16,
     bytes: usize,
+}
+
+/// What [`TopicTable::find`] found.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found {
+    At(u16),
+    /// Nothing. The topic would have this key.
+    No(u64),
 }
 
 impl TopicTable {
@@ -24,29 +35,41 @@ impl TopicTable {
         self.bytes
     }
 
-    /// The topic's place, if it has one already.
-    pub(super) fn find(&self, topic: &Topic) -> Option<u16> {
-        match self.topics.get(usize::from(self.last)) {
-            Some(last) if last == topic => Some(self.last),
-            _ => self.places.get(topic).copied(),
+    pub(super) fn find(&self, topic: &Topic) -> Found {
+        if self.topics.get(usize::from(self.last)) == Some(topic) {
+            return Found::At(self.last);
         }
+        let mut key = hash(topic);
+        while let Some(place) = self.places.get(&key) {
+            if self.topics[usize::from(*place)] == *topic {
+                return Found::At(*place);
+            }
+            key = key.wrapping_add(1);
+        }
+        Found::No(key)
     }
 
     /// How much the table grows by a topic that was or was not [found](Self::find).
-    pub(super) fn growth(found: Option<u16>, topic: &Topic) -> usize {
-        if found.is_some() { 0 } else { 1 + topic.as_str().len() }
+    pub(super) fn growth(found: Found, topic: &Topic) -> usize {
+        match found {
+            Found::At(_) => 0,
+            Found::No(_) => 1 + topic.as_str().len(),
+        }
     }
 
     /// Notes the use of a topic that was [found](Self::find), or else enters it. Its place.
-    pub(super) fn place(&mut self, found: Option<u16>, topic: &Topic) -> u16 {
-        self.last = found.unwrap_or_else(|| {
-            // At most one topic per record, of which there are at most 1,024.
-            let place = self.topics.len() as u16;
-            self.bytes += Self::growth(None, topic);
-            self.topics.push(topic.clone());
-            self.places.insert(topic.clone(), place);
-            place
-        });
+    pub(super) fn place(&mut self, found: Found, topic: &Topic) -> u16 {
+        self.last = match found {
+            Found::At(place) => place,
+            Found::No(key) => {
+                // At most one topic per record, of which there are at most 1,024.
+                let place = self.topics.len() as u16;
+                self.bytes += Self::growth(found, topic);
+                self.topics.push(topic.clone());
+                self.places.insert(key, place);
+                place
+            }
+        };
         self.last
     }
 
@@ -58,7 +81,14 @@ impl TopicTable {
     }
 }
 
-pub(super) fn put_topic(buffer: &mut impl BufMut, topic: &Topic) {
+/// The same in every run: the hasher has no key of its own.
+fn hash(topic: &Topic) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(topic.as_str().as_bytes());
+    hasher.finish()
+}
+
+fn put_topic(buffer: &mut impl BufMut, topic: &Topic) {
     // A topic is at most 255 bytes long: `Topic` sees to it.
     buffer.put_u8(topic.as_str().len() as u8);
     buffer.put_slice(topic.as_str().as_bytes());

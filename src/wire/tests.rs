@@ -86,28 +86,37 @@ proptest! {
 
     #[test]
     fn parts_of_topics_and_the_index_make_the_window_again(
-        messages in vec((message(), id()), 1..40),
+        messages in vec((message(), id(), 1_u64..3), 1..40),
+        unwanted in "[a-c]|-",
     ) {
         let mut builder = WindowBuilder::new();
         let mut next = std::collections::BTreeMap::new();
-        for (message, origin) in &messages {
+        for (message, origin, step) in &messages {
             let mut tail = BytesMut::new();
             record::put_tail(&mut tail, message);
             let origin_seq = next.entry(*origin).or_insert(5_u64);
             assert!(builder.push(&message.topic, *origin, *origin_seq, &tail));
-            *origin_seq += 1;
+            *origin_seq += step;
         }
-        let window = Window::decode(&builder.finish(3, 4, 100), MAX).unwrap();
+        let body = builder.finish(3, 4, 100);
+        let mut window = Window::decode(&body, MAX).unwrap();
+        let mut lanes = lanes(&body, |topic| !topic.starts_with(&unwanted)).unwrap();
+        let (lane, body) = lanes.pop().unwrap();
+        prop_assert_eq!(Lane::decode(&lane), Ok(Lane::Index));
+        let index = Index::decode(&body).unwrap();
+        prop_assert_eq!((index.epoch, index.number, index.first_seq, index.last_seq), (3, 4, 100, window.last_seq()));
+        for (topic, count) in &index.topics {
+            prop_assert_eq!(window.messages.iter().filter(|m| m.topic == *topic).count(), usize::from(*count));
+        }
         let mut again = Vec::new();
-        let topics: std::collections::BTreeSet<&Topic> = window.messages.iter().map(|m| &m.topic).collect();
-        for topic in topics {
-            let of_topic: Vec<&Message> = window.messages.iter().filter(|m| m.topic == *topic).collect();
-            let body = TopicPart::encode(3, 4, 100, &of_topic);
-            let part = TopicPart::decode(topic, &body, MAX).unwrap();
+        for (lane, body) in lanes {
+            let Ok(Lane::Topic(topic)) = Lane::decode(&lane) else { panic!("{lane:?}") };
+            let part = TopicPart::decode(&topic, &body, MAX).unwrap();
             prop_assert_eq!((part.epoch, part.number), (3, 4));
             again.extend(part.messages);
         }
         again.sort_by_key(|message| message.position);
+        window.messages.retain(|message| !message.topic.as_str().starts_with(&unwanted));
         prop_assert_eq!(again, window.messages);
     }
 
@@ -384,14 +393,11 @@ fn numbers_that_leave_no_room_to_count_on_are_refused() {
     let window = |epoch| {
         let mut builder = WindowBuilder::new();
         assert!(builder.push(&topic, EndpointId::from_bytes([1; 16]), 1, &[0, 0, 0]));
-        Window::decode(&builder.finish(epoch, 1, 1), 0)
+        builder.finish(epoch, 1, 1)
     };
-    assert!(window(MAX_EPOCH).is_ok());
-    assert!(window(MAX_EPOCH + 1).is_err());
-    let index = |epoch| {
-        let topics = vec![(topic.clone(), 1)];
-        Index::decode(&Index { epoch, number: 1, first_seq: 1, last_seq: 1, topics }.encode())
-    };
+    assert!(Window::decode(&window(MAX_EPOCH), 0).is_ok());
+    assert!(Window::decode(&window(MAX_EPOCH + 1), 0).is_err());
+    let index = |epoch| Index::decode(&lanes(&window(epoch), |_| false).unwrap()[0].1);
     assert!(index(MAX_EPOCH).is_ok());
     assert!(index(MAX_EPOCH + 1).is_err());
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::config::{LAGS_EVERY, PER_WAKE};
+use crate::config::{LAGS_EVERY, PER_WAKE, TIME_PER_WAKE};
 use crate::id::PeerId;
 use crate::proto::Instant;
 use crate::proto::host::{
@@ -145,9 +145,9 @@ impl Driver {
         }
     }
 
-    /// Takes what is waiting without waiting for more, of each kind a bounded number. Returns whether more may be waiting.
+    /// Takes what is waiting without waiting for more, of each kind a bounded number, and for a bounded time.
+    /// Returns whether more may be waiting.
     fn take_what_waits(&mut self, commands: &mut mpsc::Receiver<Command>) -> bool {
-        let now = self.clock.now();
         let mut is_more_waiting = false;
         for taken in 1..=PER_WAKE {
             let Some((query, verdict)) = self.auth_tasks.try_next() else { break };
@@ -164,19 +164,30 @@ impl Driver {
             self.on_command(command);
             is_more_waiting |= taken == PER_WAKE;
         }
+        let until = self.clock.now() + TIME_PER_WAKE;
         for taken in 1..=PER_WAKE {
             let Ok(event) = self.link.events.try_recv() else { break };
             self.on_event(event);
-            is_more_waiting |= taken == PER_WAKE;
+            let is_late = self.clock.now() >= until;
+            is_more_waiting |= taken == PER_WAKE || is_late;
+            if is_late {
+                break;
+            }
         }
         // The pack may fall behind by what is taken here.
+        let mut now = self.clock.now();
+        let until = now + TIME_PER_WAKE;
         for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {
                 return is_more_waiting;
             }
             let Ok(frames) = self.link.submits.try_recv() else { break };
             self.machine.handle_input(now, Input::Submit { frames });
-            is_more_waiting |= taken == PER_WAKE;
+            now = self.clock.now();
+            is_more_waiting |= taken == PER_WAKE || now >= until;
+            if now >= until {
+                break;
+            }
         }
         for taken in 1..=PER_WAKE {
             if !self.machine.takes_submits() {

@@ -15,6 +15,7 @@ use super::forbidden::Forbidden;
 use super::peers::Peer;
 use super::rights::Known;
 use super::session::{Bucket, Filter, Flow, Session};
+use super::subscribing::FilterChange;
 use super::{AuthQuery, Event, HANG_UP, Host, Output, Verdict};
 
 /// How many numbers are left out for what another process under the same id may have in its outbox: more than fit into one (800 batches of 1,024). As numbers
@@ -187,6 +188,7 @@ impl Host {
             joining: Some(deadline),
             filter: Filter::default(),
             proposed: None,
+            change: FilterChange::new(now),
             control: ControlCount { received: 1, ..ControlCount::default() },
             flow: Flow::new(now),
             repair: None,

@@ -7,6 +7,7 @@
 mod admission;
 mod asked;
 mod authentications;
+mod demand;
 mod fates;
 mod forbidden;
 mod interface;
@@ -21,6 +22,8 @@ mod repair;
 mod rights;
 mod ring;
 mod session;
+mod subscribing;
+mod turns;
 
 pub(crate) use rights::{Rights, Stamp};
 
@@ -29,7 +32,7 @@ pub(crate) use interface::{
     RingLimit, Verdict,
 };
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -40,19 +43,19 @@ use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::Position;
 #[cfg(any(test, feature = "test-utils"))]
 use crate::wire::Barrier;
-use crate::wire::{
-    ChildMessage, CloseReason, Lane, MAX_PREFIXES, MemberEntry, Nonce, Ordered, ParentMessage, RefusalCode,
-};
+use crate::wire::{ChildMessage, CloseReason, MemberEntry, Ordered, ParentMessage, RefusalCode};
 
 use super::Instant;
 use authentications::Authentications;
+use demand::Demand;
 use order::Order;
 use origins::Origins;
 use patience::Patience;
 use peers::{Peer, Peers};
 use quarantine::Quarantine;
 use ring::Ring;
-use session::{Bucket, Demand, Filter, Session};
+use session::{Bucket, Session};
+use turns::Turns;
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -114,8 +117,10 @@ pub(crate) struct Host {
     look_due: bool,
     looked_at: Instant,
     /// The sessions that windows are to be sent again to.
-    repairs: BTreeSet<SessionToken>,
-    repaired_last: Option<SessionToken>,
+    repairs: Turns,
+    /// The sessions that have asked for a barrier; and when the host goes on with those that are left.
+    subscribing: Turns,
+    subscribe_at: Option<Instant>,
     /// Who tells what members may say about documents, if anybody does; and of how many documents it is known, over all sessions.
     guard: Option<rights::Guard>,
     rights: usize,
@@ -172,8 +177,9 @@ impl Host {
             patience: Patience::new(config.patience, now),
             look_due: false,
             looked_at: now,
-            repairs: BTreeSet::new(),
-            repaired_last: None,
+            repairs: Turns::default(),
+            subscribing: Turns::default(),
+            subscribe_at: None,
             guard: None,
             rights: 0,
             left_behind: asked::LeftBehind::default(),
@@ -228,6 +234,7 @@ impl Host {
         [
             self.peers.next_deadline(),
             self.next_heartbeat,
+            self.subscribe_at,
             self.repair_at,
             self.patience.ends_at(),
             self.membership_at,
@@ -242,6 +249,9 @@ impl Host {
         self.wake(now);
         if self.next_heartbeat.is_some_and(|at| at <= now) {
             self.on_heartbeat(now);
+        }
+        if self.subscribe_at.is_some_and(|at| at <= now) {
+            self.serve_subscribes(now);
         }
         if self.repair_at.is_some_and(|at| at <= now) {
             self.serve_repairs(now);
@@ -328,6 +338,11 @@ impl Host {
     }
 
     fn on_control(&mut self, now: Instant, peer: PeerId, address: Option<SocketAddr>, frames: &[Bytes]) {
+        if let (Some(Peer::Admitted { session }), [frame]) = (self.peers.get(&peer), frames)
+            && let Some(nonce) = ChildMessage::subscribe_nonce(frame)
+        {
+            return self.on_subscribe(now, *session, nonce, frame.clone());
+        }
         let message = match frames {
             [frame] => ChildMessage::decode(frame).ok(),
             _ => None,
@@ -363,83 +378,42 @@ impl Host {
     }
 
     fn on_session_message(&mut self, now: Instant, token: SessionToken, message: ChildMessage) {
-        let Some(session) = self.sessions.get_mut(&token) else { return };
-        session.flow.heard_at = now;
         if let ChildMessage::Received { count } = message {
+            let Some(session) = self.sessions.get_mut(&token) else { return };
+            session.flow.heard_at = now;
             if !session.control.on_report(count) {
                 self.close(now, token, CloseReason::Violation);
             }
             return;
         }
-        if let Some(count) = session.control.on_receive() {
-            let frame = ParentMessage::Received { count }.encode();
-            self.outputs.push_back(Output::Control { peer: session.peer.clone(), frame });
-        }
+        self.count_received(now, token);
         match message {
-            ChildMessage::Subscribe { nonce, prefixes } => self.on_subscribe(now, token, nonce, prefixes),
             ChildMessage::Live { nonce } => self.on_live(now, token, nonce),
             ChildMessage::Ack(ack) => self.on_ack(now, token, ack),
             ChildMessage::Repair { first, last } => self.on_repair(token, first, last),
             ChildMessage::Leave => self.close(now, token, CloseReason::Left),
-            ChildMessage::Hello(_) | ChildMessage::Received { .. } => {
+            ChildMessage::Hello(_) | ChildMessage::Subscribe { .. } | ChildMessage::Received { .. } => {
                 self.counters.malformed_control += 1;
                 self.close(now, token, CloseReason::Violation);
             }
         }
     }
 
-    fn on_subscribe(&mut self, now: Instant, token: SessionToken, nonce: u64, prefixes: Vec<String>) {
-        debug_assert!(prefixes.len() <= MAX_PREFIXES);
-        // What was ordered before belongs to the subscription before.
-        self.cut_window(now);
-        let published = self.published;
-        self.change_filter(token, |session| {
-            if session.joining.is_some() && session.proposed.is_none() {
-                // No barrier that it goes by is before this one.
-                session.flow.base = published;
-                session.flow.handled = published;
-            }
-            // Asked again, the barrier comes again; the child decides by the one that arrives.
-            if session.proposed.as_ref().is_none_or(|(current, _)| *current != nonce) {
-                session.proposed = Some((nonce, Filter::new(prefixes)));
-            }
-        });
-        self.outputs.push_back(Output::Broadcast {
-            lane: Lane::Barrier(Nonce(nonce)).encode(),
-            body: self.order.barrier().encode(),
-        });
-    }
-
-    fn on_live(&mut self, now: Instant, token: SessionToken, nonce: u64) {
-        let mut first = None;
-        self.change_filter(token, |session| {
-            if let Some((_, filter)) = session.proposed.take_if(|(current, _)| *current == nonce) {
-                session.filter = filter;
-                first = session.joining.take().map(|_| MemberEntry { id: session.id, role: session.role });
-                if first.is_some() {
-                    session.flow.live_at = now;
-                    session.flow.moved_at = now;
-                }
-            }
-        });
-        if let Some(member) = first {
-            self.left.retain(|id| *id != member.id);
-            self.joined.push(member);
-            self.outputs.push_back(Output::Event(Event::Joined { id: member.id, role: member.role }));
+    /// Counts a control message within a session, and reports how many there were when that is due.
+    fn count_received(&mut self, now: Instant, token: SessionToken) {
+        let Some(session) = self.sessions.get_mut(&token) else { return };
+        session.flow.heard_at = now;
+        if let Some(count) = session.control.on_receive() {
+            let frame = ParentMessage::Received { count }.encode();
+            self.outputs.push_back(Output::Control { peer: session.peer.clone(), frame });
         }
-    }
-
-    /// Changes what a session takes, and the sums over all sessions with it.
-    fn change_filter(&mut self, token: SessionToken, change: impl FnOnce(&mut Session)) {
-        let Some(mut session) = self.sessions.remove(&token) else { return };
-        self.demand.remove(&session);
-        change(&mut session);
-        self.demand.add(&session);
-        self.sessions.insert(token, session);
     }
 
     fn flush(&mut self, now: Instant) {
         self.cut_window(now);
+        if !self.subscribing.is_empty() && self.subscribe_at.is_none_or(|at| at <= now) {
+            self.serve_subscribes(now);
+        }
         self.tell_places(now, false);
         if !self.repairs.is_empty() && self.repair_at.is_none_or(|at| at <= now) {
             self.serve_repairs(now);
@@ -540,7 +514,8 @@ impl Host {
         self.demand.remove(&session);
         self.by_id.remove(&session.id);
         self.origins.end(now, session.id, session.joining.is_none());
-        self.repairs.remove(&token);
+        self.repairs.remove(token);
+        self.subscribing.remove(token);
         self.rights -= session.known.len();
         self.left_behind.put(session.id, std::mem::take(&mut session.known.asked));
         self.outputs.extend(session.forbidden.take(now, session.id, true));

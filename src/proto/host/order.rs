@@ -1,14 +1,10 @@
 //! The one order: positions, and the windows that carry them.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use crate::id::EndpointId;
-use crate::message::{Message, Topic};
-use crate::wire::{Barrier, Index, Lane, MAX_EPOCH, Malformed, TopicPart, Window, WindowBuilder};
-
-use super::session::Demand;
+use crate::message::Topic;
+use crate::wire::{Barrier, MAX_EPOCH, WindowBuilder};
 
 /// How far above a stored epoch a host goes at most: 17 minutes in milliseconds (a guess: two lives meet once in a million, and years
 /// pass before the clock is left behind).
@@ -83,34 +79,4 @@ impl Order {
         let body = window.finish(self.epoch, self.number, self.last_seq - records + 1);
         Some(Cut { last_seq: self.last_seq, body, records })
     }
-}
-
-/// What a window is on the lanes that are asked for: its topics, then its index. When the index comes, all else must have come.
-pub(super) fn lanes(
-    body: &Bytes,
-    demand: &Demand,
-    max_message: usize,
-) -> Result<Vec<(Lane, Bytes)>, Malformed> {
-    let window = Window::decode(body, max_message)?;
-    let mut by_topic: BTreeMap<&Topic, Vec<&Message>> = BTreeMap::new();
-    for message in &window.messages {
-        by_topic.entry(&message.topic).or_default().push(message);
-    }
-    let mut lanes: Vec<(Lane, Bytes)> = by_topic
-        .iter()
-        .filter(|(topic, _)| demand.wants(topic.as_str()))
-        .map(|(topic, messages)| {
-            let part = TopicPart::encode(window.epoch, window.number, window.first_seq, messages);
-            (Lane::Topic((*topic).clone()), part)
-        })
-        .collect();
-    let index = Index {
-        epoch: window.epoch,
-        number: window.number,
-        first_seq: window.first_seq,
-        last_seq: window.last_seq(),
-        topics: by_topic.iter().map(|(topic, messages)| ((*topic).clone(), messages.len() as u16)).collect(),
-    };
-    lanes.push((Lane::Index, index.encode()));
-    Ok(lanes)
 }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use crate::id::{EndpointId, SessionToken};
 use crate::message::Position;
-use crate::wire::{Batch, Ordered, ParentMessage, SubmitHead};
+use crate::wire::{Batch, Ordered, ParentMessage, SubmitHead, lanes};
 
 use super::super::{Instant, MAX_UNANSWERED};
 use super::session::Recipient;
-use super::{Host, Output, order};
+use super::{Host, Output};
 
 /// How long a member may take to send again before it is asked once more (a guess: far above any round trip).
 const RESEND_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -191,10 +191,11 @@ impl Host {
         let last = Position { epoch: self.order.epoch(), seq: cut.last_seq };
         self.outputs.push_back(Output::Window { body: cut.body.clone(), last, foreign });
         if self.demand.is_any() {
-            match order::lanes(&cut.body, &self.demand, self.config.max_message) {
-                Ok(lanes) => self.outputs.extend(
-                    lanes.into_iter().map(|(lane, body)| Output::Broadcast { lane: lane.encode(), body }),
-                ),
+            match lanes(&cut.body, |topic| self.demand.wants(topic)) {
+                Ok(lanes) => {
+                    self.outputs
+                        .extend(lanes.into_iter().map(|(lane, body)| Output::Broadcast { lane, body }));
+                }
                 Err(malformed) => debug_assert!(false, "our own window is {malformed}"),
             }
         }

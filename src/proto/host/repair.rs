@@ -30,17 +30,12 @@ impl Host {
     pub(super) fn serve_repairs(&mut self, now: Instant) {
         self.repair_at = None;
         let mut left = PER_TURN;
-        // Each in turn, from behind the one that was last: nobody waits for somebody else's storm.
-        let behind = self.repaired_last;
-        let turn = self.repairs.iter().filter(|token| Some(**token) > behind);
-        let turn: Vec<SessionToken> =
-            turn.chain(self.repairs.iter().filter(|token| Some(**token) <= behind)).copied().collect();
-        for token in turn {
+        for _ in 0..self.repairs.len() {
+            let Some(token) = self.repairs.next() else { break };
+            self.serve_repair(now, token, &mut left);
             if left == 0 {
                 break;
             }
-            self.repaired_last = Some(token);
-            self.serve_repair(now, token, &mut left);
         }
         if !self.repairs.is_empty() {
             self.repair_at = Some(now + PAUSE);
@@ -81,6 +76,6 @@ impl Host {
             *left -= 1;
             self.send(now, token, &message);
         }
-        self.repairs.remove(&token);
+        self.repairs.remove(token);
     }
 }

@@ -1,7 +1,5 @@
 //! What a host knows of sessions, and of what those take.
 
-use std::collections::BTreeMap;
-
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::role::Role;
 use crate::wire::Ack;
@@ -10,6 +8,7 @@ use super::super::{ControlCount, Instant};
 use super::forbidden::Forbidden;
 use super::interface::RepairRate;
 use super::rights::Known;
+use super::subscribing::FilterChange;
 
 /// Who submitted messages, and so is told their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +34,14 @@ impl Filter {
     pub(super) fn takes_anything(&self) -> bool {
         !self.prefixes.is_empty()
     }
+
+    pub(super) fn takes_all(&self) -> bool {
+        self.all
+    }
+
+    pub(super) fn prefixes(&self) -> &[String] {
+        &self.prefixes
+    }
 }
 
 /// One child's membership, from its admission to its end.
@@ -49,6 +56,7 @@ pub(super) struct Session {
     pub(super) filter: Filter,
     /// What it is about to take: in force beside `filter` until the child confirms the barrier of this nonce.
     pub(super) proposed: Option<(u64, Filter)>,
+    pub(super) change: FilterChange,
     pub(super) control: ControlCount,
     pub(super) flow: Flow,
     /// Windows asked for and not sent yet: from the first to the last number.
@@ -131,58 +139,5 @@ impl Bucket {
             self.tokens -= cost;
         }
         enough
-    }
-}
-
-impl Session {
-    /// Whether the child does not take everything, and so needs indexes.
-    pub(super) fn is_filtered(&self) -> bool {
-        !self.filter.all || self.proposed.as_ref().is_some_and(|(_, filter)| !filter.all)
-    }
-
-    /// The prefixes it asks for, of filters that do not take everything.
-    fn prefixes(&self) -> impl Iterator<Item = &String> {
-        let proposed = self.proposed.as_ref().map(|(_, filter)| filter);
-        let filters = std::iter::once(&self.filter).chain(proposed);
-        filters.filter(|filter| !filter.all).flat_map(|filter| &filter.prefixes)
-    }
-}
-
-/// What all sessions together ask for beyond whole windows.
-#[derive(Debug, Default)]
-pub(super) struct Demand {
-    /// How many sessions ask for each prefix, those that take everything left out.
-    prefixes: BTreeMap<String, usize>,
-    /// How many sessions do not take everything, and so need indexes.
-    filtered: usize,
-}
-
-impl Demand {
-    pub(super) fn add(&mut self, session: &Session) {
-        self.filtered += usize::from(session.is_filtered());
-        for prefix in session.prefixes() {
-            *self.prefixes.entry(prefix.clone()).or_default() += 1;
-        }
-    }
-
-    pub(super) fn remove(&mut self, session: &Session) {
-        self.filtered -= usize::from(session.is_filtered());
-        for prefix in session.prefixes() {
-            if let Some(count) = self.prefixes.get_mut(prefix) {
-                *count -= 1;
-                if *count == 0 {
-                    self.prefixes.remove(prefix);
-                }
-            }
-        }
-    }
-
-    pub(super) fn is_any(&self) -> bool {
-        self.filtered > 0
-    }
-
-    /// Whether a topic is asked for by any of its prefixes.
-    pub(super) fn wants(&self, topic: &str) -> bool {
-        (0..=topic.len()).filter_map(|end| topic.get(..end)).any(|p| self.prefixes.contains_key(p))
     }
 }

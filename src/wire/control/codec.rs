@@ -67,6 +67,11 @@ impl ChildMessage {
         Reader::open(frame, kind::HELLO).is_ok()
     }
 
+    /// The nonce of what is meant to be a subscribe, whether or not the prefixes behind it are well-formed.
+    pub(crate) fn subscribe_nonce(frame: &Bytes) -> Option<u64> {
+        Reader::open(frame, kind::SUBSCRIBE).and_then(|mut reader| reader.u64()).ok()
+    }
+
     pub(crate) fn decode(frame: &Bytes) -> Result<Self, Malformed> {
         let (kind, mut reader) = Reader::open_any(frame)?;
         let message = match kind {
