@@ -273,7 +273,8 @@ pub trait ParentChannels: Send + fmt::Debug {
     /// A peer that is merely gone is no error: its [`ParentEvent::ControlClosed`] tells.
     fn send_control(&mut self, peer: &PeerId, frame: Bytes) -> Result<(), ChannelError>;
 
-    /// A session of this control connection begins: whoever subscribes under its token is judged by the caller from now on. Due before the token is told to anybody. A transport that
+    /// A session of this control connection begins: whoever subscribes under its token is judged by
+    /// the caller from now on. Due before the token is told to anybody. A transport that
     /// bounds what waits for a subscriber in other ways has nothing to do.
     fn open_session(&mut self, _peer: &PeerId, _session: SessionToken) {}
 
