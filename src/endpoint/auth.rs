@@ -56,8 +56,9 @@ impl fmt::Debug for JoinRequest {
 pub trait Authenticator: Send + Sync + 'static {
     /// The role the endpoint gets, or the reason why it is refused, which it is told.
     ///
-    /// The host goes on meanwhile, and asks about a bounded number of endpoints at once: 256 over all, and 16 of one address (one
-    /// IPv6 network of 64 bits). Must be cancel safe: the call is dropped when the endpoint hangs up, and at the handshake timeout.
+    /// The host goes on meanwhile, and asks about a bounded number of endpoints at once: 256 over
+    /// all, and 16 of one address (one IPv6 network of 64 bits). Must be cancel safe: the call is
+    /// dropped when the endpoint hangs up, and at the handshake timeout.
     ///
     /// # Errors
     /// The reason for the refusal, at most 255 bytes of which travel.

@@ -267,8 +267,8 @@ impl Consumers {
         Arc::clone(&lock(&self.state).list)
     }
 
-    /// Deals out messages of a [reign](Reached); those of `own` to consumers with an echo alone. Never waits: a consumer that has
-    /// fallen too far behind ends alone.
+    /// Deals out messages of a [reign](Reached); those of `own` to consumers with an echo alone.
+    /// Never waits: a consumer that has fallen too far behind ends alone.
     pub(super) fn deliver(&self, messages: Vec<Message>, own: Option<EndpointId>, reign: u64) -> Outcome {
         let mut outcome = Outcome::default();
         let (consumers, limits) = {

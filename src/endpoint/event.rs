@@ -73,8 +73,8 @@ pub enum Event {
         /// Why, as far as is known here: hosts know, clients are told [`LeaveReason::Unknown`].
         reason: LeaveReason,
     },
-    /// This host did not admit an endpoint. Told at most 100 times in a second; [`Stats::refused_joins`](crate::Stats::refused_joins)
-    /// counts all.
+    /// This host did not admit an endpoint. Told at most 100 times in a second;
+    /// [`Stats::refused_joins`](crate::Stats::refused_joins) counts all.
     JoinRefused {
         /// Who, by its own word; [`EndpointId::NIL`] where it did not come to that.
         id: EndpointId,

@@ -50,10 +50,11 @@ pub struct Stats {
     pub pauses: u64,
     /// How often sending was slowed for [stragglers](crate::HostBuilder::patience). Hosts only.
     pub straggler_waits: u64,
-    /// Endpoints whose messages are remembered no more, after they had been away for long or to make room for newcomers. Hosts only.
+    /// Endpoints whose messages are remembered no more, after they had been away for long or to
+    /// make room for newcomers. Hosts only.
     pub forgotten_origins: u64,
-    /// Endpoints that were refused when they asked to join, of which [`Event::JoinRefused`](crate::Event::JoinRefused) tells at most 100 in a
-    /// second. Hosts only.
+    /// Endpoints that were refused when they asked to join, of which
+    /// [`Event::JoinRefused`](crate::Event::JoinRefused) tells at most 100 in a second. Hosts only.
     pub refused_joins: u64,
     /// Malformed messages on the control channel, dropped.
     pub malformed_control: u64,

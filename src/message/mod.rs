@@ -20,7 +20,9 @@ use crate::id::EndpointId;
 
 /// A place in the cluster's one total order.
 ///
-/// `seq` counts 1, 2, 3 … over all messages of the cluster. `epoch` grows with every new host; positions compare by epoch first.
+/// `seq` counts 1, 2, 3 … over all messages of the cluster. Positions compare by epoch first.
+/// `epoch` grows with every new host, unless the host's clock was set back: then the positions
+/// behind the [reset](crate::RecvError::Reset) are lower than those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The reign of one host. A host that starts without memory opens the epoch of its Unix time in milliseconds.

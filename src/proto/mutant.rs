@@ -4,7 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mutant {
-    /// The host takes a verdict for that of whatever hello has come by a connection of the same name since.
+    /// The host takes a verdict for that of whatever hello has come by a connection of the same
+    /// name since.
     StaleVerdict,
     /// The host orders whatever is submitted, had or not.
     SkipDedupe,

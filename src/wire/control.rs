@@ -31,9 +31,10 @@ pub(crate) struct Hello {
     pub(crate) id: EndpointId,
     /// The session this one continues, if any: it is replaced.
     pub(crate) resume: Option<SessionToken>,
-    /// The incarnation of the last host it was a member of; 0 for none.
+    /// The incarnation of the last host that confirmed it as a member; 0 for none.
     pub(crate) incarnation: u64,
-    /// The highest epoch the child has seen; 0 for none.
+    /// The highest epoch the child has seen of the last host whose barrier came; 0 for none. No
+    /// more than a claim.
     pub(crate) epoch: u64,
     /// The origin_seq of the first message in its outbox; 0 when that is empty.
     pub(crate) first_open: u64,

@@ -186,7 +186,8 @@ impl<D: Document> Replica<D> {
     pub(super) fn begin(&mut self, asked: Position, mut folded: Folded<D>, held: Vec<Held>) {
         self.end_run();
         self.since = Some(asked);
-        // The word of another host, whose clock was ahead: it says nothing of the positions of this one.
+        // The word of another host, whose clock was ahead: it says nothing of the positions of this
+        // one.
         self.stored.take_if(|stored| stored.epoch > asked.epoch);
         folded.ledger.reaches(asked);
         let first = !std::mem::replace(&mut self.begun, true);

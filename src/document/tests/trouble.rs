@@ -599,7 +599,8 @@ fn what_a_host_that_is_slow_has_by_one_name_is_not_said_by_another_while_it_may_
     }
 }
 
-/// A host that comes back without memory, and with a clock that is behind, has lower positions than replicas and stores know.
+/// A host that comes back without memory, and with a clock that is behind, has lower positions than
+/// replicas and stores know.
 fn goes_on_in_a_lower_epoch<D: Document>(fragments: [D::Fragment; 3], expected: &[u8]) {
     let mut net = Net::<D>::new();
     net.epoch = 9;

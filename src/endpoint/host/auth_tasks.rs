@@ -1,4 +1,5 @@
-//! The authenticator's calls: a task for each hello that the machine asks about, ended when the machine cancels it.
+//! The authenticator's calls: a task for each hello that the machine asks about, ended when the
+//! machine cancels it.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -30,8 +30,8 @@ use super::super::outbound::Gate;
 use super::super::stats::{MemberLag, set_counters};
 use super::auth_tasks::AuthTasks;
 
-/// How many refused joins are told as events in a second (a guess: few against what a reader of events may be behind, so that those who
-/// are refused do not keep it from seeing the rest).
+/// How many refused joins are told as events in a second (a guess: few against what a reader of
+/// events may be behind, so that those who are refused do not keep it from seeing the rest).
 const MAX_REFUSALS_TOLD: u32 = 100;
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -96,18 +96,18 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = node.cancel.cancelled() => break,
-                () = self.clock.sleep_until(deadline) => {}
                 (query, verdict) = self.auth_tasks.next() => self.on_verdict(query, verdict),
                 told = next_told(&mut self.guard) => self.on_told(told),
                 Some(command) = commands.recv() => self.on_command(command),
                 Some(event) = self.link.events.recv() => self.on_event(event),
+                () = self.clock.sleep_until(deadline) => {}
                 Some(frames) = self.link.submits.recv(), if takes => {
                     self.machine.handle_input(self.clock.now(), Input::Submit { frames });
                 }
                 () = node.outbound.work(), if takes => {}
             }
-            // Whatever woke the driver, each kind has its turn: peers that speak all the time delay neither heartbeats nor
-            // verdicts nor the application.
+            // Whatever woke the driver, each kind has its turn: peers that speak all the time delay
+            // neither heartbeats nor verdicts nor the application.
             self.do_what_is_due();
             let is_more_waiting = self.take_what_waits(&mut commands);
             // All that was accepted goes out before the farewell, as fast as the pack takes it.
@@ -120,7 +120,8 @@ impl Driver {
             self.count();
             let published = self.perform();
             if published || is_more_waiting {
-                // Others need a turn: the transport's writers, and the authenticator's tasks, which this worker may hold.
+                // Others need a turn: the transport's writers, and the authenticator's tasks, which
+                // this worker may hold.
                 tokio::task::yield_now().await;
             }
         }
@@ -145,8 +146,13 @@ impl Driver {
         }
     }
 
+<<<<<<< HEAD
     /// Takes what is waiting without waiting for more, of each kind a bounded number, and for a bounded time.
     /// Returns whether more may be waiting.
+=======
+    /// Takes what is waiting without waiting for more, of each kind a bounded number. Returns
+    /// whether more may be waiting.
+>>>>>>> proto
     fn take_what_waits(&mut self, commands: &mut mpsc::Receiver<Command>) -> bool {
         let mut is_more_waiting = false;
         for taken in 1..=PER_WAKE {
@@ -341,7 +347,8 @@ impl Driver {
         }
     }
 
-    /// Where a peer with this address calls from. Without one it came the way that the control channel is bound to.
+    /// Where a peer with this address calls from. Without one it came the way that the control
+    /// channel is bound to.
     fn peer_address(&self, address: Option<SocketAddr>) -> PeerAddress {
         match (address, &self.link.addresses.control) {
             (Some(address), _) => PeerAddress::Tcp(address),

@@ -126,7 +126,8 @@ fn flood(says: mpsc::Sender<ParentEvent>) -> JoinSet<()> {
     tasks
 }
 
-/// A hello with a good token, a hang-up, and a hello with a wrong one on a connection of the same name.
+/// A hello with a good token, a hang-up, and a hello with a wrong one on a connection of the same
+/// name.
 async fn try_to_get_in(tries: u64, is_slow: bool, is_flooded: bool) {
     let authenticator = authenticate_fn(move |request: crate::JoinRequest| async move {
         if is_slow {
@@ -209,7 +210,8 @@ async fn joiners_get_in_while_others_keep_a_slow_authenticator_busy() {
     });
     let builder = Host::builder().authenticator(authenticator).handshake_timeout(Duration::from_secs(5));
     let (_host, mut peers) = start(builder, QUEUE);
-    // As many sources as it takes to fill the table with calls under way, and each comes again as often as it is refused.
+    // As many sources as it takes to fill the table with calls under way, and each comes again as
+    // often as it is refused.
     const SOURCES: u64 = 20;
     for n in 0..SOURCES * 50 {
         peers.say(control(&peer(n), 10 + (n % SOURCES) as u8, &hello(id(1, n), "slow"))).await;
@@ -370,7 +372,8 @@ async fn a_client_follows_a_host_whose_clock_is_behind() {
     let new = next(&mut messages).await.unwrap();
     assert_eq!((&new.payload()[..], new.position().unwrap().epoch), (&b"new"[..], resume_at.epoch));
 
-    // One stream has not come to this host's messages yet: nothing of them is handled, whatever the other one has done.
+    // One stream has not come to this host's messages yet: nothing of them is handled, whatever the
+    // other one has done.
     assert!(messages.next().now_or_never().is_none());
     let handled = || host.stats().members.first().map(|member| (member.handled.seq, member.lag.messages));
     let until_handled = async |seq, lag| {

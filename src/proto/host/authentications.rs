@@ -1,8 +1,9 @@
 //! Hellos that have no verdict yet: those the authenticator has, and those that wait for it.
 //!
-//! The number of pending hellos is bounded. When it is reached, the source with the most of them gives way to a source with
-//! fewer. The authenticator has a bounded number of hellos of each source at once, so a source with slow verdicts delays
-//! nobody else, and a crowd behind one address waits instead of being refused.
+//! The number of pending hellos is bounded. When it is reached, the source with the most of them
+//! gives way to a source with fewer. The authenticator has a bounded number of hellos of each
+//! source at once, so a source with slow verdicts delays nobody else, and a crowd behind one
+//! address waits instead of being refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,8 +12,8 @@ use crate::id::PeerId;
 
 use super::interface::{AuthLimits, AuthQuery};
 
-/// What shares one part of the authenticator: an IPv4 address, an IPv6 network of 64 bits (one customer has at least
-/// that), or everything that has no address.
+/// What shares one part of the authenticator: an IPv4 address, an IPv6 network of 64 bits (one
+/// customer has at least that), or everything that has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Source(Option<IpAddr>);
 
@@ -51,7 +52,8 @@ pub(super) struct Authentications {
     limits: AuthLimits,
     last_query: u64,
     pending: BTreeMap<AuthQuery, (PeerId, Source)>,
-    /// The queries of each source, oldest first. The authenticator has the first ones, as many as the limit allows.
+    /// The queries of each source, oldest first. The authenticator has the first ones, as many as
+    /// the limit allows.
     by_source: BTreeMap<Source, VecDeque<AuthQuery>>,
 }
 
@@ -60,8 +62,8 @@ impl Authentications {
         Self { limits, last_query: 0, pending: BTreeMap::new(), by_source: BTreeMap::new() }
     }
 
-    /// Whether a hello of this source can become pending. The newest hello of the largest share gives way, if that share is
-    /// still at least as large afterwards as the newcomer's.
+    /// Whether a hello of this source can become pending. The newest hello of the largest share
+    /// gives way, if that share is still at least as large afterwards as the newcomer's.
     pub(super) fn room_for(&self, source: Source) -> Room {
         if self.pending.len() < self.limits.pending {
             return Room::Free;
@@ -74,7 +76,8 @@ impl Authentications {
         }
     }
 
-    /// Makes a hello pending, for which there is room. Returns its query, and whether it goes to the authenticator at once.
+    /// Makes a hello pending, for which there is room. Returns its query, and whether it goes to
+    /// the authenticator at once.
     pub(super) fn begin(&mut self, peer: PeerId, source: Source) -> (AuthQuery, bool) {
         debug_assert!(self.pending.len() < self.limits.pending);
         self.last_query += 1;

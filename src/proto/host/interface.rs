@@ -27,7 +27,8 @@ pub(crate) struct Config {
     pub(crate) max_message: usize,
     pub(crate) max_members: usize,
     pub(crate) authentication: AuthLimits,
-    /// How long the verdict on a hello may take, and how long a peer may take from there to its membership.
+    /// How long the verdict on a hello may take, and how long a peer may take from there to its
+    /// membership.
     pub(crate) handshake_timeout: Duration,
     pub(crate) marks: HighWaterMark,
     /// Which member sets the pace: the share of members, in percent, that are at least as fast. 0 is the fastest, 50 the median, 100 the slowest.
@@ -62,8 +63,8 @@ pub(crate) struct Config {
 pub(crate) struct AuthLimits {
     /// Over all: those the authenticator has, and those that wait for it.
     pub(crate) pending: usize,
-    /// Those of one source that the authenticator has at once; at least 1. A source is an IPv4 address, an IPv6 /64, or
-    /// everything without an address.
+    /// Those of one source that the authenticator has at once; at least 1. A source is an IPv4
+    /// address, an IPv6 /64, or everything without an address.
     pub(crate) running_per_source: usize,
 }
 
@@ -89,13 +90,15 @@ pub(crate) struct RepairRate {
 /// What happens to a host.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A message on the control channel, its frames as they came, and where the connection comes from, if it has an address.
+    /// A message on the control channel, its frames as they came, and where the connection comes
+    /// from, if it has an address.
     Control { peer: PeerId, address: Option<SocketAddr>, frames: Vec<Bytes> },
     /// A control connection closed.
     ControlClosed { peer: PeerId },
     /// A session's broadcast connection closed.
     BroadcastClosed { session: SessionToken },
-    /// The authenticator's answer to [`Output::Authenticate`]. Ignored when that question was cancelled.
+    /// The authenticator's answer to [`Output::Authenticate`]. Ignored when that question was
+    /// cancelled.
     Verdict { query: AuthQuery, verdict: Verdict },
     /// A message on the submit channel, its frames as they came.
     Submit { frames: Vec<Bytes> },

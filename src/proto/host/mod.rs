@@ -1,8 +1,12 @@
 //! The host's side: admits members, gives messages their order, cuts windows.
 //!
-//! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them, with the hellos among
-//! [`authentications`] until the verdict; [`ordering`] is the way of messages through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of positions and windows, the
-//! [`ring`] of the last ones, the [`rights`] to documents, what is [`asked`] about them and what of [`forbidden`] messages is to be told, the [`patience`] with stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of those it sent away, its [`peers`], and [`session`]s.
+//! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them,
+//! with the hellos among [`authentications`] until the verdict; [`ordering`] is the way of messages
+//! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of
+//! positions and windows, the [`ring`] of the last ones, the [`rights`] to documents, what is
+//! [`asked`] about them and what of [`forbidden`] messages is to be told, the [`patience`] with
+//! stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of
+//! those it sent away, its [`peers`], and [`session`]s.
 
 mod admission;
 mod asked;
@@ -60,8 +64,9 @@ use turns::Turns;
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
 
-/// How often members are told who joined and who left, in messages at once and in each second (a guess: a member has ten seconds
-/// to answer as many as it may leave unanswered, however fast others come and go).
+/// How often members are told who joined and who left, in messages at once and in each second (a
+/// guess: a member has ten seconds to answer as many as it may leave unanswered, however fast
+/// others come and go).
 const MEMBERSHIP_RATE: RepairRate = RepairRate { burst: 100, per_second: 100 };
 /// How long members that come and go then wait to be told of together.
 const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(10);
@@ -358,8 +363,8 @@ impl Host {
         match (self.peers.get(&peer), message) {
             (None, ChildMessage::Hello(hello)) => self.on_hello(now, peer, address, hello),
             (Some(Peer::Authenticating { query, .. }), ChildMessage::Hello(_)) => {
-                // A connection says hello once. Where a transport lets peers choose their ids, this may be another connection
-                // than the one whose hello is with the authenticator.
+                // A connection says hello once. Where a transport lets peers choose their ids, this
+                // may be another connection than the one whose hello is with the authenticator.
                 self.counters.malformed_control += 1;
                 let query = *query;
                 self.peers.remove(&peer);
@@ -372,7 +377,8 @@ impl Host {
             }
             // What was on its way when it was told to go.
             (Some(Peer::Closing { session: Some(_), .. }), _) => {}
-            // Before its hello a peer has nothing to say, nor before the verdict, nor after it was refused.
+            // Before its hello a peer has nothing to say, nor before the verdict, nor after it was
+            // refused.
             _ => self.counters.malformed_control += 1,
         }
     }

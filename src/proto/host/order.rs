@@ -6,7 +6,8 @@ use crate::id::EndpointId;
 use crate::message::Topic;
 use crate::wire::{Barrier, MAX_EPOCH, WindowBuilder};
 
-/// How far above a stored epoch a host goes at most: 17 minutes in milliseconds (a guess: two lives meet once in a million, and years
+/// How far above a stored epoch a host goes at most: 17 minutes in milliseconds (a guess: two lives
+/// meet once in a million, and years
 /// pass before the clock is left behind).
 const EPOCH_STEPS: u64 = 1 << 20;
 
@@ -54,8 +55,9 @@ impl Order {
         Barrier { epoch: self.epoch, number: self.number, last_seq: self.last_seq }
     }
 
-    /// Goes on in an epoch above this one, by a step of the incarnation's own: two lives of a host that rise above the same stored
-    /// epoch are not to meet. The open window belongs to the old epoch: cut it first.
+    /// Goes on in an epoch above this one, by a step of the incarnation's own: two lives of a host
+    /// that rise above the same stored epoch are not to meet. The open window belongs to the old
+    /// epoch: cut it first.
     pub(super) fn rise_above(&mut self, epoch: u64, incarnation: u64) {
         debug_assert!(self.window.is_empty());
         self.epoch = (epoch + 1 + incarnation % EPOCH_STEPS).min(MAX_EPOCH);

@@ -10,8 +10,9 @@ use crate::wire::Ordered;
 use super::super::Instant;
 use super::fates::Fates;
 
-/// How many stretches of fates are kept of origins without a session, over all of them (a guess: 40 MiB, or 180 where every
-/// stretch holds refused messages). Beyond, the origin whose session ended first is forgotten.
+/// How many stretches of fates are kept of origins without a session, over all of them (a guess: 40
+/// MiB, or 180 where every stretch holds refused messages). Beyond, the origin whose session ended
+/// first is forgotten.
 const MAX_ENDED_STRETCHES: usize = 1 << 20;
 
 /// One origin.
@@ -38,7 +39,8 @@ impl Origin {
     }
 }
 
-/// The table of origins. Bounded: a full one forgets an origin without a session for a newcomer, one that sent nothing first.
+/// The table of origins. Bounded: a full one forgets an origin without a session for a newcomer,
+/// one that sent nothing first.
 #[derive(Debug)]
 pub(super) struct Origins {
     table: BTreeMap<EndpointId, Origin>,

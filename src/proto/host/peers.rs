@@ -20,7 +20,8 @@ pub(super) enum Peer {
     Closing { session: Option<SessionToken> },
 }
 
-/// The control connections that have said something of use. One deadline each, which goes with the connection.
+/// The control connections that have said something of use. One deadline each, which goes with the
+/// connection.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     table: BTreeMap<PeerId, (Peer, Option<Instant>)>,

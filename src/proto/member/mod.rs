@@ -97,8 +97,8 @@ pub(crate) struct Member {
     last_failure: String,
     pause: Duration,
     session: Option<SessionToken>,
-    /// The incarnation of the last host that it was a member of; 0 before the first. A host that does not know the endpoint any
-    /// more knows by this whether it has forgotten it.
+    /// The incarnation of the last host that it was a member of; 0 before the first. A host that
+    /// does not know the endpoint any more knows by this whether it has forgotten it.
     member_of: u64,
     /// The largest payload, by the parent's word.
     max_message: usize,

@@ -54,7 +54,7 @@ impl Door {
     fn join(&mut self, peer: &PeerId, id: EndpointId, session: u8) -> Vec<Output> {
         let outputs = self.hello(peer, 1, id);
         let [(query, _)] = asked(&outputs)[..] else { panic!("{outputs:?}") };
-        assert_eq!(welcomed(&self.admit(query, session)), [peer.clone()]);
+        assert_eq!(welcomed(&self.admit(query, session)), std::slice::from_ref(peer));
         let messages =
             [ChildMessage::Subscribe { nonce: 1, prefixes: Vec::new() }, ChildMessage::Live { nonce: 1 }];
         for message in messages {
@@ -182,7 +182,8 @@ fn hellos_of_one_source_wait_for_one_another_and_for_nobody_else() {
     assert_eq!(slow.len(), 2);
     let outputs = door.hello(&peer(5), 1, id(5));
     assert_eq!(refused(&outputs), [(peer(5), RefusalCode::Busy)]);
-    // Another source is asked about at once. The newest of the large share gives way, and may come again.
+    // Another source is asked about at once. The newest of the large share gives way, and may come
+    // again.
     let outputs = door.hello(&peer(6), 2, id(6));
     assert_eq!(refused(&outputs), [(peer(4), RefusalCode::Busy)]);
     assert!(cancelled(&outputs).is_empty(), "it waited");
@@ -288,7 +289,8 @@ fn who_comes_and_goes_all_the_time_costs_the_others_few_messages() {
         }
     }
     assert_eq!(joined, 8_000);
-    // A hundred at once, and a hundred in each of eight seconds; and a few signs of life. It has not answered any.
+    // A hundred at once, and a hundred in each of eight seconds; and a few signs of life. It has
+    // not answered any.
     assert!((800..950).contains(&told), "{told} messages");
     assert_eq!(door.host.members().count(), 1);
 }

@@ -252,7 +252,8 @@ fn who_was_not_confirmed_as_a_member_is_not_taken_for_forgotten() {
             Packet::ToChild(child, input) => world.children[child].machine.handle_input(world.now, input),
         }
     }
-    // The host learns first that the connections broke. Somebody else takes the room in its memory, and leaves.
+    // The host learns first that the connections broke. Somebody else takes the room in its memory,
+    // and leaves.
     world.cut(a);
     let peer = world.children[a].peer.clone();
     world.input(host::Input::ControlClosed { peer });

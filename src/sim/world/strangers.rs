@@ -78,7 +78,8 @@ impl World<'_> {
         self.push(next, Event::Strangers);
         let mut inputs = Vec::new();
         match strangers.dice.below(3) {
-            // One shows a good token, hangs up, and comes again by a connection of the same name, with a wrong one.
+            // One shows a good token, hangs up, and comes again by a connection of the same name,
+            // with a wrong one.
             0 => {
                 let peer = strangers.peer();
                 inputs.push(says(&peer, strangers.hello(b"")));
