@@ -19,16 +19,11 @@ pub(crate) const SEND_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const OUTBOX: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 };
 /// How many members a host takes by default (a guess).
 pub(crate) const MAX_MEMBERS: usize = 10_000;
-<<<<<<< HEAD
 /// Unauthenticated connections of each channel, and their memory over all channels, in bytes (guesses).
 pub(crate) const UNAUTHENTICATED: (usize, usize) = (1_024, 32 << 20);
-/// How many hellos may be without a verdict: as many as there may be half-open connections (design of the ZMTP engine), and of
-/// one source as many at the authenticator that it takes sixteen sources to fill the table with running calls (a guess).
-=======
 /// How many hellos may be without a verdict: as many as there may be half-open connections (design
 /// of the ZMTP engine), and of one source as many at the authenticator that it takes sixteen
 /// sources to fill the table with running calls (a guess).
->>>>>>> proto
 pub(crate) const AUTHENTICATION: AuthLimits = AuthLimits { pending: 256, running_per_source: 16 };
 /// How long each step of a join may take by default (design: the handshake limit, 5 s).
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -146,13 +146,8 @@ impl Driver {
         }
     }
 
-<<<<<<< HEAD
     /// Takes what is waiting without waiting for more, of each kind a bounded number, and for a bounded time.
     /// Returns whether more may be waiting.
-=======
-    /// Takes what is waiting without waiting for more, of each kind a bounded number. Returns
-    /// whether more may be waiting.
->>>>>>> proto
     fn take_what_waits(&mut self, commands: &mut mpsc::Receiver<Command>) -> bool {
         let mut is_more_waiting = false;
         for taken in 1..=PER_WAKE {
