@@ -33,7 +33,7 @@ class Member:
     def __init__(self, target, id=None, prefixes=(b"",), timeout=2.0, **hello):
         self.target, self.id, self.prefixes = target, id or wire.fresh_id(), prefixes
         self.deadline, self.control, self.broadcast, self.submit = time.monotonic() + timeout, None, None, None
-        self.received, self.ordered, self.at, self.live = 0, 0, None, False
+        self.received, self.ordered, self.at, self.live, self.is_subscribed = 0, 0, None, False, False
         try:
             self._greet(hello)
             self._attach()
@@ -63,7 +63,7 @@ class Member:
         self.broadcast.put(b"".join(map(zmtp.subscribe, (*lanes, self.barrier))))
         self.submit = self._connect(self.target.submit, b"PUSH")
         ask_at, pause = 0.0, ASK_AGAIN
-        while self.at is None:
+        while not self.is_subscribed:
             if time.monotonic() >= ask_at:
                 self.control.send(wire.subscribe(self.nonce, self.prefixes))
                 ask_at, pause = time.monotonic() + pause, min(2 * pause, 0.5)
@@ -108,7 +108,11 @@ class Member:
 
     def _on_broadcast(self, lane, body):
         kind = body[:3]
-        if lane == self.barrier and self.at is None or kind == wire.HEARTBEAT:
+        if lane == self.barrier and not self.is_subscribed:
+            # No heartbeat stands for it: the host takes `live` for an answer to it.
+            self.is_subscribed = True
+            epoch, _, seq = wire.parse_barrier(body)
+        elif kind == wire.HEARTBEAT:
             epoch, _, seq = wire.parse_barrier(body)
         elif kind == wire.WINDOW:
             epoch, _, seq = wire.window_end(body)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take to happen: a machine may be busy with other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The variable that tells a process of its role and how to play it.
 const ROLE: &str = "ZINCMQ_TEST_ROLE";

@@ -55,13 +55,16 @@ impl Door {
         let outputs = self.hello(peer, 1, id);
         let [(query, _)] = asked(&outputs)[..] else { panic!("{outputs:?}") };
         assert_eq!(welcomed(&self.admit(query, session)), std::slice::from_ref(peer));
+        let mut outputs = Vec::new();
         let messages =
             [ChildMessage::Subscribe { nonce: 1, prefixes: Vec::new() }, ChildMessage::Live { nonce: 1 }];
         for message in messages {
             let frames = vec![message.encode()];
             self.host.handle_input(self.now, Input::Control { peer: peer.clone(), address: None, frames });
+            // The barrier comes before the answer to it.
+            outputs.extend(self.input(Input::Flush));
         }
-        self.input(Input::Flush)
+        outputs
     }
 
     fn pass(&mut self, time: Duration) -> Vec<Output> {
