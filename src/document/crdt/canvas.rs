@@ -215,6 +215,7 @@ impl Canvas {
         let seen = self.engine.shape();
         let (kinds, orders, properties) =
             (seen.kinds_seen.take(), seen.order_seen.take(), seen.properties_seen.take());
+        let others: BTreeSet<Arc<str>> = kinds.iter().map(|(shape, _)| Arc::clone(shape)).collect();
         for (shape, key) in orders {
             let there = self.stack.remove(&self.place(&shape));
             let key = key.as_ref().and_then(Value::as_str).map(str::to_owned);
@@ -224,7 +225,7 @@ impl Canvas {
             };
             if there {
                 self.stack.insert(self.place(&shape));
-                if before != key && !kinds.iter().any(|(kind, _)| *kind == shape) {
+                if before != key && !others.contains(&shape) {
                     changes.push(CanvasChange::Moved { shape });
                 }
             }

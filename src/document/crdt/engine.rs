@@ -15,6 +15,7 @@ use yrs::{
 
 use super::super::{Conflict, Malformed};
 use super::scan::{self, Contents, Outline};
+use super::workload::{Size, Workload};
 use crate::proto::Rng;
 
 /// Marks transactions that bring in what others did: undo passes them over.
@@ -26,6 +27,16 @@ const UNDO_STEPS: usize = 500;
 /// How many bytes of fragments may wait for earlier ones: as much as a keeper keeps of a document by default (a guess). With more, the document is broken.
 const MOST_WAITING: usize = 64 << 20;
 
+/// How many fragments are taken in in one transaction, at most. Of those that one replica made, one behind the other, yrs makes one
+/// block at its end, which takes as long as there are pairs of them.
+const AT_ONCE: usize = 1_000;
+/// How many pieces a document has to have before it is looked at how much work it makes by itself; from then on, whenever it
+/// has twice as many (a guess: below, whatever it is made of makes little).
+const FIRST_LOOK: usize = 2_000;
+/// What one change on behalf of this replica brings, about.
+const EDIT: Size = Size { blocks: 2, units: 0, ranges: 1 };
+/// So few bytes of what is made here make little work whatever they are.
+const SURELY_TAKEN: usize = 1_024;
 /// How many fragments that break a document are left out of it when it is made anew (a guess: none are known that come so far).
 const MOST_LEFT_OUT: usize = 16;
 
@@ -52,11 +63,22 @@ pub(super) struct Engine<S> {
     joined: bool,
     /// The clock of each client, up to which all it made is here.
     clocks: BTreeMap<u64, u64>,
-    /// Fragments that came too early, by a client and a clock of it that they wait for.
-    waiting: BTreeMap<(u64, u64), BTreeSet<Bytes>>,
+    /// Fragments that came too early, by a client and a clock of it that they wait for, and for what else.
+    waiting: BTreeMap<(u64, u64), BTreeMap<Bytes, Needs>>,
     waiting_bytes: usize,
+    /// About how large it is, at most.
+    size: Size,
+    /// How many pieces it had when it was looked at last.
+    looked_at: usize,
+    /// What the work is that it makes, while that is counted: until the end of a transaction.
+    workload: Option<Workload>,
+    /// Why it makes too much.
+    too_much: Option<Malformed>,
     broken: bool,
 }
+
+/// Clients, and clocks of theirs that must be there.
+type Needs = Vec<(u64, u64)>;
 
 impl<S: Shape> Engine<S> {
     pub(super) fn new(replica: Option<u64>) -> Self {
@@ -76,6 +98,10 @@ impl<S: Shape> Engine<S> {
             clocks: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            size: Size::default(),
+            looked_at: 0,
+            workload: None,
+            too_much: None,
             broken: false,
         }
     }
@@ -159,7 +185,9 @@ impl<S: Shape> Engine<S> {
         match (made, ended) {
             (Some(made), Some(())) => {
                 self.tick();
+                self.size.add(EDIT);
                 self.forget_old_steps();
+                self.check_own(&made.1)?;
                 Ok(made)
             }
             _ => Err(self.breaks()),
@@ -169,19 +197,27 @@ impl<S: Shape> Engine<S> {
     /// Takes in a fragment of any replica.
     pub(super) fn apply(&mut self, update: &[u8]) -> Result<(), Conflict> {
         self.usable()?;
-        self.transaction(REMOTE, |engine, txn| engine.integrate_in(txn, Bytes::copy_from_slice(update)))
+        let update = Bytes::copy_from_slice(update);
+        let done = self.transaction(REMOTE, |engine, txn| engine.integrate_in(txn, update));
+        self.workload = None;
+        done
     }
 
     /// Takes in fragments of any replicas, one after the other, as [`apply`](Self::apply) does, and says whether any was of use. What goes with the end of a change
-    /// and takes as long as the document is, such as saying where it was changed, is done once for all of them.
+    /// and takes as long as the document is, such as saying where it was changed, is done once for many of them.
     pub(super) fn replay(&mut self, fragments: &[Bytes]) -> bool {
         let mut any = false;
-        if self.usable().is_ok() {
+        for fragments in fragments.chunks(AT_ONCE) {
+            if self.usable().is_err() {
+                break;
+            }
+            let mut useful = false;
             let done = self.transaction(REMOTE, |engine, txn| {
-                any = engine.replay_in(txn, fragments);
+                useful = engine.replay_in(txn, fragments);
                 Ok(())
             });
-            any &= done.is_ok();
+            self.workload = None;
+            any |= useful && done.is_ok();
         }
         any
     }
@@ -205,7 +241,7 @@ impl<S: Shape> Engine<S> {
     ) -> Result<(), Conflict> {
         let doc = self.doc.clone();
         let mut txn = doc.transact_mut_with(origin);
-        let done = work(self, &mut txn);
+        let done = work(self, &mut txn).and_then(|()| self.counted(Workload::commit));
         // Not while a panic unwinds: it may panic once more.
         if caught(|| drop(txn)).is_none() {
             return Err(self.breaks());
@@ -232,12 +268,15 @@ impl<S: Shape> Engine<S> {
         let outline = scan::check(&fragment, S::CONTENTS).map_err(malformed)?;
         let update = decode(&fragment).map_err(malformed)?;
         // yrs would let it wait, too, but forgets some of what waits, and leaves gaps.
-        if let Some(missing) = outline.needs.iter().find(|need| !self.has(&outline, **need)) {
-            let waiting = self.waiting.entry(*missing).or_default();
-            let size = fragment.len();
-            if waiting.insert(fragment) {
-                self.waiting_bytes += size;
-            }
+        let missing = outline.needs.iter().filter(|need| !self.has(&outline, **need));
+        // Of each client the last one: with that, all before are there.
+        let mut of_each = BTreeMap::new();
+        for (client, clock) in missing {
+            let last = of_each.entry(*client).or_insert(*clock);
+            *last = *clock.max(last);
+        }
+        if !of_each.is_empty() {
+            self.wait(fragment, of_each.into_iter().collect());
             if self.waiting_bytes > MOST_WAITING {
                 // Without it, this document could come to differ from the others' without a word.
                 self.broken = true;
@@ -245,27 +284,85 @@ impl<S: Shape> Engine<S> {
             }
             return Ok(Vec::new());
         }
+        self.weigh(txn, &fragment, outline.size)?;
         // Nothing waits in yrs: what builds on something missing does not come here. What does wait goes round in a circle, and yrs would leave a gap.
         let taken = caught(|| txn.apply_update(update).is_ok() && txn.store().pending_update().is_none());
         if taken != Some(true) {
             return Err(self.breaks());
         }
+        self.size.add(outline.size);
         let mut ready = Vec::new();
         for (client, clocks) in outline.brings {
             let clock = self.clocks.entry(client).or_default();
             *clock = clocks.end.max(*clock);
             let due: Vec<_> = self.waiting.range((client, 0)..(client, *clock)).map(|(at, _)| *at).collect();
-            for at in due {
-                let fragments = self.waiting.remove(&at).unwrap_or_default();
-                self.waiting_bytes -= fragments.iter().map(Bytes::len).sum::<usize>();
-                ready.extend(fragments);
+            let due: Vec<_> = due.iter().filter_map(|at| self.waiting.remove(at)).flatten().collect();
+            for (fragment, needs) in due {
+                self.waiting_bytes -= held(fragment.len(), &needs);
+                ready.extend(self.wait(fragment, needs));
             }
         }
         Ok(ready)
     }
 
-    fn has(&self, outline: &Outline, (client, clock): (u64, u64)) -> bool {
-        self.clocks.get(&client).is_some_and(|known| clock < *known) || outline.has(client, clock)
+    /// Lets a fragment wait for what it needs, one after the other, so that it is looked at again once. Gives it back where
+    /// all of that is here.
+    fn wait(&mut self, fragment: Bytes, mut needs: Needs) -> Option<Bytes> {
+        while let Some(need) = needs.pop() {
+            if !self.is_here(need) {
+                let length = fragment.len();
+                self.waiting_bytes += held(length, &needs);
+                let before = self.waiting.entry(need).or_default().insert(fragment, needs);
+                self.waiting_bytes -= before.map_or(0, |needs| held(length, &needs));
+                return None;
+            }
+        }
+        Some(fragment)
+    }
+
+    /// Whether the work stays within bounds if this comes to what is here.
+    fn weigh(&mut self, txn: &TransactionMut<'_>, fragment: &[u8], size: Size) -> Result<(), Conflict> {
+        if self.workload.is_some() {
+            return self.counted(|workload| workload.add(fragment));
+        }
+        let has_doubled = self.size.pieces() > FIRST_LOOK.max(2 * self.looked_at);
+        if !has_doubled && !size.may_be_too_much_for(self.size) {
+            return Ok(());
+        }
+        self.workload = Some(Workload::of_document(S::CONTENTS));
+        let mut pieces = 0;
+        self.counted(|workload| {
+            workload.add(&state_in(txn))?;
+            workload.commit()?;
+            pieces = workload.pieces();
+            workload.add(fragment)?;
+            workload.finish()
+        })?;
+        self.looked_at = pieces;
+        self.size = Size { blocks: pieces, ranges: 0, ..self.size };
+        Ok(())
+    }
+
+    /// Counts something, if the work is counted. Of a document that makes too much no more is taken: what is left out, it would
+    /// come to differ from the others' without a word.
+    fn counted(
+        &mut self,
+        count: impl FnOnce(&mut Workload) -> Result<(), Malformed>,
+    ) -> Result<(), Conflict> {
+        self.workload.as_mut().map_or(Ok(()), count).map_err(|too_much| {
+            let conflict = Conflict::new(too_much.to_string());
+            self.broken = true;
+            self.too_much = Some(too_much);
+            conflict
+        })
+    }
+
+    fn has(&self, outline: &Outline, need: (u64, u64)) -> bool {
+        self.is_here(need) || outline.has(need.0, need.1)
+    }
+
+    fn is_here(&self, (client, clock): (u64, u64)) -> bool {
+        self.clocks.get(&client).is_some_and(|known| clock < *known)
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -295,14 +392,21 @@ impl<S: Shape> Engine<S> {
     ///
     /// Fragments that came too early are behind it, each with its length before it. Yjs does not look there.
     pub(super) fn snapshot(&self) -> Vec<u8> {
-        let mut snapshot: Vec<u8> = sorted::<S>(self.fork().state()).into();
-        let mut early: Vec<_> = self.waiting.values().flatten().collect();
+        let copy = self.fork();
+        // Of more work than may be, the others are to hear so when they read it.
+        let state = if copy.broken && !self.broken { self.state() } else { copy.state() };
+        let mut snapshot: Vec<u8> = sorted::<S>(state).into();
+        let mut early: Vec<_> = self.early().collect();
         early.sort_unstable();
         for fragment in early {
             scan::put_number(&mut snapshot, fragment.len() as u64);
             snapshot.extend_from_slice(fragment);
         }
         snapshot
+    }
+
+    fn early(&self) -> impl Iterator<Item = &Bytes> {
+        self.waiting.values().flat_map(BTreeMap::keys)
     }
 
     /// A copy that has no number. An empty one if this one is broken beyond reading.
@@ -317,11 +421,12 @@ impl<S: Shape> Engine<S> {
         copy.broken = self.broken || copied.is_err();
         copy.waiting.clone_from(&self.waiting);
         copy.waiting_bytes = self.waiting_bytes;
+        copy.looked_at = copy.size.pieces();
         copy
     }
 
     fn state(&self) -> Vec<u8> {
-        caught(|| self.doc.transact().encode_diff_v1(&StateVector::default())).unwrap_or_else(|| vec![0, 0])
+        state_in(&self.doc.transact())
     }
 
     /// A document made of a snapshot, if there is one, and of the fragments after it, in one go: those that are no good are passed over.
@@ -344,25 +449,46 @@ impl<S: Shape> Engine<S> {
         let mut left_out = BTreeSet::new();
         loop {
             let mut engine = Self::new(replica);
-            let mut breaks = None;
-            let done = engine.transaction(FIRST, |engine, txn| {
-                first.iter().try_for_each(|fragment| engine.integrate_in(txn, fragment.clone()))?;
-                let fragments = fragments.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
-                for (index, fragment) in fragments {
-                    // One that is no good has its place, and no effect.
-                    let _ = engine.integrate_in(txn, fragment.clone());
-                    if engine.broken {
-                        breaks = Some(index);
-                        break;
-                    }
-                }
-                Ok(())
+            // A snapshot alone was looked at.
+            let counts = first.len() + fragments.len() > 1;
+            engine.workload = counts.then(|| Workload::of_document(S::CONTENTS));
+            let mut done = engine.transaction(FIRST, |engine, txn| {
+                first.iter().try_for_each(|fragment| engine.integrate_in(txn, fragment.clone()))
             });
+            let mut breaks = None;
+            let kept = fragments.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
+            for kept in kept.collect::<Vec<_>>().chunks(AT_ONCE) {
+                if done.is_err() || breaks.is_some() {
+                    break;
+                }
+                done = engine.transaction(FIRST, |engine, txn| {
+                    // One that is no good has its place, and no effect.
+                    breaks = kept.iter().find_map(|(index, fragment)| {
+                        let _ = engine.integrate_in(txn, Bytes::clone(fragment));
+                        engine.broken.then_some(*index)
+                    });
+                    Ok(())
+                });
+            }
+            if counts && done.is_ok() && !engine.broken {
+                // As it is it is given to others, too.
+                let state = engine.state();
+                done = engine.counted(|workload| {
+                    workload.finish()?;
+                    scan::check(&state, S::CONTENTS).map(drop)
+                });
+            }
+            engine.workload = None;
+            if let Some(too_much) = engine.too_much {
+                // Of what makes too much work together nothing is left out: who took it in bit by bit has all of it.
+                return Err(too_much);
+            }
             match breaks {
                 // Once more without it: what comes behind is not to be lost.
                 Some(index) if left_out.len() < MOST_LEFT_OUT => _ = left_out.insert(index),
                 Some(_) => return Err(Malformed::new("too much of it breaks the document")),
                 None => {
+                    engine.looked_at = engine.size.pieces();
                     return done.map(|()| engine).map_err(|conflict| Malformed::new(conflict.to_string()));
                 }
             }
@@ -373,7 +499,7 @@ impl<S: Shape> Engine<S> {
     pub(super) fn merge(&mut self, other: &Self) -> Result<Option<Bytes>, Conflict> {
         other.usable()?;
         self.apply(&other.state())?;
-        other.waiting.values().flatten().try_for_each(|fragment| self.apply(fragment))?;
+        other.early().try_for_each(|fragment| self.apply(fragment))?;
         let theirs = other.doc.transact().snapshot();
         let txn = self.doc.transact();
         let ours = txn.snapshot();
@@ -385,10 +511,13 @@ impl<S: Shape> Engine<S> {
         }
         let update = txn.encode_diff_v1(&theirs.state_map);
         // yrs puts all deletions there ever were in: what the other lacks will do.
-        let Ok(outline) = scan::check(&update, S::CONTENTS) else { return Ok(Some(update.into())) };
+        let Ok((outline, _)) = scan::outline(&update, S::CONTENTS) else { return Ok(Some(update.into())) };
         let mut lacking = update[..outline.deletes].to_vec();
         lacking.extend_from_slice(&deletes.encode_v1());
-        Ok(Some(sorted::<S>(lacking)))
+        drop(txn);
+        let lacking = sorted::<S>(lacking);
+        self.check_own(&lacking)?;
+        Ok(Some(lacking))
     }
 
     /// Whether both have taken in the same, all of it: no fragment waits for one before it.
@@ -415,7 +544,21 @@ impl<S: Shape> Engine<S> {
         }
         self.tick();
         let made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(made.into_iter().map(sorted::<S>).collect())
+        let made: Vec<Bytes> = made.into_iter().map(sorted::<S>).collect();
+        made.iter().try_for_each(|fragment| self.check_own(fragment))?;
+        Ok(made)
+    }
+
+    /// Whether others will take what was made here. It cannot be taken back.
+    fn check_own(&mut self, fragment: &[u8]) -> Result<(), Conflict> {
+        if fragment.len() < SURELY_TAKEN {
+            return Ok(());
+        }
+        let checked = scan::check(fragment, S::CONTENTS);
+        checked.map(drop).map_err(|malformed| {
+            self.broken = true;
+            Conflict::new(format!("nobody takes so large a change, make smaller ones: {malformed}"))
+        })
     }
 
     pub(super) fn join_steps(&mut self) {
@@ -444,6 +587,16 @@ impl<S> fmt::Debug for Engine<S> {
             .field("broken", &self.broken)
             .finish_non_exhaustive()
     }
+}
+
+/// All there is, as an update; an empty one of what is broken beyond reading.
+fn state_in(txn: &impl ReadTxn) -> Vec<u8> {
+    caught(|| txn.encode_diff_v1(&StateVector::default())).unwrap_or_else(|| vec![0, 0])
+}
+
+/// What a fragment that waits takes, in bytes, with what it waits for.
+fn held(fragment: usize, needs: &[(u64, u64)]) -> usize {
+    fragment + size_of_val(needs)
 }
 
 /// Whether this is what a document begins with.

@@ -31,6 +31,7 @@ mod text;
 mod undo;
 mod value;
 mod watch;
+mod workload;
 
 pub use array::Array;
 pub use axis::Lines;

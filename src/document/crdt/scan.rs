@@ -7,6 +7,7 @@ use std::ops::{ControlFlow, Range};
 
 use super::super::Malformed;
 use super::circle::{self, Beside};
+use super::workload::{self, Collected, Content, Workload};
 
 /// The highest clock of a client that is let in, and the greatest length: half of what fits, so that sums fit.
 pub(super) const MAX_CLOCK: u64 = 1 << 30;
@@ -41,6 +42,8 @@ pub(super) struct Outline {
     pub needs: Vec<(u64, u64)>,
     /// Items that stand beside what another client has made, and what that is.
     besides: Vec<Beside>,
+    /// How much there is of what makes work.
+    pub size: workload::Size,
     /// Clients of the delete set, and where what it says of them is.
     deleted: Vec<(u64, Range<usize>)>,
     /// Where the delete set begins.
@@ -67,14 +70,36 @@ pub(super) fn check(update: &[u8], contents: Contents) -> Result<Outline, Malfor
 
 /// Checks a Yjs v1 update that something else comes after.
 pub(super) fn check_first(update: &[u8], contents: Contents) -> Result<(Outline, &[u8]), Malformed> {
-    let mut cursor = Cursor { bytes: update, at: 0, maps: None, outline: Outline::default() };
+    let (outline, rest) = outline(update, contents)?;
+    if outline.size.may_be_too_much() {
+        let mut workload = Workload::of_update(contents);
+        workload.add(&update[..outline.end])?;
+        workload.finish()?;
+    }
+    Ok((outline, rest))
+}
+
+/// What is in a Yjs v1 update, and what comes after it, whatever work it makes.
+pub(super) fn outline(update: &[u8], contents: Contents) -> Result<(Outline, &[u8]), Malformed> {
+    let mut cursor = Cursor::new(update);
     walk(&mut cursor, contents)?;
     Ok((cursor.outline, &update[cursor.at..]))
 }
 
+/// Adds what a checked update brings and deletes to `collected`, in its order.
+pub(super) fn collect(
+    update: &[u8],
+    contents: Contents,
+    collected: Collected,
+) -> Result<Collected, Malformed> {
+    let mut cursor = Cursor { collected: Some(collected), ..Cursor::new(update) };
+    walk(&mut cursor, contents)?;
+    Ok(cursor.collected.unwrap_or_default())
+}
+
 /// A text of so many bytes, as its length says, and what comes after.
 pub(super) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let mut cursor = Cursor { bytes, at: 0, maps: None, outline: Outline::default() };
+    let mut cursor = Cursor::new(bytes);
     let length = cursor.count()?;
     let taken = cursor.take(length)?;
     Ok((taken, &bytes[cursor.at..]))
@@ -99,7 +124,7 @@ pub(super) struct Piece {
 
 /// The text that an update of a text brings; `None` where it brings anything else.
 pub(super) fn piece(update: &[u8]) -> Option<Piece> {
-    let mut cursor = Cursor { bytes: update, at: 0, maps: None, outline: Outline::default() };
+    let mut cursor = Cursor::new(update);
     if (cursor.count().ok()?, cursor.count().ok()?) != (1, 1) {
         return None;
     }
@@ -124,7 +149,7 @@ pub(super) fn piece(update: &[u8]) -> Option<Piece> {
 /// Puts the entries of maps in the order of their keys, and the clients of the delete set in that of their numbers: yrs puts them in any. An update that is
 /// malformed stays as it is.
 pub(super) fn sort(update: &mut [u8], contents: Contents) {
-    let mut cursor = Cursor { bytes: update, at: 0, maps: Some(Vec::new()), outline: Outline::default() };
+    let mut cursor = Cursor { maps: Some(Vec::new()), ..Cursor::new(update) };
     if walk(&mut cursor, contents).is_err() {
         return;
     }
@@ -166,8 +191,12 @@ fn walk(cursor: &mut Cursor<'_>, contents: Contents) -> Result<(), Malformed> {
         let start = cursor.at;
         let client = cursor.client()?;
         for _ in 0..cursor.count()? {
-            let end = cursor.end_of_range()?;
+            let (start, end) = cursor.range()?;
             cursor.outline.needs.push((client, end.saturating_sub(1)));
+            cursor.outline.size.ranges += 1;
+            if let Some(collected) = &mut cursor.collected {
+                collected.delete(client, start..end);
+            }
         }
         cursor.outline.deleted.push((client, start..cursor.at));
     }
@@ -183,8 +212,16 @@ fn blocks(cursor: &mut Cursor<'_>, contents: Contents) -> Result<u64, Malformed>
     let mut clock = start;
     for _ in 0..blocks {
         let info = cursor.byte()?;
+        cursor.outline.size.blocks += 1;
         let length = match info {
-            GARBAGE | SKIP => cursor.number()?,
+            GARBAGE | SKIP => {
+                let length = cursor.number()?;
+                let content = if info == SKIP { Content::Skip } else { Content::Garbage };
+                if let Some(collected) = &mut cursor.collected {
+                    collected.block((client, clock), length, [None; 2], None, content);
+                }
+                length
+            }
             _ => item(cursor, info, contents, (client, clock))?,
         };
         if info == SKIP {
@@ -201,7 +238,8 @@ fn blocks(cursor: &mut Cursor<'_>, contents: Contents) -> Result<u64, Malformed>
 }
 
 fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents, own: (u64, u64)) -> Result<u64, Malformed> {
-    for flag in [HAS_ORIGIN, HAS_RIGHT_ORIGIN] {
+    let mut besides = [None; 2];
+    for (flag, beside) in [HAS_ORIGIN, HAS_RIGHT_ORIGIN].into_iter().zip(&mut besides) {
         if info & flag != 0 {
             let (client, clock) = cursor.id()?;
             if client == own.0 && clock >= own.1 {
@@ -212,46 +250,65 @@ fn item(cursor: &mut Cursor<'_>, info: u8, contents: Contents, own: (u64, u64)) 
                 cursor.outline.needs.push((client, clock));
                 cursor.outline.besides.push((own, (client, clock)));
             }
+            *beside = Some((client, clock));
         }
     }
+    let mut list = None;
     if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
         if cursor.number()? != 1 {
             return Err(Malformed::new("an item within another: documents of this crate are flat"));
         }
-        cursor.text()?;
-        if info & HAS_PARENT_SUB != 0 {
-            cursor.text()?;
-        }
+        let root = cursor.text()?;
+        let key = if info & HAS_PARENT_SUB != 0 { Some(cursor.text()?) } else { None };
+        list = Some((root, key));
     }
     if info & HAS_PARENT_SUB != 0 && contents == Contents::Text {
         return Err(Malformed::new("a key in a text"));
     }
+    let (length, content) = content(cursor, info, contents)?;
+    if let Some(collected) = &mut cursor.collected {
+        collected.block(own, length, besides, list, content);
+    }
+    Ok(length)
+}
+
+/// The content of an item, and how long it is.
+fn content<'a>(
+    cursor: &mut Cursor<'a>,
+    info: u8,
+    contents: Contents,
+) -> Result<(u64, Content<&'a str>), Malformed> {
     match (info & 0x1f, contents) {
-        (1, _) => cursor.number(),
-        (4, Contents::Text) => Ok(cursor.text()?.encode_utf16().count() as u64),
+        (1, _) => Ok((cursor.number()?, Content::Deleted)),
+        (4, Contents::Text) => {
+            let length = cursor.text()?.encode_utf16().count() as u64;
+            cursor.outline.size.units += length;
+            Ok((length, Content::Text))
+        }
         (5, Contents::Text) => {
             // yrs cannot tell a string from text.
             if cursor.json()?.trim_start().starts_with('"') {
                 return Err(Malformed::new("an embedded string in a text"));
             }
-            Ok(1)
+            Ok((1, Content::One))
         }
         (6, Contents::Text) => {
-            cursor.text()?;
-            cursor.json()?;
-            Ok(1)
+            let key = cursor.text()?;
+            let is_set = cursor.json()?.trim() != "null";
+            Ok((1, Content::Mark { key, is_set }))
         }
         (3, Contents::Values) => {
             let length = cursor.count()?;
             cursor.take(length)?;
-            Ok(1)
+            Ok((1, Content::One))
         }
         (8, Contents::Values) => {
             let length = cursor.count()?;
             for _ in 0..length {
                 cursor.value(0)?;
             }
-            Ok(length as u64)
+            cursor.outline.size.units += length as u64;
+            Ok((length as u64, Content::Values))
         }
         (kind, _) => {
             Err(Malformed::new(format!("an item with content of kind {kind}, which has no place here")))
@@ -264,6 +321,8 @@ struct Cursor<'a> {
     at: usize,
     /// The entries of each map, if they are wanted.
     maps: Option<Vec<Vec<Entry>>>,
+    /// The blocks and what is deleted, if they are wanted.
+    collected: Option<Collected>,
     outline: Outline,
 }
 
@@ -274,6 +333,10 @@ struct Entry {
 }
 
 impl<'a> Cursor<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, maps: None, collected: None, outline: Outline::default() }
+    }
+
     fn byte(&mut self) -> Result<u8, Malformed> {
         let byte = *self.bytes.get(self.at).ok_or_else(cut)?;
         self.at += 1;
@@ -315,9 +378,10 @@ impl<'a> Cursor<'a> {
         if clock > MAX_CLOCK { Err(large()) } else { Ok((client, clock)) }
     }
 
-    fn end_of_range(&mut self) -> Result<u64, Malformed> {
-        let end = self.number()?.saturating_add(self.number()?);
-        if end > MAX_CLOCK { Err(large()) } else { Ok(end) }
+    fn range(&mut self) -> Result<(u64, u64), Malformed> {
+        let start = self.number()?;
+        let end = start.saturating_add(self.number()?);
+        if end > MAX_CLOCK { Err(large()) } else { Ok((start, end)) }
     }
 
     fn bring(&mut self, client: u64, clocks: Range<u64>) {

@@ -16,6 +16,7 @@ use super::run::Run;
 use super::scan::Contents;
 use super::shared;
 use super::undo::{Undo, sealed, undoable};
+use super::watch;
 
 /// What stands where a Yjs program put a thing that is no text: OBJECT REPLACEMENT CHARACTER.
 const EMBEDDED: &str = "\u{fffc}";
@@ -79,6 +80,8 @@ enum Step {
     Keep(usize),
     Delete(usize),
     Insert(String),
+    /// What changed is found by comparing.
+    Compare,
 }
 
 impl Shape for TextShape {
@@ -92,6 +95,9 @@ impl Shape for TextShape {
             // What is done here is known already.
             if txn.origin().is_none() || engine::is_first(txn) {
                 return;
+            }
+            if watch::compares(txn) {
+                return sink.push(Step::Compare);
             }
             sink.push(Step::Start);
             for delta in event.delta(txn) {
@@ -277,11 +283,17 @@ impl Text {
         let mut patches: Vec<Patch> = Vec::new();
         let mut at = 0;
         let mut lost = false;
+        // Where what the last patch put in ends.
+        let mut end = 0;
         for step in self.engine.shape().seen.take() {
             let patch = match step {
                 Step::Start => {
                     at = 0;
                     continue;
+                }
+                Step::Compare => {
+                    lost = true;
+                    break;
                 }
                 Step::Keep(units) => {
                     at += units;
@@ -307,17 +319,20 @@ impl Text {
                     Patch { position, deleted: 0, inserted }
                 }
             };
-            match patches.last_mut() {
-                Some(last) if last.position + last.inserted.chars().count() == patch.position => {
+            let start = patch.position;
+            let inserted = patch.inserted.chars().count();
+            match patches.last_mut().filter(|_| end == start) {
+                Some(last) => {
                     last.deleted += patch.deleted;
                     last.inserted.push_str(&patch.inserted);
                 }
-                _ => patches.push(patch),
+                None => patches.push(patch),
             }
+            end = start + inserted;
         }
         let length = self.engine.read(|txn, shape| shape.root.len(txn));
         if lost || length as usize != self.len_utf16() {
-            // Somebody cut a surrogate pair in two.
+            // Or somebody cut a surrogate pair in two.
             patches.extend(self.catch_up());
         }
         if let Some(run) = &mut self.run
