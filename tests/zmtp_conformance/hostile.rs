@@ -73,8 +73,8 @@ async fn what_ended_connections_leave_is_bounded_and_newcomers_wait_for_it() {
     let mut monitor = pull.monitor();
     let port = port_at(&pull).await;
     let says = [greeting(), ready("PUSH"), message(&["leftover"]).repeat(EACH)].concat();
-    // The listener is waiting for one more when the last of those that fill the bound comes to its end.
-    let taken = 100 / EACH + 1;
+    // The listener may be waiting for one more when the last of those that fill the bound ends.
+    let taken = 100 / EACH;
     let mut waiting = Vec::new();
     for number in 0..CONNECTIONS {
         let mut raw = Raw::connect(port).await;
@@ -93,7 +93,7 @@ async fn what_ended_connections_leave_is_bounded_and_newcomers_wait_for_it() {
         }
     };
     assert!(tokio::time::timeout(Duration::from_millis(300), count).await.is_err(), "it is open");
-    assert_eq!(accepted, taken);
+    assert!((taken..=taken + 1).contains(&accepted), "{accepted}");
     for _ in 0..CONNECTIONS * EACH {
         assert_eq!(soon(pull.recv()).await.expect("open").first(), "leftover");
     }
@@ -210,8 +210,8 @@ async fn peers_that_come_and_go_do_not_pile_up_at_one_who_does_not_ask() {
         let mut raw = Raw::connect(port).await;
         raw.send(&[greeting(), ready("REP")].concat()).await;
         raw.shut_down().await;
-        // The listener is waiting for one more when the fourth comes to its end.
-        if number < 5 {
+        // The listener may be waiting for one more when the fourth ends.
+        if number < 4 {
             raw.closed().await;
         } else {
             peers.push(raw);
@@ -224,7 +224,7 @@ async fn peers_that_come_and_go_do_not_pile_up_at_one_who_does_not_ask() {
         }
     };
     assert!(tokio::time::timeout(Duration::from_millis(300), count).await.is_err(), "it is open");
-    assert_eq!(accepted, 5);
+    assert!((4..=5).contains(&accepted), "{accepted}");
     tokio::spawn(answer(port));
     let answer = loop {
         soon(req.send("question")).await.expect("open");
