@@ -112,6 +112,9 @@ impl Batch {
         if count == 0 || usize::from(count) > MAX_RECORDS {
             return Err(Malformed("a batch has 1 to 1024 records"));
         }
+        if count > 1 && body.len() > TARGET_BYTES {
+            return Err(Malformed("a batch above 64 KiB holds one record"));
+        }
         if first_origin_seq == 0 || first_origin_seq.checked_add(count.into()).is_none() {
             return Err(Malformed("origin_seq out of range"));
         }

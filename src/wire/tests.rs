@@ -334,6 +334,19 @@ fn windows_and_batches_close_at_their_limits() {
 }
 
 #[test]
+fn only_a_message_that_travels_alone_makes_a_large_batch() {
+    let mut alone = BatchBuilder::new(1);
+    assert!(alone.push(&Message::new("t", vec![0; 2 * TARGET_BYTES]).unwrap()));
+    let alone = alone.finish();
+    assert!(Batch::decode(alone.clone(), MAX).is_ok());
+    // The same record twice: its count follows the origin_seq.
+    let mut two = BytesMut::from(&alone[..]);
+    two[9] = 2;
+    two.extend_from_slice(&alone[8 + 2 + 2 + 2..]);
+    assert_eq!(Batch::decode(two.freeze(), MAX).unwrap_err(), Malformed("a batch above 64 KiB holds one record"));
+}
+
+#[test]
 fn lanes_are_told_by_their_first_byte() {
     let lanes = [Lane::Whole, Lane::Index, Lane::Topic("a.b".parse().unwrap()), Lane::Barrier(Nonce(0xfeed))];
     for lane in lanes {

@@ -13,7 +13,7 @@ use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
 use crate::role::Role;
 use crate::wire::{
-    Ack, Barrier, Batch, BatchBuilder, ChildMessage, CloseReason, Hello, Ordered, PROTOCOL_VERSION,
+    Ack, Barrier, Batch, BatchBuilder, ChildMessage, CloseReason, Hello, Lane, Nonce, Ordered, PROTOCOL_VERSION,
     ParentMessage, RefusalCode, SubmitHead, WindowBuilder,
 };
 
@@ -23,6 +23,7 @@ mod flow;
 mod outbox;
 mod rights;
 mod sessions;
+mod subscribing;
 
 const CLUSTER: &str = "test";
 
