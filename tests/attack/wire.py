@@ -9,7 +9,7 @@ HELLO, SUBSCRIBE, LIVE, LEAVE, ACK, REPAIR = (b"Z\1" + bytes((kind,)) for kind i
 WELCOME, REFUSED, ORDERED, MEMBERSHIP, CLOSING, MISSED, EVICTED, RESEND, PULSE = (
     b"Z\1" + bytes((kind,)) for kind in range(0x30, 0x39)
 )
-MAX_RECORDS, MAX_PREFIXES = 1024, 1024
+MAX_RECORDS, MAX_PREFIXES, TARGET_BYTES = 1024, 1024, 64 << 10
 
 Welcome = namedtuple("Welcome", "session host incarnation epoch number seq last_origin_seq lease broadcast submit")
 
