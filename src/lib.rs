@@ -94,6 +94,7 @@ mod proto;
 mod role;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod sim;
+mod source;
 mod sync;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "IO happens here")]
 pub mod transport;

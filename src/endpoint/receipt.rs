@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use crate::error::ReceiptError;
 use crate::message::Position;
-use crate::sync::lock;
+use crate::sync::{lock, until};
 use crate::wire::Ordered;
 
 /// What became of the messages of one batch; shared by their receipts.
@@ -86,16 +86,6 @@ impl Receipt {
     /// [`ReceiptError::Refused`] when the host does not order it, since this endpoint may not say that.
     /// [`ReceiptError::NeverSent`] when the endpoint ended first.
     pub async fn ordered(&self) -> Result<Position, ReceiptError> {
-        loop {
-            let changed = self.fates.changed.notified();
-            tokio::pin!(changed);
-            // Registered before the look, so that no change falls between.
-            changed.as_mut().enable();
-            let fate = lock(&self.fates.known).fate(self.origin_seq);
-            match fate {
-                Some(fate) => return fate,
-                None => changed.await,
-            }
-        }
+        until(&self.fates.changed, || lock(&self.fates.known).fate(self.origin_seq)).await
     }
 }

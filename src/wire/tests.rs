@@ -343,7 +343,10 @@ fn only_a_message_that_travels_alone_makes_a_large_batch() {
     let mut two = BytesMut::from(&alone[..]);
     two[9] = 2;
     two.extend_from_slice(&alone[8 + 2 + 2 + 2..]);
-    assert_eq!(Batch::decode(two.freeze(), MAX).unwrap_err(), Malformed("a batch above 64 KiB holds one record"));
+    assert_eq!(
+        Batch::decode(two.freeze(), MAX).unwrap_err(),
+        Malformed("a batch above 64 KiB holds one record")
+    );
 }
 
 #[test]

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::role::Role;
+use crate::source::Source;
 use crate::wire::{
     CloseReason, Hello, MAX_ORIGIN_SEQ, OriginState, PROTOCOL_VERSION, ParentMessage, Refusal, RefusalCode,
     Terms, Welcome,
 };
 
 use super::super::{ControlCount, Instant};
-use super::authentications::{Ended, Room, Source};
+use super::authentications::{Ended, Room};
 use super::forbidden::Forbidden;
 use super::peers::Peer;
 use super::rights::Known;

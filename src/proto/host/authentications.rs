@@ -6,26 +6,11 @@
 //! address waits instead of being refused.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::id::PeerId;
+use crate::source::Source;
 
 use super::interface::{AuthLimits, AuthQuery};
-
-/// What shares one part of the authenticator: an IPv4 address, an IPv6 network of 64 bits (one
-/// customer has at least that), or everything that has no address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Source(Option<IpAddr>);
-
-impl Source {
-    pub(super) fn of(address: Option<SocketAddr>) -> Self {
-        const NETWORK: u128 = u128::MAX << 64;
-        Self(address.map(|address| match address.ip().to_canonical() {
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & NETWORK).into(),
-            v4 => v4,
-        }))
-    }
-}
 
 /// Whether another hello can become pending.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,6 +96,8 @@ impl Authentications {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use bytes::Bytes;
 
     use super::*;
@@ -123,17 +110,6 @@ mod tests {
 
     fn source(n: u8) -> Source {
         Source::of(Some(SocketAddr::from(([10, 0, 0, n], 1_000))))
-    }
-
-    #[test]
-    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
-        let of = |text: &str| Source::of(Some(text.parse().unwrap()));
-        assert_eq!(of("10.0.0.1:1"), of("10.0.0.1:2"));
-        assert_eq!(of("10.0.0.1:1"), of("[::ffff:10.0.0.1]:1"));
-        assert_ne!(of("10.0.0.1:1"), of("10.0.0.2:1"));
-        assert_eq!(of("[2001:db8:0:1::1]:1"), of("[2001:db8:0:1:ffff::2]:2"));
-        assert_ne!(of("[2001:db8:0:1::1]:1"), of("[2001:db8:0:2::1]:1"));
-        assert_ne!(Source::of(None), of("[::1]:1"));
     }
 
     #[test]

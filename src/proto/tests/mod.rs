@@ -13,8 +13,8 @@ use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
 use crate::role::Role;
 use crate::wire::{
-    Ack, Barrier, Batch, BatchBuilder, ChildMessage, CloseReason, Hello, Lane, Nonce, Ordered, PROTOCOL_VERSION,
-    ParentMessage, RefusalCode, SubmitHead, WindowBuilder,
+    Ack, Barrier, Batch, BatchBuilder, ChildMessage, CloseReason, Hello, Lane, Nonce, Ordered,
+    PROTOCOL_VERSION, ParentMessage, RefusalCode, SubmitHead, WindowBuilder,
 };
 
 mod admission;

@@ -105,7 +105,8 @@ fn a_window_of_many_topics_is_put_out_once_for_each_that_is_wanted() {
     for topic in &topics {
         assert!(batch.push(&Message::new(topic.as_str(), "").unwrap()));
     }
-    let input = member::Input::Submit { first_origin_seq: 1, count: MAX_RECORDS as u16, body: batch.finish() };
+    let input =
+        member::Input::Submit { first_origin_seq: 1, count: MAX_RECORDS as u16, body: batch.finish() };
     world.children[sender].machine.handle_input(world.now, input);
     world.collect();
     let Some(Packet::ToHost(submit)) = world.packets.pop_front() else { panic!("a batch") };

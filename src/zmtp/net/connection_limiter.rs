@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::endpoint::PeerAddress;
 use super::monitor::RefusedBy;
-use super::untrusted::Source;
+use crate::source::Source;
 use crate::sync::lock;
 use crate::zmtp::Limits;
 
@@ -22,7 +22,7 @@ struct State {
 
 /// The source a connection is counted under; `None` for one that has no limit by address.
 fn counted_source(address: &PeerAddress, is_ours: bool) -> Option<Source> {
-    (!is_ours && !address.is_local()).then(|| Source::of(address))
+    (!is_ours && !address.is_local()).then(|| address.source())
 }
 
 impl ConnectionLimiter {

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::futures::Notified;
 
 use super::accept;
 #[cfg(unix)]
@@ -20,6 +19,7 @@ use super::monitor::{Monitor, MonitorEvent};
 use super::options::{OnFull, Options};
 use super::publisher::{Published, Publisher};
 use super::queue::Backlog;
+use crate::sync::until;
 use crate::zmtp::{Message, SocketType};
 
 /// How many messages are published before others have their turn, whether or not anybody subscribes (a guess).
@@ -223,22 +223,9 @@ impl Core {
     }
 
     /// Does something again and again until it comes to a result; between, waits for room and peers.
-    async fn until_room<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
-        loop {
-            if let Some(result) = attempt() {
-                return result;
-            }
-            let room: Notified<'_> = self.handle.0.room.notified();
-            tokio::pin!(room);
-            // Registered before the second look, so that no change falls between.
-            room.as_mut().enable();
-            if let Some(result) = attempt() {
-                return result;
-            }
-            room.await;
-        }
+    async fn until_room<T>(&self, attempt: impl FnMut() -> Option<T>) -> T {
+        until(&self.handle.0.room, attempt).await
     }
-
     /// Gives others a turn now and then: a sender that never waits would starve its own connections.
     pub(super) async fn take_turns(&self, must: bool) {
         if must || self.sends.fetch_add(1, Ordering::Relaxed) % SENDS_PER_TURN == SENDS_PER_TURN - 1 {

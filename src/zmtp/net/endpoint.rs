@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 #[cfg(unix)]
 use super::ipc::{self, IpcFile};
 use super::options::Options;
+use crate::source::Source;
 use crate::zmtp::connection::later;
 
 /// How many connections may wait to be accepted (as in tokio).
@@ -156,6 +157,14 @@ pub enum PeerAddress {
 }
 
 impl PeerAddress {
+    /// What it is counted under.
+    pub(super) fn source(&self) -> Source {
+        match self {
+            Self::Tcp(address) => Source::of(Some(*address)),
+            Self::Ipc => Source::of(None),
+        }
+    }
+
     /// Whether it is counted by address.
     pub(super) fn is_local(&self) -> bool {
         match self {

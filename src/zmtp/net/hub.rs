@@ -20,7 +20,7 @@ use super::queue::{Backlog, PeerQueue};
 use super::unfinished::Unfinished;
 use super::untrusted::Untrusted;
 use super::vetting::{FRAME, Vetting};
-use crate::sync::lock;
+use crate::sync::{lock, until};
 use crate::zmtp::command::MAX_IDENTITY;
 use crate::zmtp::connection::later;
 use crate::zmtp::{Limits, Message, PeerInfo, SocketType, Violation};
@@ -231,16 +231,7 @@ impl Hub {
 
     /// Waits until all displaced connections have ended. Cancel safe.
     pub(super) async fn settled(&self) {
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            // Registered before the look, so that no change falls between.
-            room.as_mut().enable();
-            if self.untrusted.is_settled(self.number()) {
-                return;
-            }
-            room.await;
-        }
+        until(&self.room, || self.untrusted.is_settled(self.number()).then_some(())).await;
     }
 
     /// Admits a connection, or names the limit that refuses it. A connection that this side dialled is

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::hub::Peer;
 use super::monitor::DisconnectReason;
 use super::options::Bound;
-use crate::sync::lock;
+use crate::sync::{lock, until};
 use crate::zmtp::Message;
 
 /// What the word that a peer is gone counts for among what is left of it, with the word that it came: a message.
@@ -117,16 +117,7 @@ impl Leftovers {
 
     /// Waits for that. Cancel safe.
     pub(super) async fn room(&self, is_ours: bool) {
-        loop {
-            let taken = self.taken.notified();
-            tokio::pin!(taken);
-            // Registered before the look, so that no change falls between.
-            taken.as_mut().enable();
-            if self.has_room(is_ours) {
-                return;
-            }
-            taken.await;
-        }
+        until(&self.taken, || self.has_room(is_ours).then_some(())).await;
     }
 }
 

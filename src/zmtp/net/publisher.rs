@@ -280,7 +280,7 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::VecDeque;
 
     use super::super::PeerAddress;
@@ -288,7 +288,8 @@ mod tests {
     use super::*;
     use crate::zmtp::{PeerInfo, SocketType};
 
-    fn subscriber(hub: &Hub, prefix: &'static str) -> Arc<Peer> {
+    /// A peer that is ready and subscribes to a prefix.
+    pub(in super::super) fn subscriber(hub: &Hub, prefix: &'static str) -> Arc<Peer> {
         let peer = hub.admit(PeerAddress::Ipc, false).unwrap();
         let info = PeerInfo { kind: SocketType::Sub, identity: Bytes::new(), minor: 1 };
         hub.on_ready(&peer, info).unwrap();

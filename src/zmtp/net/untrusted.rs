@@ -5,13 +5,12 @@
 //! [`Vetting`](super::vetting::Vetting) trusts only peers that the application named.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::endpoint::PeerAddress;
 use super::hub::Peer;
 use super::monitor::DisconnectReason;
+use crate::source::Source;
 use crate::sync::lock;
 
 /// Memory that any connection is charged: its task, its queues and its read buffer (measured: 3.2
@@ -21,28 +20,6 @@ const CONNECTION: usize = 4 * 1024;
 /// Memory that a subscription is charged beside twice its prefix, in bytes (measured: 511 bytes for
 /// each of 2,050 prefixes of 122 bytes).
 const SUBSCRIPTION: usize = 300;
-
-/// Where connections come from, as far as limits tell peers apart: an IPv4 address, an IPv6 /64
-/// network (the smallest that one user is assigned), or this machine's Unix sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
-    Ip(IpAddr),
-    Ipc,
-}
-
-impl Source {
-    pub(super) fn of(address: &PeerAddress) -> Self {
-        match address {
-            PeerAddress::Ipc => Self::Ipc,
-            PeerAddress::Tcp(address) => Self::Ip(match address.ip().to_canonical() {
-                IpAddr::V6(ip) if !ip.is_loopback() => {
-                    Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into()
-                }
-                ip => ip,
-            }),
-        }
-    }
-}
 
 /// The untrusted connections of the sockets that share it.
 #[derive(Debug)]
@@ -142,7 +119,7 @@ impl Untrusted {
             state.displace(number, DisconnectReason::Displaced);
         }
         state.last += 1;
-        let (number, source) = (state.last, Source::of(&peer.address));
+        let (number, source) = (state.last, peer.address.source());
         let entry = Entry { peer: Arc::clone(peer), socket, source, reading: 0, subscribed: 0 };
         state.entries.insert(number, entry);
         let socket = state.sockets.entry(socket).or_default();
@@ -251,11 +228,13 @@ impl Drop for Charge {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::endpoint::PeerAddress;
     use super::super::hub::Hub;
     use super::super::options::Options;
+    use super::super::publisher::tests::subscriber;
     use super::super::vetting::{Opening, Vetting};
     use super::*;
-    use crate::zmtp::{Message, PeerInfo, SocketType};
+    use crate::zmtp::{Message, SocketType};
 
     fn hub(kind: SocketType, half_open: usize, untrusted: &Arc<Untrusted>) -> Arc<Hub> {
         let vetting = Some(Vetting { untrusted: Arc::clone(untrusted), opening: Opening::Subscriptions });
@@ -266,14 +245,6 @@ mod tests {
 
     fn tcp(address: &str) -> PeerAddress {
         PeerAddress::Tcp(address.parse().unwrap())
-    }
-
-    fn subscriber(hub: &Hub, prefix: &'static str) -> Arc<Peer> {
-        let peer = hub.admit(PeerAddress::Ipc, false).unwrap();
-        let info = PeerInfo { kind: SocketType::Sub, identity: Bytes::new(), minor: 1 };
-        hub.on_ready(&peer, info).unwrap();
-        hub.on_subscription(&peer, true, &prefix.into()).unwrap();
-        peer
     }
 
     #[test]
