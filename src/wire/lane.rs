@@ -233,12 +233,12 @@ pub(crate) struct Index {
     pub(crate) number: u64,
     pub(crate) first_seq: u64,
     pub(crate) last_seq: u64,
-    /// Each topic once, with its number of records.
-    pub(crate) topics: Vec<(Topic, u16)>,
+    /// How many of its records have topics that are wanted.
+    pub(crate) wanted: usize,
 }
 
 impl Index {
-    pub(crate) fn decode(body: &Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(body: &Bytes, mut is_wanted: impl FnMut(&str) -> bool) -> Result<Self, Malformed> {
         let mut reader = Reader::open(body, kind::INDEX)?;
         let (epoch, number) = (reader.u64()?, reader.u64()?);
         let (first_seq, last_seq) = (reader.u64()?, reader.u64()?);
@@ -251,14 +251,19 @@ impl Index {
         if count == 0 || count > records {
             return Err(Malformed("a table has one to as many topics as there are records"));
         }
-        let topics = (0..count)
-            .map(|_| Ok((reader.topic()?, reader.u16()?)))
-            .collect::<Result<Vec<_>, Malformed>>()?;
+        let (mut all, mut wanted) = (0, 0);
+        for _ in 0..count {
+            let topic = reader.text()?;
+            Topic::check(topic).map_err(|_| Malformed("invalid topic"))?;
+            let count = usize::from(reader.u16()?);
+            all += count;
+            wanted += if is_wanted(topic) { count } else { 0 };
+        }
         reader.end()?;
-        if topics.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() != u64::from(records) {
+        if all != usize::from(records) {
             return Err(Malformed("records per topic do not add up"));
         }
-        Ok(Self { epoch, number, first_seq, last_seq, topics })
+        Ok(Self { epoch, number, first_seq, last_seq, wanted })
     }
 }
 
@@ -281,10 +286,10 @@ impl LaneBody<super::Window> {
 
 impl LaneBody<Index> {
     /// Decodes what came on lane `I`.
-    pub(crate) fn decode_index(body: &Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode_index(body: &Bytes, is_wanted: impl FnMut(&str) -> bool) -> Result<Self, Malformed> {
         match Reader::open_any(body)?.0 {
             kind::HEARTBEAT => Barrier::decode_heartbeat(body).map(Self::Heartbeat),
-            _ => Index::decode(body).map(Self::Content),
+            _ => Index::decode(body, is_wanted).map(Self::Content),
         }
     }
 }

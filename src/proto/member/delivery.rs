@@ -259,7 +259,9 @@ impl Delivery {
             return;
         }
         // Parts of an earlier window whose index never came are of no use: its loss shows by the numbers.
-        self.parts.retain(|other| other.number == part.number);
+        if self.parts.first().is_some_and(|other| other.number != part.number) {
+            self.parts.clear();
+        }
         // A window has no more topics than records; a parent that sends more is in error, which the index will show.
         if self.parts.len() < MAX_RECORDS {
             self.parts.push(part);
@@ -277,9 +279,7 @@ impl Delivery {
         let bytes = parts.iter().map(|part| part.bytes as u64).sum();
         let mut messages: Vec<Message> = parts.into_iter().flat_map(|part| part.messages).collect();
         messages.retain(|message| filter.matches(message.topic.as_str()));
-        let topics = index.topics.iter().filter(|(topic, _)| filter.matches(topic.as_str()));
-        let due: usize = topics.map(|(_, count)| usize::from(*count)).sum();
-        if messages.len() == due || trust_blindly {
+        if messages.len() == index.wanted || trust_blindly {
             messages.sort_by_key(Message::position);
             self.put(Piece {
                 number: index.number,

@@ -28,7 +28,8 @@ impl Member {
         let max = self.max_message;
         let result = match Lane::decode(lane) {
             Ok(Lane::Whole) => LaneBody::decode_whole(body, max).map(|body| self.on_whole(now, body)),
-            Ok(Lane::Index) => LaneBody::decode_index(body).map(|body| self.on_index(now, body)),
+            Ok(Lane::Index) => LaneBody::decode_index(body, |topic| self.filter.matches(topic))
+                .map(|body| self.on_index(now, body)),
             Ok(Lane::Topic(topic)) => TopicPart::decode(&topic, body, max).map(|part| self.on_part(part)),
             Ok(Lane::Barrier(nonce)) => {
                 Barrier::decode(body).map(|barrier| self.on_barrier(now, nonce, barrier))
