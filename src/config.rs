@@ -21,9 +21,8 @@ pub(crate) const OUTBOX: Limit = Limit { batches: 800, bytes: 64 * 1024 * 1024 }
 pub(crate) const MAX_MEMBERS: usize = 10_000;
 /// Unauthenticated connections of each channel, and their memory over all channels, in bytes (guesses).
 pub(crate) const UNAUTHENTICATED: (usize, usize) = (1_024, 32 << 20);
-/// How many hellos may be without a verdict: as many as there may be half-open connections (design
-/// of the ZMTP engine), and of one source as many at the authenticator that it takes sixteen
-/// sources to fill the table with running calls (a guess).
+/// Limits on hellos without a verdict: in all (the default of half-open connections), and on running
+/// calls of one source (a guess: sixteen sources fill the table).
 pub(crate) const AUTHENTICATION: AuthLimits = AuthLimits { pending: 256, running_per_source: 16 };
 /// How long each step of a join may take by default (design: the handshake limit, 5 s).
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

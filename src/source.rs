@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// What shares one part of a limit: an IPv4 address, an IPv6 /64 network (the smallest that one user
-/// is assigned), or all peers without an address, which are on this machine.
+/// A share of a limit: an IPv4 address, an IPv6 /64 network (the smallest that one user is assigned),
+/// or all peers without an address, which are on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Source(Option<IpAddr>);
 

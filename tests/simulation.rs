@@ -29,9 +29,9 @@ fn no_invariant_is_broken() {
     }
 }
 
-/// Seeds that once showed a bug: two processes under one id whose numbers met; a snail behind a
-/// ring of one window; a subscription told to be in force before its time; a host that remembered
-/// as many endpoints as it may, and took no other.
+/// Seeds that once showed a bug. Two processes under one id had numbers that met. A snail stood
+/// behind a ring of one window. A subscription was told to be in force before its time. A host that
+/// remembered as many endpoints as it may took no other.
 #[test]
 fn what_was_found_stays_fixed() {
     for seed in [238, 1271, 1663, 10_859, 20_341, 109_589, 135_192, 242_307, 6_291_458] {

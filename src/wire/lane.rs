@@ -79,8 +79,8 @@ impl fmt::Display for Nonce {
     }
 }
 
-/// What a window is for children that do not take everything: the parts of the topics that are wanted, then the index, each
-/// with its first frame. When the index comes, all else must have come.
+/// Cuts a window for children that do not take everything: the parts of the topics that are wanted,
+/// then the index, each with its first frame. When the index comes, all else must have come.
 ///
 /// The window is one that [`WindowBuilder`](super::WindowBuilder) made. The cost is that of its bytes, and of what is wanted.
 pub(crate) fn lanes(

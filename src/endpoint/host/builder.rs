@@ -253,9 +253,9 @@ impl HostBuilder {
         self
     }
 
-    /// Of how many endpoints the host remembers what they sent. For a joiner beyond that it forgets
-    /// one that is no member any more: one that sent nothing, or else the one that has been away
-    /// for longest, which is told as with [`origin_ttl`](Self::origin_ttl) when it comes back. At
+    /// Of how many endpoints the host remembers the messages they sent. For a joiner beyond that it
+    /// forgets a former member: one that sent nothing, or else the one that has been away for
+    /// longest. That one is told when it comes back, as with [`origin_ttl`](Self::origin_ttl). At
     /// least 1. Default: 100,000. Each costs some hundred bytes.
     pub fn max_origins(mut self, origins: usize) -> Self {
         self.max_origins = origins;

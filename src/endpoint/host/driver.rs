@@ -106,8 +106,8 @@ impl Driver {
                 }
                 () = node.outbound.work(), if takes => {}
             }
-            // Whatever woke the driver, each kind has its turn: peers that speak all the time delay
-            // neither heartbeats nor verdicts nor the application.
+            // Each kind of work has its turn after every wake-up: peers that speak all the time
+            // delay neither heartbeats nor verdicts nor the application.
             self.do_what_is_due();
             let is_more_waiting = self.take_what_waits(&mut commands);
             // All that was accepted goes out before the farewell, as fast as the pack takes it.

@@ -1,12 +1,13 @@
 //! The host's side: admits members, gives messages their order, cuts windows.
 //!
-//! [`Host`] is the machine: here, it takes inputs and ends sessions; [`admission`] begins them,
-//! with the hellos among [`authentications`] until the verdict; [`ordering`] is the way of messages
-//! through it, [`pace`] sees who keeps up, [`repair`] sends again. What it keeps: the [`order`] of
-//! positions and windows, the [`ring`] of the last ones, the [`rights`] to documents, what is
-//! [`asked`] about them and what of [`forbidden`] messages is to be told, the [`patience`] with
-//! stragglers, the [`origins`] whose messages it has had and their [`fates`], the [`quarantine`] of
-//! those it sent away, its [`peers`], and [`session`]s.
+//! [`Host`] is the machine: this file takes inputs and ends sessions. [`admission`] begins them; its
+//! hellos are among [`authentications`] until the verdict. [`ordering`] takes messages in and cuts
+//! windows, [`subscribing`] changes filters, [`pace`] compares members, [`repair`] sends again.
+//!
+//! Its parts: the [`order`] of positions and windows, the [`ring`] of the last windows, the
+//! [`demand`] for topics, the [`rights`] to documents, the questions [`asked`] about them, the
+//! [`forbidden`] messages, the [`patience`] with stragglers, the [`origins`] with the [`fates`] of
+//! their messages, the [`quarantine`] of evicted members, its [`peers`], and [`session`]s.
 
 mod admission;
 mod asked;
@@ -64,9 +65,8 @@ use turns::Turns;
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
 
-/// How often members are told who joined and who left, in messages at once and in each second (a
-/// guess: a member has ten seconds to answer as many as it may leave unanswered, however fast
-/// others come and go).
+/// The limit on membership messages to a member, at once and in each second (a guess: a member has
+/// ten seconds to answer as many messages as it may leave unanswered).
 const MEMBERSHIP_RATE: RepairRate = RepairRate { burst: 100, per_second: 100 };
 /// How long members that come and go then wait to be told of together.
 const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(10);

@@ -12,13 +12,13 @@ use super::interface::RepairRate;
 use super::session::{Bucket, Filter};
 use super::{Event, Host, Output};
 
-/// What a member's changes may cost at once, and in each second, in bytes (guesses: four filters of the largest size, or
-/// 256 small ones).
+/// The limit on a member's changes, at once and in each second, in bytes (guesses: four filters of
+/// the largest size, or 256 small ones).
 const RATE: RepairRate = RepairRate { burst: 1 << 20, per_second: 1 << 20 };
-/// What a change costs beside its prefixes, and all that a repeated one costs (a guess).
+/// The cost of a change beside its prefixes, in bytes, and the whole cost of a repeated one (a guess).
 const BASE_COST: usize = 4 << 10;
-/// What all members' changes may cost before other work has its turn; one is always worked on (a guess: half a millisecond
-/// of work).
+/// The cost of changes, in bytes, after which other work has its turn (a guess: half a millisecond of
+/// work). One change is always worked on.
 const PER_TURN: usize = 256 << 10;
 /// How soon the host goes on with changes that wait.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -240,8 +240,7 @@ fn a_host_whose_clock_was_set_back_is_followed_from_its_own_beginning() {
     world.run();
     assert_eq!(world.children[a].delivered[2].position(), Some(Position { epoch: 10, seq: 1 }));
     assert_eq!(world.children[a].delivered[2].origin_seq(), 3);
-    // What its consumers are done with of the last host is nothing to this one, however high its
-    // positions were.
+    // Acknowledgements of the last host's positions count for nothing here, however high they are.
     let handled = |world: &World| world.host.lags(world.now)[0].handled;
     let up_to = before.unwrap();
     world.children[a].machine.handle_input(world.now, member::Input::Handled { up_to });

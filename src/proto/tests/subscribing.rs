@@ -1,4 +1,4 @@
-//! What changes of subscriptions may cost the host.
+//! The cost of subscriptions at the host.
 
 use super::*;
 use crate::wire::{MAX_PREFIXES, MAX_RECORDS};
@@ -11,7 +11,7 @@ fn subscribe(world: &mut World, child: usize, nonce: u64, prefixes: &[String]) {
     world.input(host::Input::Control { peer, address: None, frames });
 }
 
-/// What the host broadcast since last asked: first frames, with how many windows there were.
+/// The first frames of the host's broadcasts since the last call, and the number of windows.
 fn broadcasts(world: &mut World) -> (Vec<Bytes>, usize) {
     let (mut lanes, mut windows) = (Vec::new(), 0);
     while let Some(output) = world.host.poll_output() {

@@ -226,7 +226,7 @@ pub(super) struct Inbound {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What came from each peer, by its key, in order; under 0 what concerns the whole socket.
+    /// Arrivals of each peer, by its key, in order; under 0 those that concern the whole socket.
     arrivals: HashMap<u64, VecDeque<Arrival>>,
     /// The keys of those, the next one first.
     turns: VecDeque<u64>,

@@ -1,4 +1,4 @@
-//! What an untrusted peer of a cluster's socket may say, and how fast.
+//! Limits on the words of an untrusted peer of a cluster's socket, and on their rate.
 
 use std::fmt;
 use std::sync::Arc;

@@ -121,7 +121,7 @@ impl Link {
                 self.vet_partial()?;
             }
             if self.connection.partial.is_empty() {
-                // What else was taken in were commands, which are no part of a message.
+                // The other frames were commands, which are no part of a message.
                 self.uncounted = 0;
             }
         }
