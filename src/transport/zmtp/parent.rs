@@ -23,7 +23,7 @@ use crate::zmtp::{
 /// The capacities of the queues of control messages and of batches to the driver (guesses). Children
 /// have their turns in front of them, so what is in them is what a child waits for at least.
 const CONTROL_QUEUE: usize = 64;
-const SUBMIT_QUEUE: usize = 4;
+const SUBMIT_QUEUE: usize = 1;
 /// How many control messages, and batches, a child gets through before others have their turn (guesses).
 const TURNS: (usize, usize) = (4, 1);
 /// How much may wait for a child on control: somewhat more than may be unanswered there, and what repairs may come to.
