@@ -55,7 +55,7 @@ pub(crate) const PACE_PERCENTILE: u8 = 50;
 /// For how long at a stretch the pack waits for stragglers by default, as a share of the heartbeat (a guess: nobody is without a word for a heartbeat
 /// because of others, and a process that is ready to run rarely waits that long for a processor).
 pub(crate) const PATIENCE_PER_HEARTBEAT: u32 = 2;
-/// How many bytes of repairs a member gets at once, and in each second (guesses: a quarter of the ring at once; what a gigabit link carries).
+/// How many bytes of repairs a member gets at once, and in each second (guesses: a quarter of the log at once; what a gigabit link carries).
 pub(crate) const REPAIR_RATE: RepairRate = RepairRate { burst: 16 << 20, per_second: 128 << 20 };
 /// How often a host's figures on its members are brought up to date (a guess: often enough for people and scrapers).
 pub(crate) const LAGS_EVERY: Duration = Duration::from_millis(20);

@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-
 use crate::error::RecvError;
-use crate::message::{Message, Position};
+use crate::message::Message;
 use crate::proto::{Instant, Reached};
 use crate::sync::lock;
-use crate::wire::Window;
+use crate::wire::{EncodedWindow, Window};
 
 use super::consumer::Outcome;
 use super::event::Event;
@@ -46,10 +44,10 @@ impl ChannelListener {
     }
 
     /// A window of our own making. Decoded only where somebody wants to see it.
-    pub(super) fn on_window(&mut self, body: &Bytes, last: Position, foreign: bool) {
-        let last = Reached { reign: 0, position: last };
-        if (foreign || self.echo || self.node.consumers.want_echo()) && !self.node.consumers.is_empty() {
-            match Window::decode(body, self.max_message) {
+    pub(super) fn on_window(&mut self, window: &EncodedWindow, is_own: bool) {
+        let last = Reached { reign: 0, position: window.last() };
+        if (!is_own || self.echo || self.node.consumers.want_echo()) && !self.node.consumers.is_empty() {
+            match Window::decode(&window.body, self.max_message) {
                 Ok(window) => self.deliver(window.messages, last),
                 Err(malformed) => debug_assert!(false, "our own window is {malformed}"),
             }

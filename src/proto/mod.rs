@@ -13,13 +13,16 @@
 //! dropped and counted, or end its session, and never panics.
 
 pub(crate) mod host;
+mod log;
 pub(crate) mod member;
 #[cfg(any(test, feature = "test-utils"))]
 mod mutant;
 mod reached;
 mod rng;
+mod sequencer;
 mod time;
 
+pub(crate) use log::LogLimit;
 #[cfg(any(test, feature = "test-utils"))]
 pub use mutant::Mutant;
 pub(crate) use reached::Reached;

@@ -8,12 +8,12 @@ use crate::flow::{EvictReason, Eviction};
 use crate::id::EndpointId;
 use crate::message::{Message, Position};
 use crate::proto::Instant;
-use crate::proto::host::RingLimit;
+use crate::proto::LogLimit;
 use crate::wire::{Ordered, Window};
 
 use super::scenario::Scenario;
 
-/// What a window costs beside its bytes, as the ring counts.
+/// What a window costs beside its bytes, as the log counts.
 const ENTRY_BYTES: u64 = 128;
 
 /// What is broken: an invariant by its number, and in words.
@@ -57,7 +57,7 @@ struct Log {
     windows: Vec<LoggedWindow>,
     last_seq: u64,
     placed: BTreeSet<(EndpointId, u64)>,
-    /// The oldest window that the ring must still have, and how much that and the later ones are.
+    /// The oldest window that the log must still have, and how much that and the later ones are.
     ring_from: usize,
     ring_messages: u64,
     ring_bytes: u64,
@@ -177,7 +177,7 @@ impl Oracle {
     }
 
     /// The host has published a window.
-    pub(super) fn on_window(&mut self, life: u32, body: &Bytes, now: Instant, limit: RingLimit) -> Check {
+    pub(super) fn on_window(&mut self, life: u32, body: &Bytes, now: Instant, limit: LogLimit) -> Check {
         let window = match Window::decode(body, 1 << 20) {
             Ok(window) => window,
             Err(malformed) => return broken(0, format!("the host published a window that is {malformed}")),
@@ -240,10 +240,7 @@ impl Oracle {
     pub(super) fn on_missed(&self, life: u32, asked: (u64, u64)) -> Check {
         let oldest = self.logs.get(&life).map_or(0, |log| log.ring_from as u64 + 1);
         if asked.0 >= oldest {
-            return broken(
-                2,
-                format!("windows {asked:?} were told as gone, and the ring begins at {oldest}"),
-            );
+            return broken(2, format!("windows {asked:?} were told as gone, and the log begins at {oldest}"));
         }
         Ok(())
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::flow::HighWaterMark;
-use crate::proto::host::{RepairRate, RingLimit};
+use crate::proto::LogLimit;
+use crate::proto::host::RepairRate;
 use crate::proto::member::Limit;
 
 use super::Fault;
@@ -35,7 +36,7 @@ pub(super) struct Scenario {
     pub(super) eager: u64,
     pub(super) host_consumes: bool,
     pub(super) marks: HighWaterMark,
-    pub(super) ring: RingLimit,
+    pub(super) log: LogLimit,
     pub(super) heartbeat: Duration,
     pub(super) lease: Duration,
     pub(super) origin_ttl: Duration,
@@ -64,7 +65,7 @@ impl Scenario {
         let age = if clean { Duration::from_secs(2) } else { millis(dice, 200, 3_000) };
         let grace = if dice.percent(50) { Duration::ZERO } else { millis(dice, 10, 500) };
         let marks = HighWaterMark { messages, bytes, age, grace };
-        let ring = RingLimit {
+        let log = LogLimit {
             messages: dice.pick(&[messages, messages * 2, 10_000]).max(messages),
             bytes: dice.pick(&[bytes, bytes * 2, 1 << 22]).max(bytes),
         };
@@ -84,7 +85,7 @@ impl Scenario {
             eager: dice.pick(&[100, 70, 20]),
             host_consumes: dice.percent(50),
             marks,
-            ring,
+            log,
             heartbeat: millis(dice, 20, 100),
             lease,
             origin_ttl: if clean { Duration::from_secs(3600) } else { millis(dice, 500, 60_000) },
@@ -92,8 +93,8 @@ impl Scenario {
             quarantine: (quarantine, quarantine * dice.between(1, 8) as u32),
             repair_rate: RepairRate {
                 burst: dice.pick(&[2_000, 100_000, 4 << 20]),
-                // What the ring holds can be sent again in some seconds; by default it takes half a second.
-                per_second: dice.pick(&[10_000, 1 << 20, 32 << 20]).max(ring.bytes / 8),
+                // What the log holds can be sent again in some seconds; by default it takes half a second.
+                per_second: dice.pick(&[10_000, 1 << 20, 32 << 20]).max(log.bytes / 8),
             },
             pace_percentile: dice.pick(&[50, 50, 50, 0, 100]),
             // Not drawn: the seeds that found something are to play what they played then.
@@ -114,9 +115,9 @@ impl Scenario {
             // Whoever missed something asks for documents anew, and all that take everything get the answers, too: a mark of two messages is past at once, for ever.
             self.marks.messages = self.marks.messages.max(100);
             self.marks.bytes = self.marks.bytes.max(1 << 16);
-            self.ring.messages = self.ring.messages.max(self.marks.messages);
-            self.ring.bytes = self.ring.bytes.max(self.marks.bytes);
-            self.repair_rate.per_second = self.repair_rate.per_second.max(self.ring.bytes / 8);
+            self.log.messages = self.log.messages.max(self.marks.messages);
+            self.log.bytes = self.log.bytes.max(self.marks.bytes);
+            self.repair_rate.per_second = self.repair_rate.per_second.max(self.log.bytes / 8);
         }
         admits
     }

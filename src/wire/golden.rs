@@ -123,7 +123,7 @@ fn the_documents_window_is_what_a_host_publishes() {
         window.push(&batch.topics[usize::from(topic)], child(), origin_seq, tail);
     }
     assert_shown("window frame 1", &Lane::Whole.encode());
-    assert_shown("window frame 2", &window.finish(1_767_225_600_000, 4, 42));
+    assert_shown("window frame 2", &window.finish(1_767_225_600_000, 4, 42).body);
 
     let window = Window::decode(&shown("window frame 2"), MAX_MESSAGE).unwrap();
     let placed = |message: Message, origin, origin_seq, seq| Message {

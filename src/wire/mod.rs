@@ -23,7 +23,7 @@ pub(crate) use control::{
 pub(crate) use lane::{Barrier, Index, Lane, LaneBody, Nonce, TopicPart, lanes};
 pub(crate) use reader::{Malformed, Reader};
 pub(crate) use record::{ASK, MAX_QUESTION};
-pub(crate) use window::{Window, WindowBuilder};
+pub(crate) use window::{EncodedWindow, Window, WindowBuilder};
 
 /// Opens every message of the protocol: the letter Z.
 pub(crate) const SIGNATURE: u8 = 0x5A;

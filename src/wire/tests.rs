@@ -66,7 +66,7 @@ fn through_the_host(messages: &[Message], origin: EndpointId, first_origin_seq: 
     if !builder.is_empty() {
         windows.push(builder.finish(9, number, seq));
     }
-    windows.iter().map(|body| Window::decode(body, MAX).unwrap()).collect()
+    windows.iter().map(|window| Window::decode(&window.body, MAX).unwrap()).collect()
 }
 
 proptest! {
@@ -98,7 +98,7 @@ proptest! {
             assert!(builder.push(&message.topic, *origin, *origin_seq, &tail));
             *origin_seq += step;
         }
-        let body = builder.finish(3, 4, 100);
+        let body = builder.finish(3, 4, 100).body;
         let mut window = Window::decode(&body, MAX).unwrap();
         let mut lanes = lanes(&body, |topic| !topic.starts_with(&unwanted)).unwrap();
         let (lane, body) = lanes.pop().unwrap();
@@ -147,7 +147,7 @@ proptest! {
             record::put_tail(&mut tail, message);
             assert!(builder.push(&message.topic, EndpointId::from_bytes([1; 16]), 1 + i as u64, &tail));
         }
-        let whole = builder.finish(1, 1, 1);
+        let whole = builder.finish(1, 1, 1).body;
         let truncated = whole.slice(..cut.index(whole.len()));
         prop_assert!(Window::decode(&truncated, MAX).is_err(), "a window without its end");
         let mut damaged = whole.to_vec();
@@ -317,7 +317,7 @@ fn an_origin_that_jumps_within_a_window_keeps_its_numbers() {
     for origin_seq in [1, 2, 7, 8] {
         assert!(builder.push(&topic, origin, origin_seq, &tail));
     }
-    let window = Window::decode(&builder.finish(1, 1, 1), MAX).unwrap();
+    let window = Window::decode(&builder.finish(1, 1, 1).body, MAX).unwrap();
     assert_eq!(window.messages.iter().map(Message::origin_seq).collect::<Vec<_>>(), [1, 2, 7, 8]);
 }
 
@@ -410,7 +410,7 @@ fn numbers_that_leave_no_room_to_count_on_are_refused() {
     let window = |epoch| {
         let mut builder = WindowBuilder::new();
         assert!(builder.push(&topic, EndpointId::from_bytes([1; 16]), 1, &[0, 0, 0]));
-        builder.finish(epoch, 1, 1)
+        builder.finish(epoch, 1, 1).body
     };
     assert!(Window::decode(&window(MAX_EPOCH), 0).is_ok());
     assert!(Window::decode(&window(MAX_EPOCH + 1), 0).is_err());

@@ -17,6 +17,29 @@ const HEAD_BYTES: usize = 3 + 8 + 8 + 8 + 2 + 2 + 2;
 /// An entry of the table of origins: an id and an origin_seq.
 const ORIGIN_BYTES: usize = 16 + 8;
 
+/// A window as it travels: its bytes, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EncodedWindow {
+    pub(crate) epoch: u64,
+    /// Without holes within an incarnation of the host, from 1.
+    pub(crate) number: u64,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) body: Bytes,
+}
+
+impl EncodedWindow {
+    /// The number of its records.
+    pub(crate) fn records(&self) -> u64 {
+        self.last_seq - self.first_seq + 1
+    }
+
+    /// The position of its last record.
+    pub(crate) fn last(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.last_seq }
+    }
+}
+
 /// A decoded window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -175,8 +198,13 @@ impl WindowBuilder {
         place
     }
 
-    /// The encoded window.
-    pub(crate) fn finish(self, epoch: u64, number: u64, first_seq: u64) -> Bytes {
+    /// Whether all its records are of this origin.
+    pub(crate) fn is_only_of(&self, origin: EndpointId) -> bool {
+        self.origins.iter().all(|(id, _)| *id == origin)
+    }
+
+    /// The window; at least one record is in it.
+    pub(crate) fn finish(self, epoch: u64, number: u64, first_seq: u64) -> EncodedWindow {
         let mut buffer = BytesMut::with_capacity(self.bytes());
         put_prefix(&mut buffer, kind::WINDOW);
         buffer.put_u64(epoch);
@@ -186,6 +214,7 @@ impl WindowBuilder {
         self.topics.put(&mut buffer);
         put_origins(&mut buffer, &self.origins);
         buffer.put_slice(&self.records);
-        buffer.freeze()
+        let last_seq = first_seq + u64::from(self.count) - 1;
+        EncodedWindow { epoch, number, first_seq, last_seq, body: buffer.freeze() }
     }
 }

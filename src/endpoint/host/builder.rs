@@ -13,6 +13,7 @@ use crate::error::HostError;
 use crate::flow::{HighWaterMark, SlowPolicy};
 use crate::id::EndpointId;
 use crate::message::check_prefix;
+use crate::proto::LogLimit;
 use crate::proto::host as machine;
 use crate::role::Role;
 use crate::transport::{
@@ -52,7 +53,7 @@ pub struct HostBuilder {
     policy: SlowPolicy,
     pace_percentile: u8,
     patience: Option<Duration>,
-    ring: Option<machine::RingLimit>,
+    log: Option<LogLimit>,
     heartbeat: Duration,
     lease: Duration,
     origin_ttl: Duration,
@@ -83,7 +84,7 @@ impl Default for HostBuilder {
             policy: SlowPolicy::default(),
             pace_percentile: config::PACE_PERCENTILE,
             patience: None,
-            ring: None,
+            log: None,
             heartbeat: config::HEARTBEAT,
             lease: config::LEASE,
             origin_ttl: config::ORIGIN_TTL,
@@ -229,7 +230,7 @@ impl HostBuilder {
     /// How much is kept to repair from, and for members that come back: in messages, and in bytes of windows with 128 for each. At least the
     /// high-water mark. Default: the same. Costs that much memory.
     pub fn replay_ring(mut self, messages: u64, bytes: u64) -> Self {
-        self.ring = Some(machine::RingLimit { messages, bytes });
+        self.log = Some(LogLimit { messages, bytes });
         self
     }
 
@@ -332,9 +333,7 @@ impl HostBuilder {
             pace_percentile,
             patience: self.patience.unwrap_or(self.heartbeat / config::PATIENCE_PER_HEARTBEAT),
             conflatable: conflatable.clone(),
-            ring: self
-                .ring
-                .unwrap_or(machine::RingLimit { messages: self.marks.messages, bytes: self.marks.bytes }),
+            log: self.log.unwrap_or(LogLimit { messages: self.marks.messages, bytes: self.marks.bytes }),
             heartbeat: self.heartbeat,
             lease: self.lease,
             origin_ttl: self.origin_ttl,
@@ -444,7 +443,7 @@ impl HostBuilder {
         if marks.messages == 0 || marks.bytes == 0 || !spans(marks.age) {
             return rule("high_water_mark", "is at least one message, one byte, and 1 ms to 49 days");
         }
-        if self.ring.is_some_and(|ring| ring.messages < marks.messages || ring.bytes < marks.bytes) {
+        if self.log.is_some_and(|log| log.messages < marks.messages || log.bytes < marks.bytes) {
             return rule("replay_ring", "covers at least the high-water mark, in messages and in bytes");
         }
         if self.pace_percentile > 100 {

@@ -294,9 +294,9 @@ impl Driver {
         let mut published = false;
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Window { body, last, foreign } => {
-                    self.listener.on_window(&body, last, foreign);
-                    self.link.channels.broadcast(Lane::Whole.encode(), body);
+                Output::Window { window, is_own } => {
+                    self.listener.on_window(&window, is_own);
+                    self.link.channels.broadcast(Lane::Whole.encode(), window.body);
                     published = true;
                 }
                 Output::Broadcast { lane, body } => {

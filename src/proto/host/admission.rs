@@ -167,7 +167,7 @@ impl Host {
             host: self.config.id,
             incarnation: self.config.incarnation,
             role,
-            at: self.order.barrier(),
+            at: self.sequencer.barrier(),
             origin,
             last_origin_seq,
             terms: Terms {

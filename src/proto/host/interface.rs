@@ -9,7 +9,9 @@ use crate::flow::{Eviction, HighWaterMark, Lag};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::Position;
 use crate::role::Role;
-use crate::wire::{CloseReason, Ordered, RefusalCode};
+use crate::wire::{CloseReason, EncodedWindow, Ordered, RefusalCode};
+
+use super::super::LogLimit;
 
 use super::rights::{Rights, Stamp};
 
@@ -38,7 +40,7 @@ pub(crate) struct Config {
     /// Prefixes of topics of which consumers that fall behind keep the newest message.
     pub(crate) conflatable: Vec<String>,
     /// How much is kept to repair from: at least the marks.
-    pub(crate) ring: RingLimit,
+    pub(crate) log: LogLimit,
     /// How often the order's end is told on the broadcast channel.
     pub(crate) heartbeat: Duration,
     /// After how long without a word a member counts as dead.
@@ -71,14 +73,6 @@ pub(crate) struct AuthLimits {
 /// One question to the authenticator. The host counts them, so a peer cannot choose or repeat one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AuthQuery(pub(super) u64);
-
-/// A bound in messages and in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RingLimit {
-    pub(crate) messages: u64,
-    /// Of windows as published, and 128 for each.
-    pub(crate) bytes: u64,
-}
 
 /// A token bucket of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,8 +132,8 @@ pub(crate) enum Verdict {
 /// What a host wants done.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Publish on lane `W`, and deliver to the host's own consumers: it ends at `last`. `foreign` when it holds messages of others than the host.
-    Window { body: Bytes, last: Position, foreign: bool },
+    /// Publish on lane `W`, and deliver to the host's own consumers. `is_own` when all its messages are the host's own.
+    Window { window: EncodedWindow, is_own: bool },
     /// Publish on another lane.
     Broadcast { lane: Bytes, body: Bytes },
     /// Send on the control channel.
@@ -232,7 +226,7 @@ pub(crate) struct Counters {
     pub(crate) duplicates: u64,
     /// Windows sent again.
     pub(crate) repaired_windows: u64,
-    /// Requests for windows that the ring had no more.
+    /// Requests for windows that the log had no more.
     pub(crate) missed_repairs: u64,
     /// Requests to members to send again what was lost on the submit channel.
     pub(crate) resends_asked: u64,

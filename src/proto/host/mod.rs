@@ -4,7 +4,7 @@
 //! hellos are among [`authentications`] until the verdict. [`ordering`] takes messages in and cuts
 //! windows, [`subscribing`] changes filters, [`pace`] compares members, [`repair`] sends again.
 //!
-//! Its parts: the [`order`] of positions and windows, the [`ring`] of the last windows, the
+//! Its parts: the [`sequencer`](super::sequencer), the [`log`](super::log), the
 //! [`demand`] for topics, the [`rights`] to documents, the questions [`asked`] about them, the
 //! [`forbidden`] messages, the [`patience`] with stragglers, the [`origins`] with the [`fates`] of
 //! their messages, the [`quarantine`] of evicted members, its [`peers`], and [`session`]s.
@@ -16,7 +16,6 @@ mod demand;
 mod fates;
 mod forbidden;
 mod interface;
-mod order;
 mod ordering;
 mod origins;
 mod pace;
@@ -25,7 +24,6 @@ mod peers;
 mod quarantine;
 mod repair;
 mod rights;
-mod ring;
 mod session;
 mod subscribing;
 mod turns;
@@ -34,7 +32,7 @@ pub(crate) use rights::{Rights, Stamp};
 
 pub(crate) use interface::{
     AuthLimits, AuthQuery, Config, Counters, Event, Input, LeaveReason, MemberLag, Output, RepairRate,
-    RingLimit, Verdict,
+    Verdict,
 };
 
 use std::collections::{BTreeMap, VecDeque};
@@ -51,14 +49,14 @@ use crate::wire::Barrier;
 use crate::wire::{ChildMessage, CloseReason, MemberEntry, Ordered, ParentMessage, RefusalCode};
 
 use super::Instant;
+use super::log::Log;
+use super::sequencer::Sequencer;
 use authentications::Authentications;
 use demand::Demand;
-use order::Order;
 use origins::Origins;
 use patience::Patience;
 use peers::{Peer, Peers};
 use quarantine::Quarantine;
-use ring::Ring;
 use session::{Bucket, Session};
 use turns::Turns;
 
@@ -78,21 +76,17 @@ const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Host {
     config: Config,
-    order: Order,
-    ring: Ring,
+    sequencer: Sequencer,
+    log: Log,
     origins: Origins,
     quarantine: Quarantine,
     /// The epoch at the start: what is older belongs to another incarnation.
     first_epoch: u64,
-    /// The seq of the last message that was published.
-    published: u64,
     /// From which of its messages on a session is to be told what became of them, where it has not been told of all.
     untold: BTreeMap<SessionToken, u64>,
     /// The places that messages of the host's own were given since the last flush.
     placed: Vec<Ordered>,
     local_next_origin_seq: u64,
-    /// Whether the open window holds messages of others than the host.
-    foreign: bool,
     peers: Peers,
     authentications: Authentications,
     sessions: BTreeMap<SessionToken, Session>,
@@ -141,8 +135,8 @@ pub(crate) struct Host {
 #[cfg(any(test, feature = "test-utils"))]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
-    /// Windows, messages and bytes in the ring.
-    pub(crate) ring: (usize, u64, u64),
+    /// Windows, messages and bytes in the log.
+    pub(crate) log: (usize, u64, u64),
     pub(crate) origins: usize,
     /// Where what was published ends.
     pub(crate) end: Barrier,
@@ -150,18 +144,16 @@ pub(crate) struct Usage {
 
 impl Host {
     pub(crate) fn new(config: Config, now: Instant) -> Self {
-        let order = Order::new(config.epoch);
+        let sequencer = Sequencer::new(config.id, config.epoch);
         Self {
-            first_epoch: order.epoch(),
-            order,
-            ring: Ring::new(config.ring),
+            first_epoch: sequencer.epoch(),
+            sequencer,
+            log: Log::new(config.log),
             origins: Origins::new(config.max_origins, config.origin_ttl),
             quarantine: Quarantine::new(config.quarantine, config.max_members),
-            published: 0,
             untold: BTreeMap::new(),
             placed: Vec::new(),
             local_next_origin_seq: config.first_origin_seq,
-            foreign: false,
             peers: Peers::default(),
             authentications: Authentications::new(config.authentication),
             sessions: BTreeMap::new(),
@@ -203,9 +195,13 @@ impl Host {
     #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn usage(&self) -> Usage {
         Usage {
-            ring: self.ring.usage(),
+            log: self.log.usage(),
             origins: self.origins.len(),
-            end: Barrier { epoch: self.order.epoch(), number: self.order.number(), last_seq: self.published },
+            end: Barrier {
+                epoch: self.sequencer.epoch(),
+                number: self.sequencer.number(),
+                last_seq: self.log.last_seq(),
+            },
         }
     }
 
@@ -467,7 +463,7 @@ impl Host {
     }
 
     fn closing(&self, reason: CloseReason) -> ParentMessage {
-        let at = self.order.barrier();
+        let at = self.sequencer.barrier();
         ParentMessage::Closing { reason, epoch: at.epoch, number: at.number }
     }
 

@@ -5,9 +5,9 @@ use std::ops::{Range, RangeInclusive};
 use bytes::Bytes;
 
 use crate::id::{EndpointId, SessionToken};
-use crate::message::Position;
 use crate::wire::{Batch, Ordered, ParentMessage, SubmitHead, lanes};
 
+use super::super::sequencer::FinishedWindow;
 use super::super::{Instant, MAX_UNANSWERED};
 use super::session::Recipient;
 use super::{Host, Output};
@@ -100,21 +100,10 @@ impl Host {
             return;
         }
         let first_origin_seq = batch.first_origin_seq + records.start as u64;
-        let run = Ordered {
-            epoch: self.order.epoch(),
-            first_origin_seq,
-            first_seq: self.order.last_seq() + 1,
-            count: records.len() as u32,
-        };
-        for (origin_seq, (topic, tail)) in (first_origin_seq..).zip(batch.records_in(records)) {
-            let topic = &batch.topics[usize::from(topic)];
-            if !self.order.push(origin, origin_seq, topic, tail) {
-                self.cut_window(self.now);
-                let fits = self.order.push(origin, origin_seq, topic, tail);
-                debug_assert!(fits, "the first record of a window always goes in");
-            }
-            self.foreign |= sender != Recipient::Local;
-        }
+        let records =
+            batch.records_in(records).map(|(topic, tail)| (&batch.topics[usize::from(topic)], tail));
+        let run = self.sequencer.order(origin, first_origin_seq, records);
+        self.publish_windows(self.now);
         self.place(origin, sender, run);
     }
 
@@ -173,25 +162,35 @@ impl Host {
 
     /// Goes on in an epoch above this one, unless it is there already.
     pub(super) fn rise_above(&mut self, now: Instant, epoch: u64) {
-        if epoch >= self.order.epoch() {
-            self.cut_window(now);
-            self.order.rise_above(epoch, self.config.incarnation);
+        if epoch >= self.sequencer.epoch() {
+            self.sequencer.rise_above(epoch, self.config.incarnation);
+            self.publish_windows(now);
         }
     }
 
-    /// Closes the open window and puts it out, on the lanes that are asked for.
+    /// Closes the open window, and publishes it.
     pub(super) fn cut_window(&mut self, now: Instant) {
-        let Some(cut) = self.order.cut() else { return };
+        self.sequencer.cut();
+        self.publish_windows(now);
+    }
+
+    /// Publishes the windows that the sequencer has finished.
+    fn publish_windows(&mut self, now: Instant) {
+        while let Some(finished) = self.sequencer.poll_window() {
+            self.publish(now, finished);
+        }
+    }
+
+    /// Publishes a window on the lanes that are asked for.
+    fn publish(&mut self, now: Instant, FinishedWindow { window, is_own }: FinishedWindow) {
         self.counters.windows += 1;
-        self.counters.ordered += cut.records;
-        self.published = cut.last_seq;
+        self.counters.ordered += window.records();
         self.look_due = true;
-        self.ring.push(now, self.order.barrier(), cut.records, cut.body.clone());
-        let foreign = std::mem::take(&mut self.foreign);
-        let last = Position { epoch: self.order.epoch(), seq: cut.last_seq };
-        self.outputs.push_back(Output::Window { body: cut.body.clone(), last, foreign });
+        self.log.append(now, window.clone());
+        let body = window.body.clone();
+        self.outputs.push_back(Output::Window { window, is_own });
         if self.demand.is_any() {
-            match lanes(&cut.body, |topic| self.demand.wants(topic)) {
+            match lanes(&body, |topic| self.demand.wants(topic)) {
                 Ok(lanes) => {
                     self.outputs
                         .extend(lanes.into_iter().map(|(lane, body)| Output::Broadcast { lane, body }));

@@ -49,7 +49,7 @@ impl Host {
 
     /// A seq of this host as a position. Within one incarnation the seq says it all.
     fn at(&self, seq: u64) -> Position {
-        Position { epoch: self.order.epoch(), seq }
+        Position { epoch: self.sequencer.epoch(), seq }
     }
 
     /// Notices a sleep of our own, so that its length is held against nobody.
@@ -67,8 +67,8 @@ impl Host {
     /// What is behind a seq; nothing is older than `from`.
     fn lag_behind(&self, now: Instant, handled: u64, from: Instant) -> Lag {
         // What is in the open window is not published, and nobody's fault.
-        let last_seq = self.published;
-        match self.ring.behind(handled) {
+        let last_seq = self.log.last_seq();
+        match self.log.behind(handled) {
             Some(behind) if handled < last_seq => Lag {
                 messages: last_seq - handled,
                 bytes: behind.bytes,
@@ -80,7 +80,7 @@ impl Host {
 
     pub(super) fn on_ack(&mut self, now: Instant, token: SessionToken, ack: Ack) {
         let first_epoch = self.first_epoch;
-        let (epoch, published) = (self.order.epoch(), self.published);
+        let (epoch, published) = (self.sequencer.epoch(), self.log.last_seq());
         let Some(session) = self.sessions.get_mut(&token) else { return };
         // One from before this incarnation: nothing of this one is handled yet.
         let here =
@@ -187,7 +187,7 @@ impl Host {
             flow.moved_at = now;
         }
         // Whoever has all but the last window is not slow, however large that is: somebody has to be the last to get it.
-        let has_all_but_last = self.ring.behind(flow.handled).is_none_or(|behind| behind.is_last);
+        let has_all_but_last = self.log.behind(flow.handled).is_none_or(|behind| behind.is_last);
         let standstill = now.since(flow.moved_at.max(awake_since).max(flow.live_at));
         if lag.age > marks.age && standstill > marks.age {
             return Some(EvictReason::Stalled);
@@ -229,13 +229,13 @@ impl Host {
 
     /// What is done regularly: the order's end is told to all, signs of life are given, the pack is looked at, what is outdated is forgotten.
     pub(super) fn on_heartbeat(&mut self, now: Instant) {
-        let quiet = self.heartbeat_number == self.order.number();
-        self.heartbeat_number = self.order.number();
+        let quiet = self.heartbeat_number == self.sequencer.number();
+        self.heartbeat_number = self.sequencer.number();
         // Armed first: nothing below may keep the next one from coming.
         self.next_heartbeat =
             if mutant!(self, LostTimer) && quiet { None } else { Some(now + self.config.heartbeat) };
         self.cut_window(now);
-        let body = self.order.barrier().encode_heartbeat();
+        let body = self.sequencer.barrier().encode_heartbeat();
         if self.demand.is_any() {
             self.outputs.push_back(Output::Broadcast { lane: Lane::Index.encode(), body: body.clone() });
         }

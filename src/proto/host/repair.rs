@@ -17,7 +17,7 @@ const PER_REQUEST: u64 = 1024;
 
 impl Host {
     pub(super) fn on_repair(&mut self, token: SessionToken, first: u64, last: u64) {
-        let newest = self.order.number();
+        let newest = self.sequencer.number();
         let Some(session) = self.sessions.get_mut(&token) else { return };
         // What was not published yet comes by itself.
         if first <= newest {
@@ -53,8 +53,8 @@ impl Host {
             if *left == 0 || session.control.unanswered() >= MAX_UNANSWERED / 2 {
                 return;
             }
-            let oldest = self.ring.oldest().unwrap_or(u64::MAX);
-            let message = match self.ring.get(next) {
+            let oldest = self.log.oldest().unwrap_or(u64::MAX);
+            let message = match self.log.get(next) {
                 Some(window) if session.bucket.take(now, window.len()) => {
                     session.repair = Some((next + 1, last));
                     self.counters.repaired_windows += 1;
@@ -69,7 +69,7 @@ impl Host {
                     debug_assert!(next < oldest, "numbers are consecutive up to the newest");
                     session.repair = None;
                     self.counters.missed_repairs += 1;
-                    let Some(at) = self.ring.resume_behind() else { break };
+                    let Some(at) = self.log.resume_behind() else { break };
                     ParentMessage::Missed(at)
                 }
             };

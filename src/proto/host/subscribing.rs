@@ -91,15 +91,15 @@ impl Host {
                 Some((_, former)) => self.demand.remove_filter(&former),
                 None if session.joining.is_some() => {
                     // No barrier that it goes by is before this one.
-                    session.flow.base = self.published;
-                    session.flow.handled = self.published;
+                    session.flow.base = self.log.last_seq();
+                    session.flow.handled = self.log.last_seq();
                 }
                 None => {}
             }
         }
         self.outputs.push_back(Output::Broadcast {
             lane: Lane::Barrier(Nonce(nonce)).encode(),
-            body: self.order.barrier().encode(),
+            body: self.sequencer.barrier().encode(),
         });
     }
 

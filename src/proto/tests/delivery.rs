@@ -81,10 +81,8 @@ fn a_lost_tail_is_found_by_the_next_heartbeat() {
 #[test]
 fn what_the_ring_has_no_more_is_told_as_a_reset() {
     let mut world = World::new();
-    world.host = Host::new(
-        host::Config { ring: RingLimit { messages: 3, bytes: 1 << 20 }, ..host_config() },
-        world.now,
-    );
+    world.host =
+        Host::new(host::Config { log: LogLimit { messages: 3, bytes: 1 << 20 }, ..host_config() }, world.now);
     let (a, b) = (world.join(1, &[""]), world.join(2, &[""]));
     world.loses = Box::new(move |child, lane| child == b && lane == "W");
     for text in ["1", "2", "3", "4", "5"] {
@@ -255,7 +253,7 @@ fn a_parent_that_counts_to_the_end_again_and_again_overflows_nothing() {
     let batch = Batch::decode(batch.finish(), 1 << 20).unwrap();
     let mut window = WindowBuilder::new();
     assert!(batch.records_in(0..batch.len()).all(|(_, tail)| window.push(&other.topic, id(9), 1, tail)));
-    let body = window.finish(1000, u64::MAX - 1, u64::MAX - 2);
+    let body = window.finish(1000, u64::MAX - 1, u64::MAX - 2).body;
     let missed = ParentMessage::Missed(Barrier { epoch: 1000, number: u64::MAX - 2, last_seq: u64::MAX - 3 });
     for _ in 0..3 {
         let frames = vec![Bytes::from_static(b"W"), body.clone()];

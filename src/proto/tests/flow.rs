@@ -64,12 +64,12 @@ fn a_snail_is_evicted_past_its_mark_and_nobody_else_is_disturbed() {
     assert!(world.resets(3).is_empty());
 }
 
-/// The ring holds as much as the mark allows, and the lag is more.
+/// The log holds as much as the mark allows, and the lag is more.
 #[test]
 fn a_snail_is_evicted_past_its_mark_in_bytes_though_the_ring_is_no_longer() {
     let mut world = with_a_snail(|config| {
         config.marks = HighWaterMark::new().bytes(1_000);
-        config.ring.bytes = 1_000;
+        config.log.bytes = 1_000;
     });
     for _ in 0..10 {
         send_one(&mut world);
@@ -84,7 +84,7 @@ fn a_slow_member_is_evicted_past_its_mark_in_age_though_the_ring_is_shorter() {
     let mut world = with_a_snail(|config| {
         config.marks = HighWaterMark::new().bytes(1_000).age(Duration::from_millis(500));
         config.marks.grace = Duration::from_millis(200);
-        config.ring.bytes = 1_000;
+        config.log.bytes = 1_000;
     });
     for _ in 0..40 {
         send_one(&mut world);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::host::{self, AuthLimits, Host, LeaveReason, RepairRate, RingLimit, Verdict};
+use super::host::{self, AuthLimits, Host, LeaveReason, RepairRate, Verdict};
 use super::member::{self, End, Member};
-use super::{Instant, MAX_UNANSWERED, Reached};
+use super::{Instant, LogLimit, MAX_UNANSWERED, Reached};
 use crate::flow::{EvictReason, HighWaterMark};
 use crate::id::{EndpointId, PeerId, SessionToken};
 use crate::message::{Message, Position};
@@ -42,7 +42,7 @@ fn host_config() -> host::Config {
         pace_percentile: 50,
         patience: Duration::from_millis(50),
         conflatable: Vec::new(),
-        ring: RingLimit { messages: 1_000_000, bytes: 64 << 20 },
+        log: LogLimit { messages: 1_000_000, bytes: 64 << 20 },
         heartbeat: Duration::from_millis(100),
         lease: Duration::from_secs(10),
         origin_ttl: Duration::from_secs(3600),
@@ -257,9 +257,9 @@ impl World {
 
     fn on_host_output(&mut self, output: host::Output) {
         match output {
-            host::Output::Window { body, .. } => {
+            host::Output::Window { window, .. } => {
                 self.host_windows += 1;
-                self.publish(Bytes::from_static(b"W"), &body);
+                self.publish(Bytes::from_static(b"W"), &window.body);
             }
             host::Output::Broadcast { lane, body } => self.publish(lane, &body),
             host::Output::Control { peer, frame } => {

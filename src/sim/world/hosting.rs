@@ -46,7 +46,7 @@ impl World<'_> {
             pace_percentile: scenario.pace_percentile,
             patience: scenario.patience,
             conflatable: Vec::new(),
-            ring: scenario.ring,
+            log: scenario.log,
             heartbeat: scenario.heartbeat,
             lease: scenario.lease,
             origin_ttl: scenario.origin_ttl,
@@ -238,10 +238,10 @@ impl World<'_> {
             self.acked.extend(acked.map(|acked| (link, acked)));
         }
         let usage = machine.usage();
-        let (windows, messages, bytes) = usage.ring;
-        let limit = self.scenario.ring;
+        let (windows, messages, bytes) = usage.log;
+        let limit = self.scenario.log;
         if windows > 1 && (messages > limit.messages || bytes > limit.bytes) {
-            return Err((10, format!("the ring holds {messages} messages and {bytes} bytes")));
+            return Err((10, format!("the log holds {messages} messages and {bytes} bytes")));
         }
         if usage.origins > self.scenario.max_origins {
             return Err((10, format!("the host remembers {} origins", usage.origins)));
@@ -278,12 +278,13 @@ impl World<'_> {
 
     pub(super) fn on_host_output(&mut self, output: host::Output) -> Result<(), Broken> {
         match output {
-            host::Output::Window { body, last, foreign } => {
+            host::Output::Window { window, is_own } => {
+                let (last, body) = (window.last(), window.body);
                 trace!(self, "host publishes a window up to {last}");
                 let at = self.host.undrained_since.unwrap_or(self.host.clock.now(self.now));
-                self.oracle.on_window(self.host.life, &body, at, self.scenario.ring)?;
+                self.oracle.on_window(self.host.life, &body, at, self.scenario.log)?;
                 self.documents_ordered(&body)?;
-                if foreign && self.scenario.host_consumes {
+                if !is_own && self.scenario.host_consumes {
                     self.host.consumer.queue.push_back((1, Reached { reign: 0, position: last }));
                     if !self.host.consumer.busy && !self.host.consumer.stalled {
                         self.host.consumer.busy = true;
