@@ -77,13 +77,18 @@ fn damages(bytes: &[u8], dice: &mut Dice) -> Vec<(String, Vec<u8>)> {
     let used: Vec<_> = (HEADER..length).filter(|&place| bytes[place] != 0).collect();
     let mut places: Vec<_> = (0..32).chain((32..HEADER).step_by(24)).collect();
     places.extend((0..20).map(|_| used[dice.below(used.len() as u64) as usize]));
+    // The start of a page says what is in it: redb uses it before it verifies the checksum of what it says.
+    places.extend(
+        (0..20).map(|_| used[dice.below(used.len() as u64) as usize] / PAGE * PAGE + dice.below(8) as usize),
+    );
     for place in places {
         let mut flipped = bytes.to_vec();
         flipped[place] ^= 1 << dice.below(8);
         damages.push((format!("a bit flipped at {place}"), flipped));
     }
-    for start in (0..HEADER).step_by(40).chain((0..10).map(|_| used[dice.below(used.len() as u64) as usize]))
-    {
+    let mut starts: Vec<_> = (0..HEADER).step_by(40).collect();
+    starts.extend((0..10).map(|_| used[dice.below(used.len() as u64) as usize]));
+    for start in starts {
         let end = (start + 1 + dice.below(600) as usize).min(length);
         let mut zeroed = bytes.to_vec();
         zeroed[start..end].fill(0);
@@ -104,7 +109,7 @@ fn the_command_reports_a_damaged_store_without_a_panic_message_and_leaves_the_fi
         damages(&closed, &mut dice).into_iter().chain(damages(&killed, &mut dice).into_iter().step_by(3));
     for (round, (damage, bytes)) in damages.enumerate() {
         fs::write(&store, &bytes).expect("room");
-        let mut check = |said: &str| {
+        let check = |said: &str| {
             assert!(said.starts_with("error: ") && said.contains(path(&store)), "{damage}: {said}");
             let remedy =
                 ["bring back a copy", "give another path"].iter().any(|remedy| said.contains(remedy));
@@ -157,7 +162,7 @@ fn use_store(store: &mut RedbStore, dice: &mut Dice) -> Result<(), StoreError> {
     for name in store.names()? {
         store.load(&name)?;
     }
-    for number in 0..40 {
+    for number in 0..8 {
         store.commit(&[change(1_000 + number, dice)])?;
     }
     Ok(())
@@ -179,7 +184,7 @@ fn the_library_prints_no_panic_message_for_damage_before_or_after_it_opens_a_sto
     let bytes = fs::read(&original).expect("there");
 
     let damaged = directory.path().join("damaged");
-    let (mut failed, mut panicked) = (0, 0);
+    let (mut failed, mut panicked) = ([0; 2], [0; 2]);
     for (damage, contents) in damages(&bytes, &mut dice) {
         for after_opening in [false, true] {
             fs::write(&damaged, if after_opening { &bytes } else { &contents }).expect("room");
@@ -193,14 +198,14 @@ fn the_library_prints_no_panic_message_for_damage_before_or_after_it_opens_a_sto
             if let Err(error) = outcome {
                 let said = error.to_string();
                 assert!(said.contains(path(&damaged)), "{damage}: {said}");
-                failed += 1;
-                panicked += u32::from(said.contains("make sense"));
+                failed[usize::from(after_opening)] += 1;
+                panicked[usize::from(after_opening)] += u32::from(said.contains("make sense"));
             }
             assert_eq!(PRINTED.get(), 0, "{damage}, after opening: {after_opening}");
         }
     }
-    println!("{failed} failed, {panicked} of them by a panic of redb");
-    assert!(panicked > 0, "{failed} failed");
+    println!("{failed:?} failed before and after opening, {panicked:?} of them by a panic of redb");
+    assert!(panicked.iter().all(|count| *count > 0), "{panicked:?} of {failed:?}");
 
     // Every other panic is still printed, also one on another thread and one after a store caught one.
     let printed = std::thread::spawn(|| {

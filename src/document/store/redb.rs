@@ -545,10 +545,10 @@ impl Fault {
                     "it is of format {format} of redb, which is older than any store; give another path"
                 ),
             },
-            // It ends before something that is said to be in it.
-            Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
-                damaged(path, error.to_string())
+            Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                damaged(path, "it ends before something that it refers to".to_owned())
             }
+            Error::Io(error) if error.kind() == ErrorKind::InvalidData => damaged(path, error.to_string()),
             Error::Io(error) => no_access(path, &error),
             Error::Corrupted(reason) => damaged(path, reason),
             error @ (Error::TableTypeMismatch { .. }

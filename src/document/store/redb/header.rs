@@ -19,6 +19,9 @@ const MOST_REGION_PAGES: u32 = 1 << 20;
 
 /// Says what is wrong with the header of a file of `length` bytes, if anything is.
 pub(super) fn fault(header: &[u8; LENGTH], length: u64) -> Option<String> {
+    if length < u64::from(PAGE_SIZE) {
+        return Some(format!("it is {length} bytes long, and its header takes {PAGE_SIZE}"));
+    }
     let field = |offset: usize| {
         u32::from_le_bytes([header[offset], header[offset + 1], header[offset + 2], header[offset + 3]])
     };
