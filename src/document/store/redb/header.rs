@@ -46,7 +46,7 @@ pub(super) fn fault(header: &[u8; LENGTH], length: u64) -> Option<String> {
     if declared > u128::from(length) {
         return Some(format!("it is {length} bytes long, and its header says {declared}"));
     }
-    if length % u64::from(page_size) != 0 {
+    if !length.is_multiple_of(u64::from(page_size)) {
         return Some(format!("it is {length} bytes long, which is not a multiple of {page_size}"));
     }
     None
