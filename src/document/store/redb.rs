@@ -70,9 +70,11 @@ const SMALL: u64 = 8 * 1024 * 1024;
 /// After an error other than [`StoreError::OutOfOrder`] the store lets go of the file and does nothing more: open it again. What was committed before is in
 /// it.
 ///
-/// redb panics on some damage. The store catches that panic and returns [`StoreError::Damaged`], but the program's panic hook runs first, and the default one
-/// prints a message to standard error. [`silence_panics`](Self::silence_panics) leaves that message out. A program built with `panic = "abort"` ends at the
-/// panic. The length and the header of the file are checked before redb opens it, so a file that was cut off does not get that far.
+/// redb panics on some damage. The store catches that panic and returns [`StoreError::Damaged`], but
+/// the program's panic hook runs first, and the default one prints a message to standard error.
+/// [`silence_panics`](Self::silence_panics) leaves that message out. A program built with
+/// `panic = "abort"` ends at the panic. The store checks the length and the header of the file before
+/// redb opens it, so a file that was cut off causes no panic there.
 ///
 /// ```
 /// use zincmq::Position;
@@ -151,11 +153,13 @@ impl RedbStore {
 
     /// Installs a panic hook that prints nothing for the panics of redb that a store catches.
     ///
-    /// The hook passes every other panic to the hook that was installed before it, also a panic on another thread at the same time. A store still returns
-    /// [`StoreError::Damaged`], with the message of the panic. With `panic = "abort"` no panic is caught, and the hook passes on all of them.
+    /// The hook passes every other panic to the hook that was installed before it, also a panic on
+    /// another thread at the same time. A store still returns [`StoreError::Damaged`], with the message
+    /// of the panic. With `panic = "abort"` no panic is caught, and the hook passes on all of them.
     ///
-    /// The panic hook belongs to the program, so nothing else in this crate changes it. Call this early in `main`, before a store is opened, and after
-    /// another hook that replaces the one before it. Every call but the first does nothing.
+    /// The panic hook belongs to the program, so nothing else in this crate changes it. Call this early
+    /// in `main`, before a store is opened. A hook that the program installs later replaces this one
+    /// unless it calls the hook before it. Every call but the first does nothing.
     ///
     /// # Panics
     /// If the thread is panicking.
