@@ -1,5 +1,5 @@
-//! Damaged store files: the command and the library report each as an error that names the file, and no panic
-//! message is printed.
+//! Damaged store files: the command and the library report each as an error that names the file, and
+//! no panic message is printed.
 #![cfg(feature = "cli")]
 #![allow(clippy::disallowed_methods, reason = "the bans are for the sans-IO machines")]
 
@@ -29,8 +29,8 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("a text")
 }
 
-/// Makes a store through the command. Returns the file as a killed host leaves it, and as a host that was shut down
-/// leaves it.
+/// Makes a store through the command. Returns the file as a host leaves it that is killed, and as one
+/// leaves it that is shut down.
 fn stores(directory: &Path) -> [Vec<u8>; 2] {
     let store = directory.join("documents");
     let (mut host, address) = host(&["--store", path(&store)]);
