@@ -74,7 +74,7 @@ fn damages(bytes: &[u8], dice: &mut Dice) -> Vec<(String, Vec<u8>)> {
         vec![0, 1, 8, 9, 31, 32, 63, 64, 200, HEADER - 1, HEADER, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE];
     cuts.extend([length / 4, length / 2, length - PAGE, length - 512, length - 1]);
     cuts.extend((0..4).map(|_| dice.below((length / PAGE) as u64) as usize * PAGE));
-    // redb panics on a page of an unknown type: it looks at the type before it verifies the checksum.
+    // redb panics on a page of an unknown type.
     let mut retyped = bytes.to_vec();
     retyped
         .chunks_mut(PAGE)
@@ -150,7 +150,7 @@ fn the_command_reports_a_damaged_store_without_a_panic_message_and_leaves_the_fi
         }
     }
     println!("{refused} refused, {panicked} of them by a panic of redb, {opened} opened");
-    assert!(refused > 80 && panicked >= 2 && opened > 5, "{refused}, {panicked}, {opened}");
+    assert!(refused > 80 && panicked == 0 && opened > 5, "{refused}, {panicked}, {opened}");
 }
 
 thread_local! {
@@ -217,7 +217,7 @@ fn the_library_prints_no_panic_message_for_damage_before_or_after_it_opens_a_sto
         }
     }
     println!("{failed:?} failed before and after opening, {panicked:?} of them by a panic of redb");
-    assert!(panicked.iter().all(|count| *count > 0), "{panicked:?} of {failed:?}");
+    assert!(panicked[1] > 0, "{panicked:?} of {failed:?}");
 
     // Every other panic is still printed, also one on another thread and one after a store caught one.
     let printed = std::thread::spawn(|| {

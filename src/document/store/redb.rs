@@ -132,6 +132,7 @@ impl RedbStore {
                 "it is empty, which no store is; remove it to begin a new one, or bring back a copy",
             );
         }
+        let copy = file.try_clone().map_err(|error| no_access(path, &error))?;
         let gate = Gate::on_trial(file).map_err(|error| no_access(path, &error))?;
         // A field beyond the end of the file reads as zero.
         let mut start = [0; header::LENGTH];
@@ -145,6 +146,7 @@ impl RedbStore {
         if let Some(fault) = header::fault(&start, length) {
             return Err(damaged(path, fault));
         }
+        verify(path, copy)?;
         let mut store = Self { path: path.to_owned(), gate, database: None };
         store.judge()?;
         store.compact()?;
@@ -320,6 +322,37 @@ impl Drop for RedbStore {
         let database = self.database.take();
         let _ = caught(|| drop(database));
         self.gate.shut();
+    }
+}
+
+/// Has redb verify the checksums of a file without a change to it. redb opens a file that was closed
+/// in order without this, and then allocates as much memory as a damaged page says, which may be more
+/// than there is.
+fn verify(path: &Path, file: File) -> Result<(), StoreError> {
+    let gate = Gate::on_trial(file).map_err(|error| no_access(path, &error))?;
+    let verified = caught(|| -> Result<(), Fault> {
+        let mut flags = [0];
+        gate.read(header::UNCLEAN.0, &mut flags)?;
+        for (offset, bytes) in header::for_verification(flags[0]) {
+            gate.write(offset, &bytes)?;
+        }
+        let mut builder = Builder::new();
+        // redb tells of a progress between the start and 0.6 only if a checksum is wrong.
+        builder.set_cache_size(CACHE).set_repair_callback(|session| {
+            if session.progress() > 0.0 && session.progress() < 0.5 {
+                session.abort();
+            }
+        });
+        drop(builder.create_with_backend(gate.clone())?);
+        Ok(())
+    });
+    match verified {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Fault::Redb(error))) if matches!(*error, ::redb::Error::RepairAborted) => {
+            Err(damaged(path, "its checksums do not match what is in it".to_owned()))
+        }
+        Ok(Err(fault)) => Err(fault.told(path)),
+        Err(panic) => Err(damaged(path, panic)),
     }
 }
 

@@ -12,6 +12,22 @@ pub(super) const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// redb does not verify a file without this flag.
 pub(super) const UNCLEAN: (u64, u8) = (9, 2);
 
+/// The flag that selects the second commit slot, and the flag of a commit in two phases.
+const SECOND_SLOT: u8 = 1;
+const TWO_PHASE: u8 = 4;
+/// The offset of the checksum of the first commit slot, its length, and the length of a slot.
+const SLOT_CHECKSUM: (u64, usize) = (64 + 112, 16);
+const SLOT: u64 = 128;
+
+/// What to write where so that redb verifies every checksum of the commit that counts before it uses
+/// a page: the file is unclean, not in two phases, and the other commit slot is void.
+pub(super) fn for_verification(flags: u8) -> [(u64, Vec<u8>); 2] {
+    let other_slot = if flags & SECOND_SLOT == 0 { SLOT } else { 0 };
+    let (offset, length) = SLOT_CHECKSUM;
+    let flags = (flags | UNCLEAN.1) & !TWO_PHASE;
+    [(UNCLEAN.0, vec![flags]), (offset + other_slot, vec![0; length])]
+}
+
 /// redb's page size outside its own tests.
 const PAGE_SIZE: u32 = 4096;
 /// The largest number of pages in a region: redb numbers them with 20 bits.
