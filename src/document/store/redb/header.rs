@@ -14,7 +14,7 @@ pub(super) const UNCLEAN: (u64, u8) = (9, 2);
 
 /// The flag that selects the second commit slot, and the flag of a commit in two phases.
 const SECOND_SLOT: u8 = 1;
-const TWO_PHASE: u8 = 4;
+pub(super) const TWO_PHASE: u8 = 4;
 /// The offset of the checksum of the first commit slot, its length, and the length of a slot.
 const SLOT_CHECKSUM: (u64, usize) = (64 + 112, 16);
 const SLOT: u64 = 128;
