@@ -6,11 +6,9 @@ mod panics;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use ::redb::{
     Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, Table,
@@ -132,7 +130,6 @@ impl RedbStore {
                 "it is empty, which no store is; remove it to begin a new one, or bring back a copy",
             );
         }
-        let copy = file.try_clone().map_err(|error| no_access(path, &error))?;
         let gate = Gate::on_trial(file).map_err(|error| no_access(path, &error))?;
         // A field beyond the end of the file reads as zero.
         let mut start = [0; header::LENGTH];
@@ -146,7 +143,6 @@ impl RedbStore {
         if let Some(fault) = header::fault(&start, length) {
             return Err(damaged(path, fault));
         }
-        verify(path, copy)?;
         let mut store = Self { path: path.to_owned(), gate, database: None };
         store.judge()?;
         store.compact()?;
@@ -173,25 +169,30 @@ impl RedbStore {
         panics::silence();
     }
 
-    /// Has redb open the file and looks at all of it; when it is good, what redb wrote is written.
+    /// Has redb verify and open the file; when it is good, what redb wrote is written.
+    ///
+    /// redb verifies no checksum of a file that it believes: one that was closed in order, or whose last
+    /// commit was in two phases. It allocates as much memory as a damaged page of such a file says, which
+    /// may be more than there is. So the header is changed, on trial, to one that redb does not believe.
     fn judge(&mut self) -> Result<(), StoreError> {
         let mut opened = None;
         let judged = caught(|| -> Result<(), Fault> {
-            let (at, unclean) = header::UNCLEAN;
             let mut flags = [0];
-            self.gate.read(at, &mut flags)?;
-            self.gate.write(at, &[flags[0] | unclean])?;
-            let repaired = Rc::new(Cell::new(false));
-            let noted = Rc::clone(&repaired);
+            self.gate.read(header::FLAGS, &mut flags)?;
+            for (offset, bytes) in header::disbelieved(flags[0]) {
+                self.gate.write(offset, &bytes)?;
+            }
             let mut builder = Builder::new();
-            builder.set_cache_size(CACHE).set_repair_callback(move |_| noted.set(true));
+            // redb tells of this progress only when the checksums of the last commit are wrong, and goes
+            // back to the commit before. That one counts only where the last one was in one phase.
+            let is_last = header::is_in_two_phases(flags[0]);
+            builder.set_cache_size(CACHE).set_repair_callback(move |session| {
+                if is_last && (0.1..0.5).contains(&session.progress()) {
+                    session.abort();
+                }
+            });
             // redb would make a database of a file without a byte in it: this one is not empty.
             let database = opened.insert(builder.create_with_backend(self.gate.clone())?);
-            // A repair has looked at all checksums already. When this says that something had to be put right, that was the list of free pages: what
-            // is stored redb gives up for an older version only after a commit in one phase, and ours are in two.
-            if !repaired.get() {
-                database.check_integrity()?;
-            }
             is_ours(&self.path, &database.begin_read()?)
         });
         self.database = opened;
@@ -322,41 +323,6 @@ impl Drop for RedbStore {
         let database = self.database.take();
         let _ = caught(|| drop(database));
         self.gate.shut();
-    }
-}
-
-/// Has redb verify the checksums of a file without a change to it. redb opens a file that was closed
-/// in order without this, and then allocates as much memory as a damaged page says, which may be more
-/// than there is.
-fn verify(path: &Path, file: File) -> Result<(), StoreError> {
-    let gate = Gate::on_trial(file).map_err(|error| no_access(path, &error))?;
-    let verified = caught(|| -> Result<(), Fault> {
-        let mut flags = [0];
-        gate.read(header::UNCLEAN.0, &mut flags)?;
-        if flags[0] & header::TWO_PHASE == 0 {
-            // redb verifies such a file, and may go back to the commit before an unfinished one.
-            return Ok(());
-        }
-        for (offset, bytes) in header::for_verification(flags[0]) {
-            gate.write(offset, &bytes)?;
-        }
-        let mut builder = Builder::new();
-        // redb tells of a progress between the start and 0.6 only if a checksum is wrong.
-        builder.set_cache_size(CACHE).set_repair_callback(|session| {
-            if session.progress() > 0.0 && session.progress() < 0.5 {
-                session.abort();
-            }
-        });
-        drop(builder.create_with_backend(gate.clone())?);
-        Ok(())
-    });
-    match verified {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(Fault::Redb(error))) if matches!(*error, ::redb::Error::RepairAborted) => {
-            Err(damaged(path, "its checksums do not match what is in it".to_owned()))
-        }
-        Ok(Err(fault)) => Err(fault.told(path)),
-        Err(panic) => Err(damaged(path, panic)),
     }
 }
 
@@ -592,6 +558,7 @@ impl Fault {
             Error::Io(error) if error.kind() == ErrorKind::InvalidData => damaged(path, error.to_string()),
             Error::Io(error) => no_access(path, &error),
             Error::Corrupted(reason) => damaged(path, reason),
+            Error::RepairAborted => damaged(path, "its checksums do not match what is in it".to_owned()),
             error @ (Error::TableTypeMismatch { .. }
             | Error::TableIsMultimap(_)
             | Error::TableIsNotMultimap(_)

@@ -8,24 +8,32 @@
 pub(super) const LENGTH: usize = 32;
 
 pub(super) const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
-/// The offset of the byte with redb's flags, and the flag of a file that was not closed in order.
-/// redb does not verify a file without this flag.
-pub(super) const UNCLEAN: (u64, u8) = (9, 2);
-
-/// The flag that selects the second commit slot, and the flag of a commit in two phases.
+/// The offset of the byte with redb's flags.
+pub(super) const FLAGS: u64 = 9;
+/// The flags: the second commit slot counts, the file was not closed in order, the last commit was in
+/// two phases.
 const SECOND_SLOT: u8 = 1;
-pub(super) const TWO_PHASE: u8 = 4;
+const UNCLEAN: u8 = 2;
+const TWO_PHASE: u8 = 4;
 /// The offset of the checksum of the first commit slot, its length, and the length of a slot.
 const SLOT_CHECKSUM: (u64, usize) = (64 + 112, 16);
 const SLOT: u64 = 128;
 
-/// What to write where so that redb verifies every checksum of the commit that counts before it uses
-/// a page: the file is unclean, not in two phases, and the other commit slot is void.
-pub(super) fn for_verification(flags: u8) -> [(u64, Vec<u8>); 2] {
-    let other_slot = if flags & SECOND_SLOT == 0 { SLOT } else { 0 };
-    let (offset, length) = SLOT_CHECKSUM;
-    let flags = (flags | UNCLEAN.1) & !TWO_PHASE;
-    [(UNCLEAN.0, vec![flags]), (offset + other_slot, vec![0; length])]
+pub(super) fn is_in_two_phases(flags: u8) -> bool {
+    flags & TWO_PHASE != 0
+}
+
+/// What to write where so that redb verifies all checksums of the commit that counts before it uses a
+/// page: the file was not closed in order, and the commit was in one phase. The other commit slot is
+/// void, since redb would prefer a later commit in it.
+pub(super) fn disbelieved(flags: u8) -> Vec<(u64, Vec<u8>)> {
+    let mut changes = vec![(FLAGS, vec![(flags | UNCLEAN) & !TWO_PHASE])];
+    if is_in_two_phases(flags) {
+        let other_slot = if flags & SECOND_SLOT == 0 { SLOT } else { 0 };
+        let (offset, length) = SLOT_CHECKSUM;
+        changes.push((offset + other_slot, vec![0; length]));
+    }
+    changes
 }
 
 /// redb's page size outside its own tests.
