@@ -40,6 +40,7 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use zincmq::document::store::RedbStore;
 
 use args::{Args, Command};
 use failure::Failure;
@@ -54,6 +55,8 @@ const EVICTED: u8 = 3;
 fn main() -> ExitCode {
     let args = Args::get_or_exit();
     trace(args.verbose);
+    // A damaged store is told of as an error.
+    RedbStore::silence_panics();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             // On this thread, not on a worker: writing to a slow terminal or pipe must not hold up the endpoint.

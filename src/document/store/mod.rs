@@ -144,7 +144,9 @@ pub enum StoreError {
         reason: String,
     },
     /// The file is damaged. It was left as it is when that was found.
-    #[error("{path} is damaged: {reason}; the file was left as it is: move it away, or bring back a copy")]
+    #[error(
+        "{path} is damaged: {reason}; the file was left as it is: bring back a copy, or move it away to begin an empty one"
+    )]
     Damaged {
         /// The file.
         path: String,

@@ -1,15 +1,14 @@
 //! One file, by way of [redb](https://docs.rs/redb).
 
 mod gate;
+mod header;
+mod panics;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use ::redb::{
     Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, Table,
@@ -18,13 +17,10 @@ use ::redb::{
 use bytes::Bytes;
 
 use self::gate::Gate;
+use self::panics::caught;
 use super::{Base, Record, Store, StoreChange, StoreError, Stored};
 use crate::message::Position;
 
-/// How a file of redb begins.
-const REDB_MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
-/// Where a file of redb says that it was not closed in order, by this bit. redb believes without a look what was closed in order.
-const UNCLEAN: (u64, u8) = (9, 2);
 /// What says that a file of redb is one of ours: the format of it, under [`FORMAT_KEY`].
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("zincmq documents");
 const FORMAT_KEY: &str = "format";
@@ -70,8 +66,13 @@ const SMALL: u64 = 8 * 1024 * 1024;
 /// # When something fails
 ///
 /// After an error other than [`StoreError::OutOfOrder`] the store lets go of the file and does nothing more: open it again. What was committed before is in
-/// it. Where redb panics because a file makes no sense, that is caught and becomes [`StoreError::Damaged`]; the panic still goes to the panic hook, which
-/// writes to standard error, and a program built with `panic = "abort"` ends.
+/// it.
+///
+/// redb panics on some damage. The store catches that panic and returns [`StoreError::Damaged`], but
+/// the program's panic hook runs first, and the default one prints a message to standard error.
+/// [`silence_panics`](Self::silence_panics) leaves that message out. A program built with
+/// `panic = "abort"` ends at the panic. The store checks the length and the header of the file before
+/// redb opens it, so a file that was cut off causes no panic there.
 ///
 /// ```
 /// use zincmq::Position;
@@ -105,7 +106,7 @@ impl RedbStore {
     /// [`StoreError`]: the file is none of ours, or damaged, or open already, or the system does not let us. It is as it was.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        let mut file = match open_file(path) {
+        let file = match open_file(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 create(path).map_err(|error| no_access(path, &error))?;
                 open_file(path)
@@ -129,39 +130,71 @@ impl RedbStore {
                 "it is empty, which no store is; remove it to begin a new one, or bring back a copy",
             );
         }
-        let mut start = [0; REDB_MAGIC.len()];
-        match file.read_exact(&mut start) {
-            Ok(()) if start == REDB_MAGIC => {}
-            Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(no_access(path, &error)),
-            _ => return foreign("it does not begin as a store of documents does; give another path"),
-        }
         let gate = Gate::on_trial(file).map_err(|error| no_access(path, &error))?;
+        // A field beyond the end of the file reads as zero.
+        let mut start = [0; header::LENGTH];
+        let there = length.min(header::LENGTH as u64) as usize;
+        gate.read(0, &mut start[..there]).map_err(|error| no_access(path, &error))?;
+        if !start.starts_with(header::MAGIC) {
+            return foreign(
+                "it does not begin as a store of documents does; give another path, or bring back a copy",
+            );
+        }
+        if let Some(fault) = header::fault(&start, length) {
+            return Err(damaged(path, fault));
+        }
         let mut store = Self { path: path.to_owned(), gate, database: None };
         store.judge()?;
         store.compact()?;
         Ok(store)
     }
 
-    /// Has redb open the file and looks at all of it; when it is good, what redb wrote is written.
+    /// Installs a panic hook that prints nothing for the panics of redb that a store catches.
+    ///
+    /// The hook passes every other panic to the hook that was installed before it, also a panic on
+    /// another thread at the same time. A store still returns [`StoreError::Damaged`], with the message
+    /// of the panic. With `panic = "abort"` no panic is caught, and the hook passes on all of them.
+    ///
+    /// The panic hook belongs to the program, so nothing else in this crate changes it. Call this early
+    /// in `main`, before a store is opened. A hook that the program installs later replaces this one
+    /// unless it calls the hook before it. Every call but the first does nothing.
+    ///
+    /// # Panics
+    /// If the thread is panicking.
+    ///
+    /// ```
+    /// zincmq::document::store::RedbStore::silence_panics();
+    /// ```
+    pub fn silence_panics() {
+        panics::silence();
+    }
+
+    /// Has redb verify and open the file; when it is good, what redb wrote is written.
+    ///
+    /// redb verifies no checksum of a file that it believes: one that was closed in order, or whose last
+    /// commit was in two phases. It allocates as much memory as a damaged page of such a file says, which
+    /// may be more than there is. So the header is changed, on trial, to one that redb does not believe.
     fn judge(&mut self) -> Result<(), StoreError> {
         let mut opened = None;
-        let judged = catch_unwind(AssertUnwindSafe(|| -> Result<(), Fault> {
-            let mut state = [0];
-            self.gate.read(UNCLEAN.0, &mut state)?;
-            self.gate.write(UNCLEAN.0, &[state[0] | UNCLEAN.1])?;
-            let repaired = Rc::new(Cell::new(false));
-            let noted = Rc::clone(&repaired);
+        let judged = caught(|| -> Result<(), Fault> {
+            let mut flags = [0];
+            self.gate.read(header::FLAGS, &mut flags)?;
+            for (offset, bytes) in header::disbelieved(flags[0]) {
+                self.gate.write(offset, &bytes)?;
+            }
             let mut builder = Builder::new();
-            builder.set_cache_size(CACHE).set_repair_callback(move |_| noted.set(true));
+            // redb tells of this progress only when the checksums of the last commit are wrong, and goes
+            // back to the commit before. That one counts only where the last one was in one phase.
+            let is_last = header::is_in_two_phases(flags[0]);
+            builder.set_cache_size(CACHE).set_repair_callback(move |session| {
+                if is_last && (0.1..0.5).contains(&session.progress()) {
+                    session.abort();
+                }
+            });
             // redb would make a database of a file without a byte in it: this one is not empty.
             let database = opened.insert(builder.create_with_backend(self.gate.clone())?);
-            // A repair has looked at all checksums already. When this says that something had to be put right, that was the list of free pages: what
-            // is stored redb gives up for an older version only after a commit in one phase, and ours are in two.
-            if !repaired.get() {
-                database.check_integrity()?;
-            }
             is_ours(&self.path, &database.begin_read()?)
-        }));
+        });
         self.database = opened;
         let error = match judged {
             Ok(Ok(())) => match self.gate.approve() {
@@ -169,7 +202,7 @@ impl RedbStore {
                 Err(error) => no_access(&self.path, &error),
             },
             Ok(Err(fault)) => fault.told(&self.path),
-            Err(panic) => damaged(&self.path, said(&*panic)),
+            Err(panic) => damaged(&self.path, panic),
         };
         self.give_up();
         Err(error)
@@ -206,11 +239,11 @@ impl RedbStore {
             let reason = "an earlier call has failed, and the file is closed; open it again".into();
             return Err(StoreError::Io { path: text(&self.path), reason });
         };
-        let error = match catch_unwind(AssertUnwindSafe(|| work(database))) {
+        let error = match caught(|| work(database)) {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(Fault::Refused(error))) => return Err(error),
             Ok(Err(fault)) => fault.told(&self.path),
-            Err(panic) => damaged(&self.path, said(&*panic)),
+            Err(panic) => damaged(&self.path, panic),
         };
         self.give_up();
         Err(error)
@@ -221,7 +254,7 @@ impl RedbStore {
         self.gate.shut();
         let database = self.database.take();
         // It may be in a state of which redb does not think that it can be. What it has to say is of no use.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        let _ = caught(|| drop(database));
     }
 }
 
@@ -288,7 +321,7 @@ impl Drop for RedbStore {
     fn drop(&mut self) {
         // Everything is stored. redb notes that the file was closed in order, and gives back space at its end.
         let database = self.database.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        let _ = caught(|| drop(database));
         self.gate.shut();
     }
 }
@@ -471,12 +504,6 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// What a panic said.
-fn said(panic: &(dyn std::any::Any + Send)) -> String {
-    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-    format!("it makes no sense to redb: {}", said.unwrap_or("it does not say why"))
-}
-
 fn damaged(path: &Path, reason: String) -> StoreError {
     StoreError::Damaged { path: text(path), reason }
 }
@@ -525,12 +552,13 @@ impl Fault {
                     "it is of format {format} of redb, which is older than any store; give another path"
                 ),
             },
-            // It ends before something that is said to be in it.
-            Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
-                damaged(path, error.to_string())
+            Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                damaged(path, "it ends before something that it refers to".to_owned())
             }
+            Error::Io(error) if error.kind() == ErrorKind::InvalidData => damaged(path, error.to_string()),
             Error::Io(error) => no_access(path, &error),
             Error::Corrupted(reason) => damaged(path, reason),
+            Error::RepairAborted => damaged(path, "its checksums do not match what is in it".to_owned()),
             error @ (Error::TableTypeMismatch { .. }
             | Error::TableIsMultimap(_)
             | Error::TableIsNotMultimap(_)
