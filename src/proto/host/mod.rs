@@ -7,7 +7,8 @@
 //! Its parts: the [`sequencer`](super::sequencer), the [`log`](super::log), the
 //! [`demand`] for topics, the [`rights`] to documents, the questions [`asked`] about them, the
 //! [`forbidden`] messages, the [`patience`] with stragglers, the [`origins`] with the [`fates`] of
-//! their messages, the [`quarantine`] of evicted members, its [`peers`], and [`session`]s.
+//! their messages, the [`membership`] to tell, the [`quarantine`] of evicted members, its [`peers`],
+//! and [`session`]s.
 
 mod admission;
 mod asked;
@@ -16,6 +17,7 @@ mod demand;
 mod fates;
 mod forbidden;
 mod interface;
+mod membership;
 mod ordering;
 mod origins;
 mod pace;
@@ -53,21 +55,16 @@ use super::log::Log;
 use super::sequencer::Sequencer;
 use authentications::Authentications;
 use demand::Demand;
+use membership::Membership;
 use origins::Origins;
 use patience::Patience;
 use peers::{Peer, Peers};
 use quarantine::Quarantine;
-use session::{Bucket, Session};
+use session::Session;
 use turns::Turns;
 
 /// How long a refused or closed peer may take to hang up before it is cut off (a guess: far above any round trip).
 const HANG_UP: Duration = Duration::from_secs(1);
-
-/// The limit on membership messages to a member, at once and in each second (a guess: a member has
-/// ten seconds to answer as many messages as it may leave unanswered).
-const MEMBERSHIP_RATE: RepairRate = RepairRate { burst: 100, per_second: 100 };
-/// How long members that come and go then wait to be told of together.
-const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(10);
 
 /// The host's state machine. See the [module above](super) for how to drive it.
 ///
@@ -92,11 +89,7 @@ pub(crate) struct Host {
     sessions: BTreeMap<SessionToken, Session>,
     by_id: BTreeMap<EndpointId, SessionToken>,
     demand: Demand,
-    joined: Vec<MemberEntry>,
-    left: Vec<EndpointId>,
-    /// When they are told, if not at once.
-    membership_at: Option<Instant>,
-    membership_bucket: Bucket,
+    membership: Membership,
     draining: bool,
     /// The time as last told.
     now: Instant,
@@ -159,10 +152,7 @@ impl Host {
             sessions: BTreeMap::new(),
             by_id: BTreeMap::new(),
             demand: Demand::default(),
-            joined: Vec::new(),
-            left: Vec::new(),
-            membership_at: None,
-            membership_bucket: Bucket::new(MEMBERSHIP_RATE, now),
+            membership: Membership::new(now),
             draining: false,
             now,
             awake_since: now,
@@ -238,7 +228,7 @@ impl Host {
             self.subscribe_at,
             self.repair_at,
             self.patience.ends_at(),
-            self.membership_at,
+            self.membership.due_at(),
         ]
         .into_iter()
         .flatten()
@@ -427,22 +417,10 @@ impl Host {
         }
     }
 
-    /// Tells all who joined and who left: at once, unless that happens again and again.
     fn tell_membership(&mut self, now: Instant) {
-        let is_changed = !self.joined.is_empty() || !self.left.is_empty();
-        if !is_changed || self.membership_at.is_some_and(|at| now < at) {
-            return;
+        if let Some(message) = self.membership.take(now) {
+            self.send_to_all(now, &message);
         }
-        if !self.membership_bucket.take(now, 1) {
-            self.membership_at = Some(now + MEMBERSHIP_PAUSE);
-            return;
-        }
-        self.membership_at = None;
-        let message = ParentMessage::Membership {
-            joined: std::mem::take(&mut self.joined),
-            left: std::mem::take(&mut self.left),
-        };
-        self.send_to_all(now, &message);
     }
 
     fn on_drain(&mut self, now: Instant) {
@@ -524,8 +502,7 @@ impl Host {
         self.look_due = true;
         self.untold.remove(&token);
         if session.joining.is_none() {
-            self.joined.retain(|member| member.id != session.id);
-            self.left.push(session.id);
+            self.membership.leave(session.id);
             self.outputs.push_back(Output::Event(Event::Left { id: session.id, reason }));
         }
         Some(session)

@@ -113,8 +113,7 @@ impl Host {
         }
         (session.flow.live_at, session.flow.moved_at) = (now, now);
         let member = MemberEntry { id: session.id, role: session.role };
-        self.left.retain(|id| *id != member.id);
-        self.joined.push(member);
+        self.membership.join(member);
         self.outputs.push_back(Output::Event(Event::Joined { id: member.id, role: member.role }));
     }
 }
